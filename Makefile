@@ -1,0 +1,41 @@
+# make demo   set everything up, run the whole pipeline on real digits, end in a number and a picture
+# make test   lint and every test
+# make lint   ruff and mypy
+# make bench  every benchmark script; results go to benchmarks/results/
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test lint bench clean
+setup: $(VENV)/.installed
+
+# A torch that the base interpreter already has (a GPU build, say) is reused; otherwise the version
+# that resolves to a small CPU build comes first, so that nothing pulls gigabytes of CUDA.
+$(VENV)/.installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "coarlib needs Python 3.11 or newer; say make PYTHON=python3.11"; exit 2; }
+	@if [ ! -x $(PY) ]; then \
+	  if $(PYTHON) -c 'import torch' 2>/dev/null; then flag=--system-site-packages; fi; \
+	  $(PYTHON) -m venv $$flag $(VENV); \
+	fi
+	@$(PY) -c 'import torch' 2>/dev/null || { echo "installing $(TORCH)"; $(PY) -m pip install -q $(TORCH); }
+	@echo "installing coarlib and its tools"; $(PY) -m pip install -q -e '.[dev,hf]'
+	@touch $@
+
+demo: setup
+	$(PY) -m estimate.demo
+
+test: setup lint
+	$(PY) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Reader and writer of FFCV's ``.beton`` files, without ffcv."""

@@ -1,0 +1,222 @@
+"""Command-line arguments: fastargs sections, with what fastargs does badly put right here.
+
+Every runnable module declares its sections as data and calls :func:`parse`; :func:`run` turns a
+:class:`~coarlib.errors.CoarlibError` into one line on stderr and exit code 2. Put right compared
+with plain fastargs 1.2: ``--config``, ``--config-file`` and ``-C`` are all explicit; bad or
+missing values and unknown keys of a configuration file are errors that name the nearest known
+key; flags given in a file hold; booleans are read as words, not as ``bool(str)``; nothing is kept
+in a global. Precedence: configuration files < environment (``section.key``) < command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import yaml
+from fastargs import Param, Section
+from fastargs.config import Config
+from fastargs.exceptions import MissingValueError, ValidationError
+from fastargs.validation import Checker
+
+from coarlib.errors import ArgumentError, CoarlibError
+
+__all__ = ["Boolean", "Param", "Sections", "nearest", "parse", "run"]
+
+Sections = Mapping[str, Mapping[str, Param]]
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+class Boolean(Checker):
+    """Reads 1/0, true/false, yes/no and on/off (``bool("False")`` is True, hence this class)."""
+
+    def check(self, value: object) -> bool:
+        """Return the boolean that ``value`` names; ValueError otherwise."""
+        word = str(value).strip().lower()
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+        raise ValueError(value)
+
+    def help(self) -> str:
+        """Describe what is accepted."""
+        return "0 or 1"
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"{message} (--help lists the arguments)")
+
+
+def parse(
+    description: str,
+    sections: Sections,
+    argv: Sequence[str] | None = None,
+    ignored: Mapping[str, str] | None = None,
+) -> SimpleNamespace:
+    """Read the arguments of a runnable module.
+
+    Parameters
+    ----------
+    description : str
+        Shown by ``--help``; usually the module's docstring.
+    sections : mapping of section name to mapping of key to fastargs ``Param``
+    argv : sequence of str, optional
+        The arguments; ``sys.argv[1:]`` by default.
+    ignored : mapping of "section.key" to reason, optional
+        Keys that upstream's published files hold and that have no effect: they are accepted and
+        named in a warning.
+
+    Returns
+    -------
+    SimpleNamespace
+        ``args.section.key``; a key without value or default is None. ``args.given`` is the set of
+        "section.key" names that were set explicitly.
+
+    Raises
+    ------
+    ArgumentError
+        For anything unknown, missing or of the wrong type.
+    """
+    config = Config()
+    for name, params in sections.items():
+        Section(name, config_descriptor=config).params(**params)
+    known = {".".join(path) for path in config.entries}
+    parser = _argument_parser(description, sections)
+    namespace, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    if unknown:
+        word = unknown[0].split("=")[0]
+        hint = nearest(word.lstrip("-"), known).replace("'", "'--", 1)
+        raise ArgumentError(f"unknown argument {unknown[0]}{hint} (--help lists the arguments)")
+    values = vars(namespace)
+    given: dict[str, object] = {}
+    source: dict[str, str] = {}
+    for file in values.pop("config_file") or []:
+        for key, value in _read_config_file(Path(file)).items():
+            if ignored and key in ignored:
+                print(f"warning: {file}: {key} is ignored: {ignored[key]}", file=sys.stderr)
+            elif key not in known:
+                raise ArgumentError(f"{file}: unknown key {key}{nearest(key, known)}")
+            elif value is not None:
+                given[key], source[key] = value, f"{file}: {key}"
+    for key in known & set(os.environ):
+        given[key], source[key] = os.environ[key], f"environment variable {key}"
+    for key, value in values.items():
+        if value is not None:
+            given[key], source[key] = value, f"--{key}"
+    config.collect(given)
+    return _validated(config, given, source)
+
+
+def _argument_parser(description: str, sections: Sections) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Every argument can also stand in a YAML or JSON file given by --config, "
+        "as section: {key: value}.",
+    )
+    parser.add_argument(
+        "--config",
+        "--config-file",
+        "-C",
+        dest="config_file",
+        action="append",
+        metavar="FILE",
+        help="YAML or JSON file with arguments; may be repeated, later files win",
+    )
+    for name, params in sections.items():
+        group = parser.add_argument_group(name)
+        for key, param in params.items():
+            note = f"{param.desc} [{param.checker.help()}]"
+            if param.required:
+                note += " (required)"
+            elif param.default is not None:
+                note += f" (default: {param.default})"
+            extra: dict[str, Any] = {"metavar": key.upper()}
+            if param.is_flag or isinstance(param.checker, Boolean):
+                extra |= {"nargs": "?", "const": "1", "metavar": "0|1"}
+            group.add_argument(f"--{name}.{key}", help=note.replace("%", "%%"), **extra)
+    return parser
+
+
+def _read_config_file(path: Path) -> dict[str, object]:
+    """Read a YAML or JSON file into {"section.key": value}."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(f"cannot read configuration file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"configuration file {path} is not text") from error
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArgumentError(f"configuration file {path} cannot be parsed: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ArgumentError(f"configuration file {path} must map sections to keys")
+    flat: dict[str, object] = {}
+    for section, keys in content.items():
+        if isinstance(keys, dict):
+            flat |= {f"{section}.{key}": value for key, value in keys.items()}
+        else:
+            flat[str(section)] = keys
+    return flat
+
+
+def _validated(
+    config: Config, given: Mapping[str, object], source: Mapping[str, str]
+) -> SimpleNamespace:
+    result = SimpleNamespace(given=frozenset(given))
+    for path, param in config.entries.items():
+        key = ".".join(path)
+        try:
+            value = config[path]
+        except MissingValueError as error:
+            raise ArgumentError(f"--{key} is required: {param.desc}") from error
+        except ValidationError as error:
+            wanted = param.checker.help()
+            raise ArgumentError(f"{source[key]} must be {wanted}, not {given[key]!r}") from error
+        section = path[0]
+        if not hasattr(result, section):
+            setattr(result, section, SimpleNamespace())
+        setattr(getattr(result, section), path[-1], value)
+    return result
+
+
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Run a module's ``main(argv)`` and exit as the command line promises.
+
+    A CoarlibError becomes ``error: <sentence>`` on stderr and exit code 2; Ctrl-C exits 130.
+    """
+    try:
+        main(argv)
+    except CoarlibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,57 @@
+"""Every error that coarlib raises on purpose: one class a failure.
+
+The command line prints the message of a :class:`CoarlibError` as one line and exits with code 2,
+so a message is one sentence that says what is wrong, where, and what to do.
+"""
+
+
+class CoarlibError(Exception):
+    """Base class of all errors that a user can cause and mend."""
+
+
+class ArgumentError(CoarlibError):
+    """A command-line argument or a key of a configuration file is wrong."""
+
+
+class SpecError(CoarlibError):
+    """A store specification (JSON) is malformed or contradicts itself."""
+
+
+class StoreError(CoarlibError):
+    """A store directory is missing, damaged, or not what the caller says it is."""
+
+
+class RowRangeError(StoreError):
+    """Row indices lie outside the store."""
+
+
+class TornRowError(StoreError):
+    """The bytes of a committed row do not match its checksum."""
+
+
+class TaskError(CoarlibError):
+    """A task returned rows that the store cannot accept."""
+
+
+class NonFiniteError(TaskError):
+    """A task returned NaN or inf, or a value that overflows the stored dtype."""
+
+
+class ComponentError(CoarlibError):
+    """A component set is empty, ambiguous, or does not fit the model."""
+
+
+class SetupError(CoarlibError):
+    """A set-up's model or data is missing or unusable."""
+
+
+class BetonError(CoarlibError):
+    """A .beton file is truncated, malformed, foreign, or cannot hold what it is asked to hold."""
+
+
+class RegressionError(CoarlibError):
+    """A fit cannot be done as asked (too few rows, contradictory options, not enough memory)."""
+
+
+class ScoringError(CoarlibError):
+    """Attributions and the rows they are scored on do not fit together."""

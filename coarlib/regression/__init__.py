@@ -1,0 +1,1 @@
+"""From rows to attributions: moments, solvers, and what they return."""

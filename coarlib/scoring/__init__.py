@@ -1,0 +1,1 @@
+"""Judging attributions: rank correlation, LDS, and the other metrics of the field."""

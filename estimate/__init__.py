@@ -1,0 +1,1 @@
+"""The runnable modules (``python -m estimate.X`` or ``coar X``) and the set-ups."""

@@ -1,0 +1,52 @@
+"""Package metadata of coarlib; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REPORT = ["matplotlib>=3.8", "scikit-learn>=1.4"]
+
+setup(
+    name="coarlib",
+    version="0.1.0",
+    description="Counterfactual attribution at scale: stores, workers, certified regression, LDS",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["coarlib", "coarlib.*", "estimate", "estimate.*"]),
+    package_data={"coarlib": ["py.typed"], "estimate": ["*/*.yaml"]},
+    install_requires=[
+        "numpy>=1.26",
+        "torch>=2.2",
+        "scipy>=1.11",
+        "fastargs>=1.2.0",
+        "terminaltables>=3.1",  # imported by fastargs, which does not declare it
+        "PyYAML>=6.0",
+        "numba>=0.59",
+        "tqdm>=4.66",
+        "xxhash>=3.4",
+    ],
+    extras_require={
+        "report": REPORT,
+        "hf": ["transformers>=4.40", "safetensors>=0.4"],
+        "slurm": ["submitit>=1.5"],
+        "ffcv": ["ffcv==1.0.2", "pillow"],
+        # fast_l1 is not on the package index; it needs CUDA and cupy.
+        "fast_l1": ["fast_l1 @ git+https://github.com/MadryLab/fast_l1", "cupy-cuda12x"],
+        "dev": [
+            *REPORT,
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["coar = estimate.__main__:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
