@@ -1,0 +1,271 @@
+"""The store specification: a JSON file, parsed and checked once.
+
+A superset of COAR's: ``num_models`` and ``schema``; optional ``design`` (how masks are drawn),
+``outputs`` (what the other arrays hold, in words) and ``notes``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coarlib.errors import SpecError
+from coarlib.masks import MaskDesign, check_design_fits, parse_design
+
+KEYS = ("num_models", "schema", "design", "outputs", "notes")
+# Names that numpy itself resolves, limited to fixed-width numbers: no objects, no text.
+DTYPES = (
+    *("bool_", "bool", "float16", "float32", "float64", "half", "single", "double"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+MAX_KEY_LENGTH = 100
+MAX_ARRAY_BYTES = 2**60
+MAX_DIMENSIONS = 16
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store: ``dtype`` and the ``shape`` of a single row."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * prod(self.shape)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the schema entry, with dtypes spelled as upstream spells them."""
+        name = "bool_" if self.dtype == np.bool_ else self.dtype.name
+        return {"dtype": name, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """A checked store specification.
+
+    Parameters
+    ----------
+    num_models : int
+        Rows of every array (M).
+    schema : dict of name to ArraySpec
+        The arrays, in the order of the file.
+    design : MaskDesign or None
+        How masks are drawn; None leaves that to the worker's arguments (as upstream) or the task.
+    outputs : dict
+        What the arrays hold, for people and reports.
+    notes : str
+        Free text.
+    """
+
+    num_models: int
+    schema: dict[str, ArraySpec]
+    design: MaskDesign | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row over all arrays."""
+        return sum(array.row_bytes for array in self.schema.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the spec as the JSON object that :func:`parse_spec` reads."""
+        content: dict[str, Any] = {
+            "num_models": self.num_models,
+            "schema": {key: array.as_json() for key, array in self.schema.items()},
+        }
+        if self.design is not None:
+            content["design"] = self.design.as_json()
+        if self.outputs:
+            content["outputs"] = self.outputs
+        if self.notes:
+            content["notes"] = self.notes
+        return content
+
+    def differences(self, other: StoreSpec) -> list[str]:
+        """Say in words how ``other`` differs in anything that changes rows (notes do not).
+
+        Each entry reads ``"key: <here> here, <there> there"``.
+        """
+        here, there = (_flatten(s.as_json()) for s in (self, other))
+        return [
+            f"{key}: {json.dumps(here.get(key))} here, {json.dumps(there.get(key))} there"
+            for key in dict.fromkeys([*here, *there])
+            if here.get(key) != there.get(key) and not key.startswith(("notes", "outputs"))
+        ]
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def load_spec(path: str | Path) -> StoreSpec:
+    """Read and check a spec file.
+
+    Raises
+    ------
+    SpecError
+        If the file is missing, is not JSON, or says something that cannot be.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SpecError(f"cannot read the spec {path}: {reason}") from error
+    try:
+        return parse_spec(text)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def parse_spec(text: str) -> StoreSpec:
+    """Parse and check the JSON text of a spec; SpecError names the key that is wrong."""
+    content = _parse_json(text)
+    _check_keys(content, KEYS, "the spec")
+    for key in ("num_models", "schema"):
+        if key not in content:
+            raise SpecError(f"{key} is missing from the spec")
+    num_models = content["num_models"]
+    if isinstance(num_models, bool) or not isinstance(num_models, int) or num_models < 1:
+        raise SpecError(f"num_models must be a positive whole number, not {num_models!r}")
+    spec = StoreSpec(
+        num_models=num_models,
+        schema=_parse_schema(content["schema"], num_models),
+        design=None if content.get("design") is None else parse_design(content["design"]),
+        outputs=_parse_outputs(content.get("outputs"), content["schema"]),
+        notes=_parse_notes(content.get("notes")),
+    )
+    if spec.design is not None:
+        check_design_fits(spec.design, num_models, mask_width(spec, spec.design.array))
+    return spec
+
+
+def mask_width(spec: StoreSpec, key: str) -> int:
+    """Return N of the mask array ``key``; SpecError unless it is a bool array of shape [N]."""
+    if key not in spec.schema:
+        known = ", ".join(spec.schema)
+        raise SpecError(f"the design's mask array {key!r} is not in the schema ({known})")
+    array = spec.schema[key]
+    if array.dtype != np.bool_ or len(array.shape) != 1:
+        raise SpecError(
+            f"the mask array {key!r} must have dtype bool_ and one dimension, "
+            f"not {array.dtype.name} {list(array.shape)}"
+        )
+    return array.shape[0]
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise SpecError(f"the key {twice!r} stands twice in one object")
+        return content
+
+    def refuse(word: str) -> None:
+        raise SpecError(f"{word} is not a number that JSON allows")
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise SpecError("not valid JSON: nested too deeply or a number too long") from error
+    if not isinstance(content, dict):
+        raise SpecError("a spec must be a JSON object with num_models and schema")
+    return content
+
+
+def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in content:
+        if key not in known:
+            close = get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise SpecError(f"unknown key {key!r} in {where}; {hint}")
+
+
+def _parse_schema(content: object, num_models: int) -> dict[str, ArraySpec]:
+    if not isinstance(content, dict) or not content:
+        raise SpecError("schema must be an object with at least one array")
+    lowered: dict[str, str] = {}
+    for key in content:
+        _check_key(key)
+        if key.lower() in lowered:
+            raise SpecError(f"schema keys {lowered[key.lower()]!r} and {key!r} name one file")
+        lowered[key.lower()] = key
+    return {key: _parse_array(key, value, num_models) for key, value in content.items()}
+
+
+def _check_key(key: str) -> None:
+    if key.startswith("_"):
+        raise SpecError(f"schema key {key!r} is reserved: names may not begin with an underscore")
+    if not KEY_PATTERN.fullmatch(key) or len(key) > MAX_KEY_LENGTH:
+        raise SpecError(
+            f"schema key {key!r} cannot name a file: use letters, digits and underscores, "
+            f"at most {MAX_KEY_LENGTH} characters"
+        )
+
+
+def _parse_array(key: str, content: object, num_models: int) -> ArraySpec:
+    where = f"schema.{key}"
+    if not isinstance(content, dict):
+        raise SpecError(f"{where} must be an object with dtype and shape")
+    _check_keys(content, ("dtype", "shape"), where)
+    for name in ("dtype", "shape"):
+        if name not in content:
+            raise SpecError(f"{where}.{name} is missing")
+    name, shape = content["dtype"], content["shape"]
+    if not isinstance(name, str) or name not in DTYPES:
+        close = get_close_matches(str(name), DTYPES, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(DTYPES)}"
+        raise SpecError(f"{where}.dtype {name!r} is not a dtype a store can hold; {hint}")
+    whole = isinstance(shape, list) and all(
+        isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape
+    )
+    if not whole:
+        raise SpecError(f"{where}.shape must be a list of positive whole numbers, not {shape!r}")
+    if len(shape) > MAX_DIMENSIONS:
+        raise SpecError(f"{where}.shape has {len(shape)} dimensions, at most {MAX_DIMENSIONS} fit")
+    array = ArraySpec(np.dtype(name.rstrip("_")), tuple(shape))
+    if array.row_bytes * num_models > MAX_ARRAY_BYTES:
+        raise SpecError(f"{where} would take more than {MAX_ARRAY_BYTES} bytes")
+    return array
+
+
+def _parse_outputs(content: object, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SpecError("outputs must be an object from array name to a description")
+    _check_keys(content, tuple(schema), "outputs")
+    return content
+
+
+def _parse_notes(content: object) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, list) and all(isinstance(line, str) for line in content):
+        return "\n".join(content)
+    if not isinstance(content, str):
+        raise SpecError("notes must be text or a list of lines")
+    return content

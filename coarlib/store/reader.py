@@ -1,0 +1,184 @@
+"""Reading a store: arrays by name, and which of their rows are committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.commandline import nearest
+from coarlib.errors import StoreError
+from coarlib.masks import MaskDesign, draw
+from coarlib.spec import ArraySpec, StoreSpec, mask_width
+from coarlib.store.create import read_design, read_spec
+from coarlib.store.layout import (
+    CHECKSUMS,
+    COMPLETED,
+    DESIGN_MASKS,
+    SPEC_FILE,
+    ArrayFile,
+    array_path,
+)
+
+DEFAULT_BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store directory, open for reading.
+
+    Attributes
+    ----------
+    path : Path
+    spec : StoreSpec
+        The store's own spec, or the one its arrays imply where it was made by COAR or datamodels.
+    verified : bool
+        Whether rows carry checksums; False for a directory that coarlib did not make.
+    """
+
+    path: Path
+    spec: StoreSpec
+    verified: bool
+    _files: dict[str, ArrayFile] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store; StoreError says what is missing or damaged."""
+        path = Path(path)
+        if not path.is_dir():
+            raise StoreError(f"{path} is not a directory; initialize_store makes a store")
+        if not (path / SPEC_FILE).is_file():
+            return cls._open_foreign(path)
+        spec = read_spec(path)
+        store = cls(path, spec, verified=True)
+        for key, array in {**spec.schema, COMPLETED: None, CHECKSUMS: None}.items():
+            store._check(key, array)
+        return store
+
+    @classmethod
+    def _open_foreign(cls, path: Path) -> Store:
+        """Open a COAR or datamodels directory, whose arrays are its only spec."""
+        if not array_path(path, COMPLETED).is_file():
+            raise StoreError(
+                f"{path} is not a store: it has neither {SPEC_FILE} nor {COMPLETED}.npy"
+            )
+        rows = ArrayFile.read(array_path(path, COMPLETED)).shape[0]
+        schema = {}
+        for file in sorted(path.glob("[!_.]*.npy")):
+            array = ArrayFile.read(file)
+            if array.shape[0] != rows:
+                raise StoreError(
+                    f"{file} has {array.shape[0]} rows, {COMPLETED}.npy of the same store {rows}"
+                )
+            schema[file.stem] = ArraySpec(array.dtype, array.shape[1:])
+        if not schema:
+            raise StoreError(f"{path} is not a store: it holds no arrays besides {COMPLETED}.npy")
+        return cls(path, StoreSpec(rows, schema), verified=False)
+
+    def _check(self, key: str, wanted: ArraySpec | None) -> None:
+        file = ArrayFile.read(array_path(self.path, key))
+        # More rows than the spec says is a store that is being grown.
+        if file.shape[0] < self.num_models or (
+            wanted is not None and (file.dtype, file.shape[1:]) != (wanted.dtype, wanted.shape)
+        ):
+            raise StoreError(
+                f"{file.path} is {file.dtype.name} {list(file.shape)}, which is not what "
+                f"{self.path / SPEC_FILE} describes"
+            )
+        self._files[key] = file
+
+    @property
+    def num_models(self) -> int:
+        """How many rows the store has (M)."""
+        return self.spec.num_models
+
+    @property
+    def design(self) -> MaskDesign | None:
+        """The mask design of the spec, or the one its first worker settled; None if neither."""
+        return read_design(self.path, self.spec)
+
+    def array(self, key: str) -> NDArray[Any]:
+        """Map the array ``key`` read-only, ``[num_models, *shape]``, pages fresh from disk.
+
+        Rows that are not committed hold zeros or half-written bytes: select with
+        :meth:`completed_rows`.
+        """
+        if key not in self.spec.schema:
+            raise StoreError(
+                f"{self.path} has no array {key!r} (it has {', '.join(self.spec.schema)})"
+                f"{nearest(key, self.spec.schema)}"
+            )
+        return ArrayFile.read(array_path(self.path, key)).map(self.num_models)
+
+    def checksums(self) -> NDArray[np.uint64]:
+        """Read the digests of all rows as they are now, uint64 [num_models]; 0 = not committed."""
+        return self._read(CHECKSUMS)
+
+    def completed(self) -> NDArray[np.bool_]:
+        """Read which rows are committed now, bool [num_models]."""
+        if self.verified:
+            return np.asarray(self.checksums() != 0)
+        return self._read(COMPLETED)
+
+    def completed_rows(self) -> NDArray[np.int64]:
+        """Read the indices of committed rows as they are now, ascending int64 [K]."""
+        return np.flatnonzero(self.completed()).astype(np.int64)
+
+    def _read(self, key: str) -> NDArray[Any]:
+        return np.array(ArrayFile.read(array_path(self.path, key)).map(self.num_models))
+
+    def blocks(
+        self,
+        keys: Sequence[str],
+        rows: NDArray[np.int64] | None = None,
+        max_bytes: int = DEFAULT_BLOCK_BYTES,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+        """Iterate over committed rows in blocks of at most ``max_bytes`` (at least one row).
+
+        Yields
+        ------
+        (int64 [B], {key: array [B, *shape]})
+            Row indices and copies of their values.
+        """
+        rows = self.completed_rows() if rows is None else rows
+        arrays = {key: self.array(key) for key in keys}
+        row_bytes = sum(self.spec.schema[key].row_bytes for key in keys)
+        count = max(1, max_bytes // max(1, row_bytes))
+        for start in range(0, len(rows), count):
+            block = rows[start : start + count]
+            yield block, {key: take_rows(array, block) for key, array in arrays.items()}
+
+    def draw_masks(self, design: MaskDesign, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Draw the masks of ``rows`` by ``design``, bool [B, N]."""
+        if design.from_file:
+            return take_rows(ArrayFile.read(array_path(self.path, DESIGN_MASKS)).map(), rows)
+        return draw(design, rows, mask_width(self.spec, design.array))
+
+    def describe(self) -> str:
+        """Say in one line what the store holds."""
+        arrays = ", ".join(
+            f"{key}.npy {(self.num_models, *array.shape)} {array.dtype.name}"
+            for key, array in self.spec.schema.items()
+        )
+        design = self.design
+        drawn = "" if design is None else f"; masks by {json.dumps(_short(design.as_json()))}"
+        return f"{arrays}, {COMPLETED}.npy ({self.num_models},) bool{drawn}"
+
+
+def take_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Copy ``rows`` (ascending) of a mapped array; one contiguous read where they are."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return np.array(array[rows[0] : rows[-1] + 1])
+    return np.asarray(array[rows])
+
+
+def _short(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: f"{len(value)} lists" if isinstance(value, list) else value
+        for key, value in content.items()
+    }

@@ -1,0 +1,165 @@
+"""The one contract a user implements: rows of outputs for given masks.
+
+The same class serves one laptop and a cluster. ``ablation.ComponentTask`` and
+``retraining.RetrainTask`` implement it for their kind of counterfactual; a datamodels module with
+``main(*_, index, logdir) -> dict`` is accepted through :class:`ModuleTask`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = NDArray[Any] | torch.Tensor
+
+
+class Task(ABC):
+    """What is measured under each mask.
+
+    Class attributes
+    ----------------
+    rows_per_batch : int
+        How many rows a worker asks for at once unless told otherwise. A batch is what a crash can
+        cost, and what a task can evaluate together.
+    tolerance : float
+        The largest difference of an output between two computations of one row (batching, another
+        device); 0 means bit for bit.
+    """
+
+    rows_per_batch: int = 8
+    tolerance: float = 0.0
+
+    @property
+    def num_features(self) -> int | None:
+        """Width of the masks the task expects (N), checked against the store; None skips that.
+
+        Read after :meth:`prepare`.
+        """
+        return None
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027 - optional by design
+        """Load the model and the data, once a worker."""
+
+    @abstractmethod
+    def rows(
+        self, indices: NDArray[np.int64], masks: NDArray[np.bool_]
+    ) -> Mapping[str, Array]:
+        """Measure a batch of rows.
+
+        Parameters
+        ----------
+        indices : int64 [B]
+            Row indices, for tasks whose rows have randomness of their own (use it as a seed).
+        masks : bool [B, N]
+            True = kept. Where the store has no design, N is 0 and the task returns its own masks
+            under the mask array's name.
+
+        Returns
+        -------
+        mapping of array name to [B, *shape]
+            Every array of the store's schema except the masks, which may be returned too.
+            The batch size never changes a row by more than :attr:`tolerance`.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the store's provenance records about this task (JSON-able)."""
+        return {}
+
+
+class ModuleTask(Task):
+    """A datamodels-style module, whose ``main(*_, index, logdir)`` returns one row."""
+
+    rows_per_batch = 1
+
+    def __init__(self, main: Callable[..., Mapping[str, Any]], logdir: str | Path) -> None:
+        self._main, self._logdir = main, str(logdir)
+
+    def rows(
+        self, indices: NDArray[np.int64], masks: NDArray[np.bool_]
+    ) -> dict[str, NDArray[Any]]:
+        """Call ``main`` once a row and stack what it returns."""
+        found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
+        return {key: np.stack([np.asarray(row[key]) for row in found]) for key in found[0]}
+
+
+def load_task(name: str, settings: Mapping[str, Any], logdir: str | Path) -> Task:
+    """Build the task called ``name``.
+
+    Parameters
+    ----------
+    name : str
+        ``package.module:Class``, ``path/to/file.py:Class``, or either without ``:Class`` where
+        the module defines exactly one Task, or a datamodels-style ``main``.
+    settings : mapping
+        Keyword arguments of the class.
+    logdir : str or Path
+        Passed to a datamodels-style ``main``.
+
+    Raises
+    ------
+    TaskError
+        If the module, the class or a setting does not exist.
+    """
+    module_name, _, class_name = name.partition(":")
+    module = _import(module_name)
+    found = _find(module, class_name, name)
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        return ModuleTask(found, logdir)
+    try:
+        return found(**settings)
+    except TypeError as error:
+        raise TaskError(f"task {name} cannot be built with {dict(settings)}: {error}") from error
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        if spec is None or spec.loader is None or not Path(name).is_file():
+            raise TaskError(f"there is no task file {name}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+    except ImportError as error:
+        raise TaskError(f"cannot import the task {name}: {error}") from error
+
+
+def _find(module: ModuleType, class_name: str, name: str) -> Any:
+    if class_name:
+        if not hasattr(module, class_name):
+            raise TaskError(f"{module.__name__} defines no {class_name} (asked for as {name})")
+        return getattr(module, class_name)
+    tasks = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Task)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    ]
+    if len(tasks) == 1:
+        return tasks[0]
+    if not tasks and callable(getattr(module, "main", None)):
+        return module.main
+    raise TaskError(
+        f"{name} defines {len(tasks)} tasks; say which one as {name}:CLASS"
+        if tasks
+        else f"{name} defines neither a Task nor a datamodels-style main(*_, index, logdir)"
+    )
