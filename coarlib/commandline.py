@@ -24,11 +24,11 @@ import yaml
 from fastargs import Param, Section
 from fastargs.config import Config
 from fastargs.exceptions import MissingValueError, ValidationError
-from fastargs.validation import Checker
+from fastargs.validation import Checker, Int
 
 from coarlib.errors import ArgumentError, CoarlibError
 
-__all__ = ["Boolean", "Param", "Sections", "nearest", "parse", "run"]
+__all__ = ["Boolean", "Param", "Sections", "Whole", "nearest", "parse", "run"]
 
 Sections = Mapping[str, Mapping[str, Param]]
 
@@ -51,6 +51,27 @@ class Boolean(Checker):
     def help(self) -> str:
         """Describe what is accepted."""
         return "0 or 1"
+
+
+class Whole(Checker):
+    """Reads a whole number in a range (fastargs' ``int`` silently turns 2.7 into 2)."""
+
+    def __init__(self, least: int | None = None, most: int | None = None) -> None:
+        self.least, self.most = least, most
+
+    def check(self, value: object) -> int:
+        """Return the number; ValueError if it is not whole or out of range."""
+        number = float(str(value)) if isinstance(value, float) else int(str(value))
+        below = self.least is not None and number < self.least
+        if number != int(number) or below or (self.most is not None and number > self.most):
+            raise ValueError(value)
+        return int(number)
+
+    def help(self) -> str:
+        """Describe what is accepted."""
+        lower = "" if self.least is None else f" of at least {self.least}"
+        upper = "" if self.most is None else f" and at most {self.most}"
+        return f"a whole number{lower}{upper}"
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -99,6 +120,9 @@ def parse(
     config = Config()
     for name, params in sections.items():
         Section(name, config_descriptor=config).params(**params)
+    for param in config.entries.values():
+        if isinstance(param.checker, Int):
+            param.checker = Whole()
     known = {".".join(path) for path in config.entries}
     parser = _argument_parser(description, sections)
     namespace, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))

@@ -39,10 +39,13 @@ class Task(ABC):
     tolerance : float
         The largest difference of an output between two computations of one row (batching, another
         device); 0 means bit for bit.
+    own_masks : bool
+        The task draws its masks itself and returns them; the store needs no design.
     """
 
     rows_per_batch: int = 8
     tolerance: float = 0.0
+    own_masks: bool = False
 
     @property
     def num_features(self) -> int | None:
@@ -56,9 +59,7 @@ class Task(ABC):
         """Load the model and the data, once a worker."""
 
     @abstractmethod
-    def rows(
-        self, indices: NDArray[np.int64], masks: NDArray[np.bool_]
-    ) -> Mapping[str, Array]:
+    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> Mapping[str, Array]:
         """Measure a batch of rows.
 
         Parameters
@@ -66,8 +67,8 @@ class Task(ABC):
         indices : int64 [B]
             Row indices, for tasks whose rows have randomness of their own (use it as a seed).
         masks : bool [B, N]
-            True = kept. Where the store has no design, N is 0 and the task returns its own masks
-            under the mask array's name.
+            True = kept. Where the store has no design, N is 0, and a task with :attr:`own_masks`
+            returns its masks under the mask array's name.
 
         Returns
         -------
@@ -85,13 +86,12 @@ class ModuleTask(Task):
     """A datamodels-style module, whose ``main(*_, index, logdir)`` returns one row."""
 
     rows_per_batch = 1
+    own_masks = True
 
     def __init__(self, main: Callable[..., Mapping[str, Any]], logdir: str | Path) -> None:
         self._main, self._logdir = main, str(logdir)
 
-    def rows(
-        self, indices: NDArray[np.int64], masks: NDArray[np.bool_]
-    ) -> dict[str, NDArray[Any]]:
+    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """Call ``main`` once a row and stack what it returns."""
         found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
         return {key: np.stack([np.asarray(row[key]) for row in found]) for key in found[0]}

@@ -31,6 +31,8 @@ def row_checksums(
         Never zero.
     """
     digests = np.empty(len(rows), dtype=np.uint64)
+    if len(rows) == 0:
+        return digests
     values = [arrays[key].reshape(len(rows), -1).view(np.uint8) for key in sorted(arrays)]
     for position, row in enumerate(rows):
         digest = xxhash.xxh3_64(seed=int(row))

@@ -87,8 +87,9 @@ def _already_there(path: Path, spec: StoreSpec) -> bool:
         )
     differences = read_spec(path).differences(spec)
     if differences:
+        shown = "; ".join(differences[:4]) + ("; …" if len(differences) > 4 else "")
         raise StoreError(
-            f"{path} already holds a store with another spec ({'; '.join(differences)}); "
+            f"{path} already holds a store with another spec ({shown}); "
             "nothing was changed: choose another path or use the store's own spec"
         )
     return True

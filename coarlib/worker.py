@@ -1,0 +1,230 @@
+"""Fills rows of a store from a task: the only place where the two meet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import NonFiniteError, RowRangeError, TaskError
+from coarlib.masks import MaskDesign
+from coarlib.progress import Progress
+from coarlib.row_checks import check_rows
+from coarlib.stopping import Abandoned, StopSignals
+from coarlib.store import RowWriter, Store
+from coarlib.store.layout import COMPLETED
+from coarlib.store.provenance import WorkerLog
+
+if TYPE_CHECKING:
+    import torch
+
+    from coarlib.task import Task
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """How a worker goes about it.
+
+    Parameters
+    ----------
+    rerun : bool
+        Compute rows again that are completed already.
+    rows_per_batch : int, optional
+        Rows asked of the task at once; the task's own choice by default.
+    allow_nonfinite : bool
+        Record rows with NaN or inf instead of refusing them.
+    quiet : bool
+        No progress bar.
+    """
+
+    rerun: bool = False
+    rows_per_batch: int | None = None
+    allow_nonfinite: bool = False
+    quiet: bool = False
+
+
+@dataclass
+class FillReport:
+    """What a worker did."""
+
+    written: int = 0
+    skipped: int = 0
+    refused: list[str] = field(default_factory=list)
+    nonfinite_recorded: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    abandoned: bool = False
+
+
+def row_range(start: int, end: int, num_models: int) -> NDArray[np.int64]:
+    """Return rows ``start`` to ``end`` (exclusive); RowRangeError if the store lacks them."""
+    if not 0 <= start < end <= num_models:
+        why = "is empty" if start >= end else "lies outside the store"
+        raise RowRangeError(
+            f"the row range {start} to {end} (exclusive) {why}: the store has rows 0 to "
+            f"{num_models - 1}"
+        )
+    return np.arange(start, end, dtype=np.int64)
+
+
+def mask_key(store: Store, design: MaskDesign | None) -> str | None:
+    """Return the name of the mask array: the design's, else ``masks``, else the only candidate."""
+    if design is not None:
+        return design.array
+    candidates = [
+        key
+        for key, array in store.spec.schema.items()
+        if array.dtype == np.bool_ and len(array.shape) == 1
+    ]
+    if "masks" in candidates:
+        return "masks"
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def fill(
+    store: Store,
+    task: Task,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    options: FillOptions | None = None,
+) -> FillReport:
+    """Compute and commit rows of ``store``.
+
+    Rows that are committed already are skipped. A worker killed at any moment leaves only whole
+    rows; running it again does the rest.
+
+    Parameters
+    ----------
+    store : Store
+    task : Task
+        Prepared here, on ``device``.
+    rows : int64 [K]
+        Ascending row indices.
+
+    Raises
+    ------
+    TaskError
+        If masks and task do not fit, or the task returns a wrong key, shape or dtype.
+    NonFiniteError
+        At the end, naming the rows that were refused for NaN, inf or overflow; good rows are kept.
+    StoreError
+        If a row cannot be written.
+    """
+    options = options or FillOptions()
+    design = store.design
+    report = FillReport()
+    todo = _rows_to_do(store, rows, options, report)
+    if not len(todo):
+        return report
+    _check_masks_are_drawn(store, task, design)
+    task.prepare(device)
+    _check_width(store, task, design)
+    description = {"name": f"{type(task).__module__}.{type(task).__qualname__}"}
+    settings = {**description, "settings": task.settings()}
+    size = options.rows_per_batch or task.rows_per_batch
+    filler = _Filler(store, task, design, options, report)
+    started = time.monotonic()
+    with (
+        StopSignals() as stop,
+        RowWriter(store) as writer,
+        WorkerLog(store.path, settings) as log,
+        Progress(len(todo), f"filling {store.path.name}", quiet=options.quiet) as progress,
+    ):
+        try:
+            for first in range(0, len(todo), size):
+                if stop.requested:
+                    report.stopped = True
+                    break
+                batch = todo[first : first + size]
+                filler.fill_batch(batch, writer, log)
+                progress.advance(len(batch))
+        except Abandoned:
+            report.stopped = report.abandoned = True
+    report.seconds = time.monotonic() - started
+    if report.refused:
+        raise NonFiniteError(_refusal(report))
+    return report
+
+
+def _rows_to_do(
+    store: Store, rows: NDArray[np.int64], options: FillOptions, report: FillReport
+) -> NDArray[np.int64]:
+    committed = store.completed()[rows]
+    flags = store._read(COMPLETED)[rows]
+    unflagged = rows[committed & ~flags]
+    if len(unflagged):  # a writer died between checksum and flag
+        with RowWriter(store) as writer:
+            writer.mark_completed(unflagged)
+    if options.rerun:
+        return rows
+    report.skipped = int(committed.sum())
+    return rows[~committed]
+
+
+def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) -> None:
+    key = mask_key(store, design)
+    if design is None and key is not None and not task.own_masks:
+        raise TaskError(
+            f"nothing says how {key} of {store.path} is drawn: give --expt.subsample_prob P (each "
+            "component is kept with probability P), or a spec with a design"
+        )
+
+
+def _check_width(store: Store, task: Task, design: MaskDesign | None) -> None:
+    key, wanted = mask_key(store, design), task.num_features
+    if key is None or wanted is None:
+        return
+    width = store.spec.schema[key].shape[0]
+    if width != wanted:
+        raise TaskError(
+            f"{key} of {store.path} has {width} features a row but the task has {wanted} "
+            "components; initialise a store whose spec says so"
+        )
+
+
+@dataclass
+class _Filler:
+    """One worker's pass over one store."""
+
+    store: Store
+    task: Task
+    design: MaskDesign | None
+    options: FillOptions
+    report: FillReport
+
+    def fill_batch(self, rows: NDArray[np.int64], writer: RowWriter, log: WorkerLog) -> None:
+        """Compute, check and commit one batch of rows."""
+        started, clock = time.time(), time.monotonic()
+        returned = self._compute(rows)
+        arrays, problems = check_rows(self.store.spec.schema, rows, returned)
+        if problems and self.options.allow_nonfinite:
+            self.report.nonfinite_recorded += len(problems)
+        elif problems:
+            self.report.refused.extend(problems.values())
+            good = ~np.isin(rows, list(problems))
+            if not good.any() and not self.report.written:
+                raise NonFiniteError(_refusal(self.report))
+            rows, arrays = rows[good], {key: value[good] for key, value in arrays.items()}
+        if len(rows):
+            writer.write(rows, arrays)
+            log.batch(rows, started, time.monotonic() - clock)
+            self.report.written += len(rows)
+
+    def _compute(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        if self.design is None:
+            return dict(self.task.rows(rows, np.empty((len(rows), 0), np.bool_)))
+        masks = self.store.draw_masks(self.design, rows)
+        return {self.design.array: masks, **self.task.rows(rows, masks)}
+
+
+def _refusal(report: FillReport) -> str:
+    shown = "; ".join(report.refused[:3])
+    more = f" and {len(report.refused) - 3} more rows" if len(report.refused) > 3 else ""
+    return (
+        f"the task returned values that cannot be trusted: {shown}{more}; "
+        f"{len(report.refused)} rows were refused and {report.written} written "
+        "(--expt.allow_nonfinite 1 records them)"
+    )

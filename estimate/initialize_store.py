@@ -1,0 +1,60 @@
+"""Initialise a store of memory-mapped arrays from a JSON spec.
+
+    python -m initialize_store --logging.logdir STORE --logging.spec specs/digits.json
+
+Creates STORE with one .npy array a schema key (num_models rows each), the _completed flags and the
+row checksums; files are sparse and take no room until workers fill them. Running it twice changes
+nothing; with another spec it refuses and names the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.commandline import Param, parse, run
+from coarlib.errors import SpecError
+from coarlib.spec import load_spec
+from coarlib.store import Store, initialize
+
+SECTIONS = {
+    "logging": {
+        "logdir": Param(str, "directory of the store to create", required=True),
+        "spec": Param(
+            str, "JSON file with num_models, schema and optionally design", required=True
+        ),
+        "masks": Param(str, ".npy file, bool [num_models, N], for an explicit design"),
+    }
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Create the store that the arguments describe."""
+    args = parse(__doc__ or "", SECTIONS, argv).logging
+    masks = None if args.masks is None else _load_masks(Path(args.masks))
+    created = initialize(args.logdir, load_spec(args.spec), masks)
+    store = Store.open(args.logdir)
+    done = len(store.completed_rows())
+    if created:
+        print(f"created {args.logdir}: {store.describe()}")
+        print(f"{store.num_models} rows to fill: python -m estimate.<set-up>.make_dataset")
+    else:
+        print(
+            f"{args.logdir} is already there with this spec ({done} of {store.num_models} rows "
+            "completed); nothing changed"
+        )
+
+
+def _load_masks(path: Path) -> NDArray[np.bool_]:
+    try:
+        masks = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot read the masks {path}: {error}") from error
+    return masks
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""Shared fixtures: small specs, stores, and a way to run commands as users do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coarlib.spec import parse_spec
+from coarlib.store import Store, initialize
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def spec_content():
+    """The JSON content of a small spec; tests change what they test."""
+    return {
+        "num_models": 24,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [10]},
+            "margins": {"dtype": "float16", "shape": [3]},
+        },
+        "design": {"kind": "bernoulli", "keep_prob": 0.8, "seed": 1},
+    }
+
+
+@pytest.fixture
+def store(tmp_path, spec_content):
+    """A fresh store of the small spec."""
+    initialize(tmp_path / "store", parse_spec(json.dumps(spec_content)))
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture
+def make_rows():
+    """Build arrays for rows of a store, different in every row."""
+
+    def make(store, rows):
+        return {
+            key: (np.arange(array.row_bytes // array.dtype.itemsize) + rows[:, None] * 7 + 1)
+            .reshape(len(rows), *array.shape)
+            .astype(np.int64)
+            .__mod__(2 if array.dtype == np.bool_ else 251)
+            .astype(array.dtype)
+            for key, array in store.spec.schema.items()
+        }
+
+    return make
+
+
+@pytest.fixture
+def command():
+    """Run ``python -m MODULE ARGS…`` from ``cwd`` (the root by default); returns the result."""
+
+    def run(module, *args, cwd=ROOT, timeout=240, env=None):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, args)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
+
+    return run
+
+
+@pytest.fixture
+def data_dir():
+    """The folder of real models and data beside the checkout."""
+    if not DATA.is_dir():
+        pytest.skip("the folder of real models and data (../shared/data) is not here")
+    return DATA

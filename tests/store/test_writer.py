@@ -1,0 +1,165 @@
+"""Durable row writes: the order of writes, and what a failure leaves behind."""
+
+import errno
+import itertools
+import os
+
+import numpy as np
+import pytest
+
+from coarlib.errors import StoreError
+from coarlib.store import RowWriter, Store
+from coarlib.store.checksum import row_checksums
+from coarlib.store.writer import contiguous_runs
+
+
+def is_sound(path):
+    """Whether every row that a reader accepts has the bytes its checksum promises."""
+    store = Store.open(path)
+    rows = store.completed_rows()
+    arrays = {key: np.asarray(store.array(key)[rows]) for key in store.spec.schema}
+    return bool((row_checksums(rows, arrays) == store.checksums()[rows]).all())
+
+
+@pytest.fixture
+def recorded(store, monkeypatch):
+    """Record every positioned write as (descriptor's file, offset, bytes)."""
+    writes = []
+    real = os.pwrite
+
+    def record(descriptor, data, offset):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        writes.append((name, offset, bytes(data)))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", record)
+    return writes
+
+
+def test_descriptors_are_synchronous_and_nothing_is_mapped_writable(store):
+    with RowWriter(store) as writer:
+        for descriptor in writer._descriptors.values():
+            with open(f"/proc/self/fdinfo/{descriptor}") as info:
+                flags = int(next(line for line in info if line.startswith("flags")).split()[1], 8)
+            assert flags & os.O_DSYNC
+        with open("/proc/self/maps") as maps:
+            assert not [line for line in maps if str(store.path) in line and "rw-s" in line]
+
+
+def test_bytes_then_checksum_then_flag_one_write_an_array(store, make_rows, recorded):
+    rows = np.array([4, 5, 6])
+    with RowWriter(store) as writer:
+        writer.write(rows, make_rows(store, rows))
+    names = [os.path.basename(name) for name, _, _ in recorded]
+    assert names == ["masks.npy", "margins.npy", "_checksums.npy", "_completed.npy"]
+
+
+@pytest.mark.parametrize("rewrite", [False, True], ids=["new rows", "rows written before"])
+def test_no_prefix_of_the_writes_is_ever_accepted_wrongly(
+    store, make_rows, recorded, tmp_path, rewrite
+):
+    """Every state a power cut can leave: all synced writes before the cut, any part of the last."""
+    rows = np.array([1, 2, 7, 8, 9])
+    versions = [make_rows(store, rows)]
+    with RowWriter(store) as writer:
+        if rewrite:
+            versions.append({k: np.roll(v, 1, axis=-1) for k, v in versions[0].items()})
+            writer.write(rows, versions[1])
+        start = {file: file.read_bytes() for file in store.path.glob("*.npy")}
+        recorded.clear()
+        writer.write(rows, versions[0])
+    sequence = list(recorded)
+    assert len(sequence) >= 8
+    for count in range(len(sequence) + 1):
+        last = sequence[count - 1][2] if count else b""
+        for part in {0, 1, len(last) // 2, len(last) - 1, len(last)} if count else {0}:
+            for file, content in start.items():
+                file.write_bytes(content)
+            for number, (name, offset, data) in enumerate(sequence[:count]):
+                with open(name, "r+b") as stream:
+                    stream.seek(offset)
+                    stream.write(data if number < count - 1 else data[:part])
+            assert_accepted_rows_are_whole(store, rows, versions)
+    assert is_sound(store.path)
+    assert store.completed_rows().tolist() == rows.tolist()
+
+
+def assert_accepted_rows_are_whole(store, rows, versions):
+    """Every accepted row holds one version in full; its digest matches unless it was cut itself."""
+    digests = store.checksums()
+    for row in store.completed_rows():
+        position = int(np.flatnonzero(rows == row)[0])
+        whole = [
+            all((store.array(key)[row] == version[key][position]).all() for key in version)
+            for version in versions
+        ]
+        assert any(whole), f"row {row} is a mixture"
+        expected = {int(row_checksums(rows, version)[position]) for version in versions}
+        if int(digests[row]) not in expected:
+            assert 0 in digests[row : row + 1].view(np.uint8)
+
+
+def test_a_row_is_bound_to_its_place_and_its_arrays(store, make_rows):
+    rows = np.array([3])
+    arrays = make_rows(store, rows)
+    digest = row_checksums(rows, arrays)[0]
+    assert row_checksums(np.array([4]), arrays)[0] != digest
+    for key, value in arrays.items():
+        flat = value.reshape(-1).view(np.uint8)
+        for bit in range(flat.size * 8):
+            flat[bit // 8] ^= 1 << bit % 8
+            assert row_checksums(rows, arrays)[0] != digest, (key, bit)
+            flat[bit // 8] ^= 1 << bit % 8
+
+
+def test_short_writes_are_continued(store, make_rows, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    rows = np.arange(5)
+    with RowWriter(store) as writer:
+        writer.write(rows, make_rows(store, rows))
+    assert is_sound(store.path)
+    assert (store.array("margins")[:5] == make_rows(store, rows)["margins"]).all()
+
+
+@pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failing_write_is_one_sentence_and_loses_nothing(
+    store, make_rows, monkeypatch, fails_at, code
+):
+    real, calls = os.pwrite, itertools.count()
+
+    def fail(descriptor, data, offset):
+        if next(calls) == fails_at:
+            real(descriptor, data[: len(data) // 2], offset)
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, data, offset)
+
+    with RowWriter(store) as writer:
+        writer.write(np.arange(3), make_rows(store, np.arange(3)))
+        monkeypatch.setattr(os, "pwrite", fail)
+        with pytest.raises(StoreError, match=os.strerror(code)):
+            writer.write(np.arange(5, 9), make_rows(store, np.arange(5, 9)))
+        monkeypatch.setattr(os, "pwrite", real)
+        assert set(store.completed_rows()) >= {0, 1, 2}
+        writer.write(np.arange(5, 9), make_rows(store, np.arange(5, 9)))
+    assert is_sound(store.path)
+    assert store.completed_rows().tolist() == [0, 1, 2, 5, 6, 7, 8]
+
+
+def test_a_read_only_store_is_one_sentence(store, monkeypatch):
+    def refuse(path, flags, *mode):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match="Read-only file system"):
+        RowWriter(store)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [([], []), ([4], [(0, 1)]), ([1, 2, 3], [(0, 3)]), ([1, 3, 4, 9], [(0, 1), (1, 3), (3, 4)])],
+)
+def test_contiguous_runs(rows, expected):
+    found = [(run.start, run.stop) for run in contiguous_runs(np.array(rows, np.int64))]
+    assert found == expected
