@@ -1,1 +1,18 @@
 """Component sets of any ``nn.Module``, ways to ablate them, and outputs under ablation."""
+
+from coarlib.ablation.ablate import WeightAblation
+from coarlib.ablation.components import ComponentGroup, ComponentSet
+from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
+from coarlib.ablation.task import ComponentTask, Examples
+
+__all__ = [
+    "KINDS",
+    "PRESETS",
+    "ComponentGroup",
+    "ComponentSet",
+    "ComponentTask",
+    "Examples",
+    "WeightAblation",
+    "find_components",
+    "preset",
+]

@@ -1,0 +1,248 @@
+"""Component sets: which slices of a model's parameters one mask entry stands for.
+
+A component is one *unit* of a :class:`ComponentGroup`: a slice of one parameter along one axis,
+such as a filter of a convolution (axis 0 of its weight) or an attention head (``head_dim`` columns
+of the output projection). A :class:`ComponentSet` numbers the units of its groups 0 … N-1 in
+order; that number is the position in a mask row and in an attribution vector, so it is stable for
+a given model and selection and can be written out and read back.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from coarlib.commandline import nearest
+from coarlib.errors import ComponentError
+
+
+@dataclass(frozen=True)
+class ComponentGroup:
+    """The components that one parameter of one module holds.
+
+    Attributes
+    ----------
+    module : str
+        Path of the module, as ``named_modules`` gives it.
+    parameter : str
+        Name of the parameter within the module, such as ``"weight"``.
+    kind : str
+        What a unit is: ``"conv_filter"``, ``"linear_row"``, ``"attention_head"`` …
+    axis : int
+        The axis of the parameter along which units lie.
+    units : int
+        How many components there are.
+    width : int
+        Consecutive slices along ``axis`` that make one unit (``head_dim`` for heads, else 1).
+    groups : int
+        For grouped transposed convolutions, whose filters lie in ``groups`` blocks of axis 0.
+    """
+
+    module: str
+    parameter: str
+    kind: str
+    axis: int
+    units: int
+    width: int = 1
+    groups: int = 1
+
+    @property
+    def path(self) -> str:
+        """Full name of the parameter, such as ``"layer1.0.conv1.weight"``."""
+        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+    def kept_entries(self, kept: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Spread a mask of units over the parameter.
+
+        Parameters
+        ----------
+        kept : bool [units]
+        shape : sequence of int
+            The parameter's shape.
+
+        Returns
+        -------
+        torch.Tensor
+            bool, broadcastable to ``shape``; False where an ablated unit's weights lie.
+        """
+        entries = kept.repeat_interleave(self.width) if self.width > 1 else kept
+        view = [1] * len(shape)
+        if self.groups == 1:
+            view[self.axis] = shape[self.axis]
+            return entries.reshape(view)
+        blocks = entries.reshape(self.groups, 1, shape[1])
+        blocks = blocks.expand(self.groups, shape[0] // self.groups, shape[1])
+        return blocks.reshape(shape[0], shape[1], *view[2:])
+
+
+class ComponentSet:
+    """An ordered set of components; index i is bit i of a mask.
+
+    Parameters
+    ----------
+    groups : sequence of ComponentGroup
+
+    Raises
+    ------
+    ComponentError
+        If there is no component, or two groups hold the same slices of one parameter.
+
+    Notes
+    -----
+    :func:`coarlib.ablation.find_components` builds one from a model.
+    """
+
+    def __init__(self, groups: Sequence[ComponentGroup]) -> None:
+        if not sum(group.units for group in groups):
+            raise ComponentError("the selection holds no component")
+        seen: set[tuple[str, int]] = set()
+        for group in groups:
+            if (group.path, group.axis) in seen:
+                raise ComponentError(
+                    f"components of {group.path} along axis {group.axis} are selected twice"
+                )
+            seen.add((group.path, group.axis))
+        self.groups = tuple(groups)
+        self._ends = list(itertools.accumulate(group.units for group in groups))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __iter__(self) -> Iterator[ComponentGroup]:
+        return iter(self.groups)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComponentSet) and self.groups == other.groups
+
+    def __hash__(self) -> int:
+        return hash(self.groups)
+
+    def __add__(self, other: ComponentSet) -> ComponentSet:
+        return ComponentSet(self.groups + other.groups)
+
+    def __repr__(self) -> str:
+        kinds = sorted({group.kind for group in self.groups})
+        return f"ComponentSet({len(self)} components, {', '.join(kinds)})"
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of components of each group, in order."""
+        return [group.units for group in self.groups]
+
+    def locate(self, index: int) -> tuple[ComponentGroup, int]:
+        """Return the group and the unit within it of component ``index``.
+
+        Raises
+        ------
+        ComponentError
+            If there is no such component.
+        """
+        if not 0 <= index < len(self):
+            raise ComponentError(f"component {index} does not exist: there are {len(self)}")
+        at = bisect.bisect_right(self._ends, index)
+        return self.groups[at], index - self._ends[at] + self.groups[at].units
+
+    def name(self, index: int) -> str:
+        """Return component ``index`` as text, such as ``"layer1.0.conv1.weight[7]"``."""
+        group, unit = self.locate(index)
+        return f"{group.path}[{unit}]"
+
+    def indices(self, path: str) -> range:
+        """Return the indices of the components of a parameter or of a module.
+
+        Parameters
+        ----------
+        path : str
+            ``"layer1.0.conv1"`` or ``"layer1.0.conv1.weight"``.
+
+        Raises
+        ------
+        ComponentError
+            If no group has that name; the message names the nearest one.
+        """
+        for group, end in zip(self.groups, self._ends, strict=True):
+            if path in (group.path, group.module):
+                return range(end - group.units, end)
+        known = {name for group in self.groups for name in (group.module, group.path)}
+        raise ComponentError(f"no components at {path}{nearest(path, known)}")
+
+    def index(self, path: str, unit: int) -> int:
+        """Return the index of a unit of a module or parameter (the inverse of :meth:`locate`)."""
+        found = self.indices(path)
+        if not 0 <= unit < len(found):
+            raise ComponentError(f"{path} has {len(found)} components, so [{unit}] does not exist")
+        return found[unit]
+
+    def check_masks(self, masks: np.ndarray | torch.Tensor) -> None:
+        """Refuse masks whose width is not the number of components.
+
+        Raises
+        ------
+        ComponentError
+        """
+        if masks.ndim != 2 or masks.shape[1] != len(self):
+            raise ComponentError(
+                f"masks of shape {tuple(masks.shape)} do not fit {len(self)} components"
+            )
+
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameter of each group in ``model``.
+
+        Raises
+        ------
+        ComponentError
+            If the model lacks one, or its shape does not hold the group's units.
+        """
+        found = []
+        for group in self.groups:
+            try:
+                parameter = model.get_parameter(group.path)
+            except AttributeError as error:
+                raise ComponentError(f"the model has no parameter {group.path}") from error
+            length = parameter.shape[group.axis] * group.groups
+            if length != group.units * group.width:
+                raise ComponentError(
+                    f"{group.path} has shape {tuple(parameter.shape)}, which does not hold "
+                    f"{group.units} components along axis {group.axis}"
+                )
+            found.append(parameter)
+        return found
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return a JSON-compatible description that :meth:`from_json` reads."""
+        return [asdict(group) for group in self.groups]
+
+    @classmethod
+    def from_json(cls, groups: Sequence[Mapping[str, Any]]) -> ComponentSet:
+        """Read what :meth:`to_json` gave.
+
+        Raises
+        ------
+        ComponentError
+            If an entry is not a component group.
+        """
+        try:
+            return cls([ComponentGroup(**group) for group in groups])
+        except TypeError as error:
+            raise ComponentError(f"not a description of components: {error}") from error
+
+    def table(self) -> str:
+        """Return one line a group: index range, parameter, axis, kind, number of components."""
+        rows = [("components", "parameter", "axis", "kind", "count")]
+        for group, end in zip(self.groups, self._ends, strict=True):
+            span = f"{end - group.units}-{end - 1}"
+            rows.append((span, group.path, str(group.axis), group.kind, str(group.units)))
+        rows.append(("total", "", "", "", str(len(self))))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        )
+        return "\n".join(line.rstrip() for line in lines)

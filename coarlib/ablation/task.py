@@ -1,0 +1,233 @@
+"""The task of COAR: a model's outputs on fixed examples with components ablated."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from coarlib.ablation.ablate import WeightAblation
+from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.fuse import fused_copy
+from coarlib.errors import ComponentError, TaskError
+from coarlib.outputs import Output, margin
+from coarlib.task import Task
+
+_PROBE_EXAMPLES = 4
+
+
+@dataclass
+class Examples:
+    """The examples whose outputs are recorded, in the order of the targets of a row.
+
+    Attributes
+    ----------
+    inputs : tuple of Tensor, each [T, …]
+        The positional arguments of the model.
+    targets : Tensor [T, …]
+        What the output functions compare with, such as class indices.
+    resident : bool
+        Keep everything on the device (the default). False moves one batch at a time, for data
+        that does not fit.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+    resident: bool = True
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def check(self) -> None:
+        """Refuse inputs and targets of different lengths, and no examples at all.
+
+        Raises
+        ------
+        TaskError
+        """
+        lengths = {len(tensor) for tensor in (*self.inputs, self.targets)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise TaskError(
+                f"examples need inputs and targets of one length, not {sorted(lengths)}"
+            )
+
+    def to(self, device: torch.device) -> Examples:
+        """Return the examples on a device, images in channels-last order."""
+        return Examples(
+            tuple(_channels_last(tensor.to(device)) for tensor in self.inputs),
+            self.targets.to(device),
+            self.resident,
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[slice, Examples]]:
+        """Iterate over consecutive batches with the positions they come from."""
+        for start in range(0, len(self), size):
+            where = slice(start, min(start + size, len(self)))
+            yield where, Examples(tuple(x[where] for x in self.inputs), self.targets[where])
+
+
+class ComponentTask(Task):
+    """Outputs of an ablated model; a set-up says which model, components and examples.
+
+    Parameters
+    ----------
+    batch_size : int
+        Examples in one forward pass. It changes speed and memory, and outputs by no more than
+        :attr:`tolerance`. A batch that does not fit the device's memory is halved.
+    fuse : bool
+        Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
+        the outputs of a probe beyond rounding is not used.
+
+    Notes
+    -----
+    Subclasses implement :meth:`model`, :meth:`components` and :meth:`examples`, and may override
+    :attr:`outputs`, :meth:`predict` and :meth:`transform`.
+    """
+
+    outputs: ClassVar[Mapping[str, Output]] = {"test_margins": margin}
+    """Array of the store -> what it records."""
+
+    tolerance = 1e-3
+
+    def __init__(self, batch_size: int = 500, fuse: bool = True) -> None:
+        if batch_size < 1:
+            raise TaskError(f"the batch size must be at least 1, not {batch_size}")
+        self.batch_size, self.fuse = batch_size, fuse
+        self._device = torch.device("cpu")
+        self._ablation: WeightAblation | None = None
+        self._network: nn.Module
+        self._examples: Examples
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """Return the trained model, on any device; it is not changed."""
+
+    @abstractmethod
+    def components(self, model: nn.Module) -> ComponentSet:
+        """Return the components that the mask entries stand for."""
+
+    @abstractmethod
+    def examples(self) -> Examples:
+        """Return the examples whose outputs are recorded."""
+
+    def transform(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Turn a batch of stored inputs into what the model takes (on the device)."""
+        return inputs
+
+    def predict(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return the logits of a batch."""
+        return network(*inputs)
+
+    @property
+    def num_features(self) -> int | None:
+        """Number of components, known after :meth:`prepare`."""
+        return None if self._ablation is None else len(self._ablation.components)
+
+    def settings(self) -> dict[str, Any]:
+        """Record which component each mask entry stands for."""
+        if self._ablation is None:
+            return {}
+        return {"components": self._ablation.components.to_json()}
+
+    def prepare(self, device: torch.device) -> None:
+        """Load model and examples, and check that they fit together.
+
+        Raises
+        ------
+        ComponentError, TaskError
+            If the components do not fit the model, or the examples not each other.
+        """
+        self._device = device
+        model = self.model().eval()
+        components = self.components(model)
+        self._examples = self.examples()
+        self._examples.check()
+        if self._examples.resident:
+            self._examples = self._examples.to(device)
+        self._network = self._fastest(model, components, device)
+        self._ablation = WeightAblation(self._network, components)
+
+    def _fastest(
+        self, model: nn.Module, components: ComponentSet, device: torch.device
+    ) -> nn.Module:
+        model = model.to(device)
+        if not self.fuse:
+            return model
+        components.parameters(model)
+        fused = fused_copy(model, keep={group.module for group in components})
+        # Both get the layout: a copy of the given model changes nothing the caller holds.
+        fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _, probe = next(self._examples.batches(_PROBE_EXAMPLES))
+        with torch.inference_mode():
+            inputs = self.transform(probe.to(device).inputs)
+            before, after = self.predict(model, inputs), self.predict(fused, inputs)
+        scale = 1.0 + float(before.abs().amax())
+        return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
+
+    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
+        """Evaluate each mask on all examples.
+
+        Parameters
+        ----------
+        indices : int64 [B]
+            Not used: a row is a function of its mask.
+        masks : bool [B, N]
+            True = kept.
+
+        Returns
+        -------
+        dict of array name to float32 [B, T]
+
+        Raises
+        ------
+        ComponentError
+            If the masks do not fit the components.
+        """
+        ablation = self._ablation
+        if ablation is None:
+            raise ComponentError("call prepare(device) before rows(…)")
+        ablation.components.check_masks(masks)
+        kept = torch.from_numpy(np.ascontiguousarray(masks))
+        found = {
+            key: torch.empty(len(masks), len(self._examples), dtype=torch.float32)
+            for key in self.outputs
+        }
+        size = min(self.batch_size, len(self._examples))
+        with torch.inference_mode(), ablation:
+            while True:
+                try:
+                    self._evaluate(ablation, kept, size, found)
+                    return found
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size = self.batch_size = (size + 1) // 2
+
+    def _evaluate(
+        self,
+        ablation: WeightAblation,
+        masks: torch.Tensor,
+        size: int,
+        found: dict[str, torch.Tensor],
+    ) -> None:
+        # Batches outside and masks inside: data that streams in is moved once for all masks.
+        for where, stored in self._examples.batches(size):
+            batch = stored if self._examples.resident else stored.to(self._device)
+            inputs = self.transform(batch.inputs)
+            for row, mask in enumerate(masks):
+                ablation.apply(mask)
+                logits = self.predict(self._network, inputs)
+                for key, output in self.outputs.items():
+                    found[key][row, where] = output(logits, batch.targets).float().cpu()
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim == 4:
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor

@@ -1,0 +1,166 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import Branching, SharedConv, TinyResNet, images, randomised
+from torch import nn
+
+from coarlib.ablation import ComponentTask, Examples, find_components
+from coarlib.ablation.fuse import fused_copy
+from coarlib.errors import ComponentError, TaskError
+from coarlib.outputs import cross_entropy, margin
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-5
+"""Float32 rounding of margins of size 1-10."""
+COUNT = 23
+TARGETS = torch.arange(COUNT) % 5
+
+
+class TinyTask(ComponentTask):
+    outputs = {"test_margins": margin, "test_losses": cross_entropy}  # noqa: RUF012
+
+    def __init__(self, model, inputs=None, targets=TARGETS, resident=True, **options):
+        super().__init__(**options)
+        self.given, self.inputs = model, images(COUNT) if inputs is None else inputs
+        self.targets, self.resident = targets, resident
+
+    def model(self):
+        return self.given
+
+    def components(self, model):
+        return find_components(model, ["conv_filter", "linear_row"], exclude=["upconv"])
+
+    def examples(self):
+        return Examples((self.inputs,), self.targets, self.resident)
+
+
+def prepared(task):
+    task.prepare(CPU)
+    return task
+
+
+def random_masks(task, count=12, seed=0):
+    return np.random.default_rng(seed).random((count, task.num_features)) < 0.7
+
+
+def upstream_rows(model, components, masks, inputs, targets):
+    """A deep copy a row, rows zeroed one index at a time."""
+    found = []
+    for mask in masks:
+        ablated = copy.deepcopy(model).eval()
+        for index in np.flatnonzero(~mask):
+            group, unit = components.locate(int(index))
+            with torch.no_grad():
+                ablated.get_parameter(group.path)[unit] = 0
+        with torch.no_grad():
+            found.append(margin(ablated(inputs), targets))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("architecture", [TinyResNet, SharedConv, Branching])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_rows_equal_deep_copies_with_zeroed_rows(architecture, fuse):
+    model = randomised(architecture())
+    before = copy.deepcopy(model.state_dict())
+    task = prepared(TinyTask(model, fuse=fuse))
+    masks = random_masks(task)
+    rows = task.rows(np.arange(12), masks)
+    expected = upstream_rows(model, task.components(model), masks, task.inputs, TARGETS)
+    np.testing.assert_allclose(rows["test_margins"], expected, rtol=TOLERANCE, atol=TOLERANCE)
+    assert rows["test_margins"].std(0).min() > 100 * TOLERANCE
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_no_batch_size_and_no_order_changes_a_row(resident):
+    model = randomised(TinyResNet())
+    whole = prepared(TinyTask(model))
+    masks = random_masks(whole)
+    expected = whole.rows(np.arange(12), masks)
+    for batch_size in (1, 7, 22, 1000):
+        task = prepared(TinyTask(model, batch_size=batch_size, resident=resident))
+        order = np.random.default_rng(batch_size).permutation(12)
+        together = task.rows(order, masks[order])
+        alone = task.rows(order[:1], masks[order[:1]])
+        for key, values in expected.items():
+            np.testing.assert_allclose(together[key], values[order], atol=TOLERANCE, rtol=TOLERANCE)
+            np.testing.assert_allclose(
+                alone[key], values[order[:1]], atol=TOLERANCE, rtol=TOLERANCE
+            )
+    assert task.tolerance > TOLERANCE
+
+
+def test_an_error_in_the_model_leaves_it_intact():
+    class Failing(TinyTask):
+        def predict(self, network, inputs):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 3:
+                raise RuntimeError("cable pulled")
+            return super().predict(network, inputs)
+
+    model = randomised(TinyResNet())
+    before = copy.deepcopy(model.state_dict())
+    task = prepared(Failing(model, fuse=False))
+    expected = prepared(TinyTask(model, fuse=False)).rows(np.arange(12), random_masks(task))
+    with pytest.raises(RuntimeError, match="cable"):
+        task.rows(np.arange(12), random_masks(task))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    again = task.rows(np.arange(12), random_masks(task))
+    assert torch.equal(again["test_margins"], expected["test_margins"])
+
+
+def test_out_of_memory_halves_the_batch():
+    class Small(TinyTask):
+        def predict(self, network, inputs):
+            if len(inputs[0]) > 6:
+                raise torch.OutOfMemoryError("no room")
+            return super().predict(network, inputs)
+
+    model = randomised(TinyResNet())
+    task = TinyTask(model, fuse=False)
+    small = Small(model, fuse=False)
+    masks = random_masks(prepared(task))
+    rows = prepared(small).rows(np.arange(12), masks)
+    assert small.batch_size == 6
+    np.testing.assert_allclose(
+        rows["test_margins"], task.rows(np.arange(12), masks)["test_margins"], atol=TOLERANCE
+    )
+
+
+def test_folding_happens_where_it_is_exact():
+    fused = fused_copy(randomised(TinyResNet()))
+    assert [n.target for n in fused.graph.nodes if n.op == "call_module"] == [
+        *("conv1", "conv2", "upconv", "linear")
+    ]
+    shared = fused_copy(randomised(SharedConv()))
+    assert "bn1" in str(getattr(shared, "graph", "bn1"))
+    kept = fused_copy(randomised(TinyResNet()), keep={"bn1"})
+    assert "bn1" in [n.target for n in kept.graph.nodes]
+
+
+def test_a_model_in_training_mode_is_evaluated_in_evaluation_mode():
+    model = nn.Sequential(randomised(TinyResNet()), nn.Dropout(0.5))
+    evaluated = prepared(TinyTask(model)).rows(np.arange(2), np.ones((2, 21), bool))
+    rows = prepared(TinyTask(model.train())).rows(np.arange(2), np.ones((2, 21), bool))
+    assert torch.equal(rows["test_margins"], evaluated["test_margins"])
+
+
+def test_it_records_its_components():
+    task = TinyTask(randomised(TinyResNet()))
+    assert task.num_features is None and task.settings() == {}
+    assert prepared(task).settings()["components"][0]["module"] == "conv1"
+    assert task.num_features == 17
+
+
+def test_misuse_is_refused():
+    model = randomised(TinyResNet())
+    with pytest.raises(ComponentError, match="prepare"):
+        TinyTask(model).rows(np.arange(1), np.ones((1, 17), bool))
+    with pytest.raises(ComponentError, match="do not fit 17"):
+        prepared(TinyTask(model)).rows(np.arange(1), np.ones((1, 16), bool))
+    with pytest.raises(TaskError, match="one length"):
+        prepared(TinyTask(model, targets=TARGETS[1:]))
+    with pytest.raises(TaskError, match="at least 1"):
+        TinyTask(model, batch_size=0)

@@ -1,0 +1,110 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import TiedEmbedding, TinyResNet
+from torch import nn
+
+from coarlib.ablation import ComponentGroup, ComponentSet, find_components, preset
+from coarlib.errors import ComponentError
+
+GROUPS = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(1, 7)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda g: g[0],
+)
+
+
+@given(GROUPS)
+def test_index_and_unit_are_inverse(sizes):
+    groups = [ComponentGroup(f"layer{name}", "weight", "linear_row", 0, n) for name, n in sizes]
+    components = ComponentSet(groups)
+    located = [components.locate(i) for i in range(len(components))]
+    assert located == [(group, unit) for group in groups for unit in range(group.units)]
+    for index, (group, unit) in enumerate(located):
+        assert components.index(group.path, unit) == index
+        assert components.index(group.module, unit) == index
+    assert len(components) == sum(components.sizes)
+
+
+def test_groups_come_in_module_order_and_survive_json():
+    components = find_components(TinyResNet(), ["linear_row", "conv_filter"])
+    assert [(g.path, g.units) for g in components] == [
+        ("conv1.weight", 6),
+        ("conv2.weight", 6),
+        ("upconv.weight", 4),
+        ("linear.weight", 5),
+    ]
+    assert components.name(13) == "upconv.weight[1]"
+    again = ComponentSet.from_json(json.loads(json.dumps(components.to_json())))
+    assert again == components and hash(again) == hash(components)
+    with pytest.raises(ComponentError, match="not a description"):
+        ComponentSet.from_json([{"modul": "x"}])
+
+
+def test_selection_by_pattern():
+    model = TinyResNet()
+    assert len(find_components(model, include=["conv*"])) == 12
+    assert len(find_components(model, include=["*conv*"], exclude=["up*"])) == 12
+    assert len(find_components(model, ["norm_channel"])) == 12
+    assert len(find_components(model, ["linear_input"])) == 4
+
+
+def test_table_lists_every_group():
+    table = find_components(TinyResNet()).table().splitlines()
+    assert table[1].split() == ["0-5", "conv1.weight", "0", "conv_filter", "6"]
+    assert table[-1].split() == ["total", "16"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: find_components(m, ["conv_filters"]), "did you mean 'conv_filter'"),
+        (lambda m: find_components(m, include=["nothing*"]), "no component of kind conv_filter"),
+        (lambda m: preset("imagenet_vitt", m), "did you mean 'imagenet_vit'"),
+        (lambda m: find_components(m).locate(16), "component 16 does not exist: there are 16"),
+        (lambda m: find_components(m).locate(-1), "does not exist"),
+        (lambda m: find_components(m).indices("conv3"), "did you mean 'conv"),
+        (lambda m: find_components(m).index("conv1", 6), r"\[6\] does not exist"),
+        (lambda m: find_components(m).check_masks(np.ones((2, 15), bool)), "do not fit 16"),
+        (lambda m: find_components(m) + find_components(m), "selected twice"),
+        (lambda m: find_components(m).parameters(nn.Linear(2, 2)), "no parameter conv1.weight"),
+        (
+            lambda m: ComponentSet([ComponentGroup("conv1", "weight", "x", 0, 7)]).parameters(m),
+            "does not hold 7 components",
+        ),
+        (lambda m: ComponentSet([]), "no component"),
+    ],
+)
+def test_bad_selections_are_refused(call, message):
+    with pytest.raises(ComponentError, match=message):
+        call(TinyResNet())
+
+
+def test_a_tied_parameter_is_refused_by_name():
+    with pytest.raises(ComponentError, match=r"embed.weight and head.weight are one tied"):
+        find_components(TiedEmbedding(), ["linear_row"])
+    assert len(find_components(TiedEmbedding(), ["linear_row"], exclude=["head"])) == 4
+
+
+def test_one_module_under_two_names_is_one_set_of_components():
+    model = nn.Module()
+    model.blocks = nn.Sequential(nn.Linear(3, 3))
+    model.block0 = model.blocks[0]
+    assert [g.path for g in find_components(model, ["linear_row"])] == ["blocks.0.weight"]
+
+
+def test_grouped_transposed_filters_are_the_output_channels():
+    conv = nn.ConvTranspose2d(6, 4, 2, groups=2, bias=False)
+    components = find_components(conv)
+    images = torch.randn(2, 6, 3, 3)
+    for unit in range(4):
+        kept = torch.arange(4) != unit
+        entries = components.groups[0].kept_entries(kept, conv.weight.shape)
+        ablated = nn.functional.conv_transpose2d(images, conv.weight * entries, groups=2)
+        assert torch.equal(ablated.abs().amax((0, 2, 3)) == 0, ~kept)
+        assert torch.equal(ablated[:, kept], conv(images)[:, kept])
