@@ -1,1 +1,11 @@
-"""Reader and writer of FFCV's ``.beton`` files, without ffcv."""
+"""Reader and writer of FFCV's ``.beton`` files, without ffcv.
+
+``write`` makes a file of arrays, ``open`` reads one; the fields are ``NDArray``, ``Int`` and
+``Float``. ``fields`` and ``layout`` say what lies where, ``validate`` what is refused.
+"""
+
+from coarlib.beton.fields import Field, Float, Int, NDArray
+from coarlib.beton.reader import Beton, open
+from coarlib.beton.writer import write
+
+__all__ = ["Beton", "Field", "Float", "Int", "NDArray", "open", "write"]
