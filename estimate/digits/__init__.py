@@ -1,0 +1,1 @@
+"""The default set-up: 240 filters of a small residual CNN on handwritten digits."""

@@ -1,0 +1,23 @@
+"""Fill a store with margins of the digits CNN under filter ablation (240 filters, 450 digits)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.digits.task import DEFAULT_MODEL_PATH, DigitsTask
+from estimate.make_dataset import fill_with
+
+PARAMS = {
+    "model_path": Param(str, "the model; trained there if absent", default=DEFAULT_MODEL_PATH),
+    "batch_size": Param(Whole(1), "digits in one forward pass", default=500),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(DigitsTask, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)
