@@ -44,7 +44,8 @@ class Beton:
     path : Path
     fields : dict of name to NDArray, Int or Float
         In file order.
-    page_size : int
+    layout : Layout
+        Page size and other geometry.
 
     Use as a context manager or call :meth:`close`; arrays handed out stay valid.
     """
@@ -63,8 +64,7 @@ class Beton:
         except BetonError as error:
             raise BetonError(f"{self.path} is not a readable .beton: {error}") from error
         self.fields: dict[str, Field] = dict(layout.fields)
-        self.page_size = layout.page_size
-        self._layout, self._records = layout, records
+        self.layout, self._records = layout, records
         self._offsets = offsets.astype(np.int64)
         self._columns = {name: k for k, name in enumerate(layout.array_sizes)}
         steps = np.diff(self._offsets, axis=0) != layout.row_bytes
@@ -72,7 +72,7 @@ class Beton:
         self._run_starts = np.concatenate([[0], breaks, [layout.num_rows]])
 
     def __len__(self) -> int:
-        return self._layout.num_rows
+        return self.layout.num_rows
 
     def __enter__(self) -> Beton:
         return self
@@ -213,7 +213,7 @@ class Beton:
         out = np.empty((len(rows), *field.shape), field.dtype)
         if not len(rows):
             return out
-        size = self._layout.array_sizes[name]
+        size = self.layout.array_sizes[name]
         target = out.reshape(len(rows), -1).view(np.uint8)
         first, last = int(rows[0]), int(rows[-1]) + 1
         if last - first == len(rows) and bool(np.all(np.diff(rows) == 1)):
@@ -237,11 +237,11 @@ class Beton:
     def _raw_view(self, name: str, first: int, last: int) -> np.ndarray:
         """View rows of one run as uint8 [rows, nbytes]."""
         return np.ndarray(
-            (last - first, self._layout.array_sizes[name]),
+            (last - first, self.layout.array_sizes[name]),
             np.uint8,
             self._bytes(),
             int(self._offsets[first, self._columns[name]]),
-            (self._layout.row_bytes, 1),
+            (self.layout.row_bytes, 1),
         )
 
     def _view(self, name: str, first: int, last: int) -> np.ndarray:
