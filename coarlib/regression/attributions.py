@@ -1,0 +1,342 @@
+"""Attributions: the result of a fit, in raw mask units.
+
+``weight[j, t]`` is the predicted change of output t when component j is kept rather than ablated,
+everything else equal. (fast_l1 saves weights of standardised masks without the scale: at a keep
+probability of .95 those are 0.218 times the effect. :meth:`Attributions.standardised` and
+:meth:`Attributions.from_standardised` convert.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.errors import RegressionError
+from coarlib.regression.heldout import HeldOut
+from coarlib.regression.problem import Problem, Solution
+
+__all__ = ["Attributions"]
+
+DATAMODELS, ERRORS, SCORES, SUMMARY = (
+    "datamodels.pt",
+    "standard_errors.npz",
+    "scores.npz",
+    "summary.json",
+)
+SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
+
+
+@dataclass
+class Attributions:
+    """Weights of N features (components, training examples) for T targets.
+
+    Attributes
+    ----------
+    weight : float32 [N, T]
+        Raw mask units.
+    bias : float32 or float64 [T]
+        Predicted output with everything ablated.
+    lam : float64 [T]
+        Penalty of each target, in standardised units.
+    mean_mask : float64 [N]
+        How often each feature was kept in the rows of the fit.
+    gap : float64 [T]
+        Certificate: bound on (objective - optimum), relative to half the target's variance.
+    error_feature : float64 [N] or [N, T] or None
+    error_target : float64 [T] or None
+        Standard errors in factored form; :attr:`standard_error` is their product.
+    held_out : HeldOut or None
+        Scores on rows that the (validation) fit has not seen.
+    summary : dict
+        How the fit was made, JSON values only.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[Any]
+    lam: NDArray[np.float64]
+    mean_mask: NDArray[np.float64]
+    gap: NDArray[np.float64]
+    error_feature: NDArray[np.float64] | None = None
+    error_target: NDArray[np.float64] | None = None
+    held_out: HeldOut | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_solution(cls, problem: Problem, solution: Solution) -> Attributions:
+        """Wrap what a solver returned, with a summary of it."""
+        moments = problem.moments
+        summary = {
+            "status": solution.status,
+            "iterations": solution.iterations,
+            "num_rows": moments.num_rows,
+            "num_excluded": moments.num_excluded,
+            "num_features": moments.num_features,
+            "num_targets": moments.num_targets,
+            "constant_features": int(moments.constant_features.sum()),
+            "constant_targets": int(moments.constant_targets.sum()),
+            "largest_gap": float(solution.gap.max(initial=0.0)),
+            **solution.details,
+        }
+        return cls(
+            solution.weight,
+            solution.bias,
+            solution.lam,
+            moments.mean_mask,
+            solution.gap,
+            solution.error_feature,
+            solution.error_target,
+            None,
+            summary,
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Number of features N."""
+        return int(self.weight.shape[0])
+
+    @property
+    def num_targets(self) -> int:
+        """Number of targets T."""
+        return int(self.weight.shape[1])
+
+    @property
+    def standard_error(self) -> NDArray[np.float64] | None:
+        """Standard error of each weight (posterior sd for a shared prior), [N, T]; None if unknown.
+
+        Without bias of shrinkage: for ridge it is the spread of the estimate, not its distance to
+        the truth.
+        """
+        if self.error_feature is None:
+            return None
+        if self.error_target is None:
+            return self.error_feature
+        features = self.error_feature
+        return (features[:, None] if features.ndim == 1 else features) * self.error_target
+
+    def interval(self, z: float = 1.96) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return weight ± z standard errors, two arrays [N, T].
+
+        Raises
+        ------
+        RegressionError
+            If the solver gives no standard errors (lasso).
+        """
+        error = self.standard_error
+        if error is None:
+            raise RegressionError("these attributions have no standard errors")
+        return self.weight - z * error, self.weight + z * error
+
+    def predict(self, masks: NDArray[Any]) -> NDArray[np.float32]:
+        """Predict outputs of masks bool [B, N] (True = kept): float32 [B, T]."""
+        masks = np.asarray(masks)
+        if masks.ndim != 2 or masks.shape[1] != self.num_features:
+            raise RegressionError(
+                f"masks must be [B, {self.num_features}], not {list(masks.shape)}"
+            )
+        x = torch.from_numpy(masks.astype(np.float32))
+        product = torch.mm(x, torch.from_numpy(np.ascontiguousarray(self.weight, np.float32)))
+        product += torch.from_numpy(np.asarray(self.bias, np.float32))
+        return product.numpy()
+
+    def top_features(self, target: int, count: int = 10) -> NDArray[np.int64]:
+        """Features with the largest absolute weight for one target, strongest first."""
+        return np.argsort(-np.abs(self.weight[:, target]), kind="stable")[:count]
+
+    def top_targets(self, feature: int, count: int = 10) -> NDArray[np.int64]:
+        """Targets that one feature affects most, strongest first."""
+        return np.argsort(-np.abs(self.weight[feature]), kind="stable")[:count]
+
+    def effect(self, features: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
+        """Predicted change of each output when all of ``features`` (indices or bool) are kept."""
+        return np.asarray(self.weight[np.asarray(features)].sum(0, dtype=np.float64))
+
+    def combine(self, coefficients: NDArray[Any]) -> NDArray[np.float64]:
+        """Weights [N, …] of linear combinations of targets, e.g. of one class minus another's."""
+        return np.asarray(self.weight @ np.asarray(coefficients, np.float64))
+
+    def targets(self, chosen: slice | Sequence[int] | NDArray[Any]) -> Attributions:
+        """Return the attributions of some targets (without summary scores)."""
+        pick = chosen if isinstance(chosen, slice) else np.asarray(chosen)
+        feature = self.error_feature
+        return replace(
+            self,
+            weight=self.weight[:, pick],
+            bias=self.bias[pick],
+            lam=self.lam[pick],
+            gap=self.gap[pick],
+            error_feature=feature if feature is None or feature.ndim == 1 else feature[:, pick],
+            error_target=None if self.error_target is None else self.error_target[pick],
+            held_out=None,
+        )
+
+    def standardised(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return weight [N, T] and bias [T] as fast_l1 has them: for (mask - mean) / sd."""
+        scale = np.sqrt(self.mean_mask * (1 - self.mean_mask))
+        weight = self.weight * scale[:, None]
+        bias = self.bias + self.mean_mask @ self.weight.astype(np.float64)
+        return weight.astype(np.float32), bias
+
+    @classmethod
+    def from_standardised(
+        cls,
+        weight: NDArray[Any],
+        bias: NDArray[Any],
+        lam: NDArray[Any],
+        mean_mask: NDArray[np.float64],
+    ) -> Attributions:
+        """Convert fast_l1's weights, given how often each feature was kept in its rows."""
+        scale = np.sqrt(mean_mask * (1 - mean_mask))[:, None]
+        raw = np.divide(weight, scale, out=np.zeros(weight.shape), where=scale > 0)
+        return cls(
+            weight=raw.astype(np.float32),
+            bias=np.asarray(bias, float) - mean_mask @ raw,
+            lam=np.asarray(lam, float),
+            mean_mask=mean_mask,
+            gap=np.full(raw.shape[1], np.nan),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the result directory; ``datamodels.pt`` comes last and makes it complete.
+
+        Raises
+        ------
+        RegressionError
+            If ``path`` already holds a result. Nothing is overwritten.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or (path / DATAMODELS).exists()):
+            raise RegressionError(
+                f"{path} already holds a result; give another directory or move it away"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        if self.error_feature is not None:
+            errors: dict[str, Any] = {"feature": self.error_feature}
+            if self.error_target is not None:
+                errors["target"] = self.error_target
+            _write(path / ERRORS, lambda file: np.savez(file, **errors))
+        scores: dict[str, Any] = {"gap": self.gap, "mean_mask": self.mean_mask}
+        if self.held_out is not None:
+            scores |= {name: getattr(self.held_out, name) for name in SCORE_FIELDS}
+        _write(path / SCORES, lambda file: np.savez(file, **scores))
+        text = json.dumps(self._full_summary(), indent=1, allow_nan=False)
+        _write(path / SUMMARY, lambda file: file.write(text.encode()))
+        content = {
+            "weight": torch.from_numpy(np.ascontiguousarray(self.weight, np.float32)),
+            "bias": torch.from_numpy(np.asarray(self.bias, np.float32)),
+            "lam": torch.from_numpy(np.asarray(self.lam, np.float32)),
+        }
+        _write(path / DATAMODELS, lambda file: torch.save(content, file))
+
+    def _full_summary(self) -> dict[str, Any]:
+        summary = dict(self.summary)
+        if self.held_out is not None:
+            h = self.held_out
+            summary["held_out"] = {
+                "num_rows": h.num_rows,
+                "mean_pearson": h.mean,
+                "interval_95": [h.mean_low, h.mean_high],
+                "mean_spearman": h.mean_spearman,
+            }
+        return _finite(summary)
+
+    @classmethod
+    def load(cls, path: str | Path, mmap: bool = False) -> Attributions:
+        """Read a result directory.
+
+        Parameters
+        ----------
+        path : str or Path
+        mmap : bool
+            Map the weights instead of reading them.
+
+        Raises
+        ------
+        RegressionError
+            If the directory holds no complete result.
+        """
+        path = Path(path)
+        if not (path / DATAMODELS).is_file():
+            raise RegressionError(f"{path} holds no finished result ({DATAMODELS} is missing)")
+        try:
+            saved = torch.load(path / DATAMODELS, weights_only=True, mmap=mmap, map_location="cpu")
+            scores = _read_npz(path / SCORES)
+            errors = _read_npz(path / ERRORS)
+            text = (path / SUMMARY).read_text() if (path / SUMMARY).is_file() else "{}"
+            summary = json.loads(text)
+            weight = saved["weight"].numpy()
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            EOFError,
+            UnpicklingError,
+        ) as error:
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise RegressionError(f"{path} is damaged or not a result: {reason}") from error
+        features, targets = weight.shape
+        held = summary.get("held_out")
+        return cls(
+            weight=weight,
+            bias=saved["bias"].double().numpy(),
+            lam=saved["lam"].double().numpy(),
+            mean_mask=scores.get("mean_mask", np.full(features, np.nan)),
+            gap=scores.get("gap", np.full(targets, np.nan)),
+            error_feature=errors.get("feature"),
+            error_target=errors.get("target"),
+            held_out=_held_out(held, scores) if held else None,
+            summary=summary,
+        )
+
+
+def _held_out(held: dict[str, Any], scores: dict[str, NDArray[Any]]) -> HeldOut:
+    def number(value: float | None) -> float:
+        return float("nan") if value is None else float(value)
+
+    low, high = held["interval_95"]
+    return HeldOut(
+        num_rows=held["num_rows"],
+        mean=number(held["mean_pearson"]),
+        mean_low=number(low),
+        mean_high=number(high),
+        **{name: scores[name] for name in SCORE_FIELDS},
+    )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _write(path: Path, write: Any) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold (NaN, infinity) by null, and numpy scalars by numbers."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

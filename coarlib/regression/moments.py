@@ -1,0 +1,376 @@
+"""Moments: all that the solvers need to know of the rows, collected in one pass.
+
+``n, X'X, X'Y, ΣY, ΣY²`` are sums over rows, so folds, row ranges, files and machines each
+contribute a summand: ``a + b`` joins, ``total - fold`` leaves out. X'X is counted exactly in
+integers. Outputs enter as ``Y - offset``, with a constant per target near its mean: products are
+formed in float32 blocks, added up in float64, and lose nothing where outputs are large against
+their spread (one float32 pass over outputs with mean 300 is wrong by a fifth of the sampling
+error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.errors import RegressionError
+from coarlib.progress import Progress
+from coarlib.regression.counts import PairCounter
+from coarlib.regression.rows import ArrayRows, RowSource
+
+__all__ = ["Accumulator", "Moments", "read_blocks", "rows_per_block"]
+
+MAX_BLOCK_ROWS = 8192  # float32 sums of so many rows keep six digits
+BLOCK_BYTES = 512 * 2**20
+# A variance below this share of the mean square is rounding: the target never varies.
+CONSTANT_SHARE = 1e-10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over n rows of masks x (bool [N]) and outputs y (real [T]).
+
+    Attributes
+    ----------
+    num_rows, num_excluded : int
+        Rows that were summed, and rows left out because an output was NaN or infinite.
+    pairs : int32 [N, N]
+        Exact X'X; the diagonal counts how often each feature was kept.
+    offset : float64 [T]
+        The constant subtracted from the outputs.
+    cross : float64 [N, T]
+        X'(Y - offset).
+    total, square : float64 [T]
+        Σ(y - offset) and Σ(y - offset)².
+    """
+
+    num_rows: int
+    num_excluded: int
+    pairs: NDArray[np.int32]
+    offset: NDArray[np.float64]
+    cross: NDArray[np.float64]
+    total: NDArray[np.float64]
+    square: NDArray[np.float64]
+
+    @classmethod
+    def from_arrays(cls, masks: NDArray[Any], outputs: NDArray[Any], **options: Any) -> Moments:
+        """Sum rows in memory: masks [K, N] and outputs [K, T]; options as :meth:`from_rows`."""
+        return cls.from_rows(ArrayRows(masks, outputs), **options)
+
+    @classmethod
+    def from_rows(
+        cls,
+        source: RowSource,
+        positions: NDArray[np.int64] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        nonfinite: str = "exclude",
+        block_bytes: int = BLOCK_BYTES,
+        quiet: bool = True,
+    ) -> Moments:
+        """Sum the rows of a source in one streamed pass.
+
+        Parameters
+        ----------
+        source : RowSource
+        positions : int64 [K], optional
+            Ascending positions in the source; all rows by default.
+        device : torch.device or str
+            Where products are formed.
+        nonfinite : str
+            ``"exclude"`` counts rows with a NaN or infinite output and leaves them out;
+            ``"refuse"`` makes the first one an error.
+        block_bytes : int
+            Memory for one block of rows.
+        quiet : bool
+            Show no progress.
+
+        Raises
+        ------
+        RegressionError
+            For non-finite outputs where refused, or where no row is left.
+        """
+        sums = Accumulator(source.num_features, source.num_targets, device, nonfinite)
+        with Progress(_count(source, positions), "moments", quiet=quiet) as progress:
+            for block, masks, outputs in read_blocks(source, positions, block_bytes):
+                sums.add(masks, outputs)
+                progress.advance(len(block))
+        return sums.moments()
+
+    @property
+    def num_features(self) -> int:
+        """Number of features N."""
+        return len(self.pairs)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of targets T."""
+        return len(self.offset)
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """How many rows kept each feature, int64 [N]."""
+        return np.diagonal(self.pairs).astype(np.int64)
+
+    @property
+    def mean_mask(self) -> NDArray[np.float64]:
+        """Share of rows that kept each feature, float64 [N]."""
+        return self.kept / self.num_rows
+
+    @property
+    def mean_output(self) -> NDArray[np.float64]:
+        """Mean of each target, float64 [T]."""
+        return self.offset + self.total / self.num_rows
+
+    @property
+    def output_variance(self) -> NDArray[np.float64]:
+        """Variance (divisor n) of each target, float64 [T]; exactly 0 where it never varies."""
+        mean_square = self.square / self.num_rows
+        variance = mean_square - (self.total / self.num_rows) ** 2
+        return np.where(variance > CONSTANT_SHARE * mean_square, variance, 0.0)
+
+    @property
+    def constant_features(self) -> NDArray[np.bool_]:
+        """Features kept in every row or in none, bool [N]."""
+        return (self.kept == 0) | (self.kept == self.num_rows)
+
+    @property
+    def constant_targets(self) -> NDArray[np.bool_]:
+        """Targets that never vary, bool [T]."""
+        return self.output_variance == 0
+
+    def with_offset(self, offset: NDArray[np.float64]) -> Moments:
+        """Return the same sums about another constant."""
+        shift = self.offset - offset
+        return replace(
+            self,
+            offset=offset,
+            cross=self.cross + self.kept[:, None] * shift,
+            total=self.total + self.num_rows * shift,
+            square=self.square + 2 * shift * self.total + self.num_rows * shift**2,
+        )
+
+    def targets(self, chosen: slice | NDArray[np.int64]) -> Moments:
+        """Return the moments of some of the targets."""
+        return replace(
+            self,
+            offset=self.offset[chosen],
+            cross=self.cross[:, chosen],
+            total=self.total[chosen],
+            square=self.square[chosen],
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        return self._combined(other, 1)
+
+    def __sub__(self, other: Moments) -> Moments:
+        """Leave out rows that are part of the sum (a fold)."""
+        if other.num_rows > self.num_rows:
+            raise RegressionError(
+                f"cannot subtract {other.num_rows} rows from moments of {self.num_rows}"
+            )
+        return self._combined(other, -1)
+
+    def _combined(self, other: Moments, sign: int) -> Moments:
+        if (self.num_features, self.num_targets) != (other.num_features, other.num_targets):
+            raise RegressionError(
+                f"moments of {self.num_features} features and {self.num_targets} targets cannot be "
+                f"joined with moments of {other.num_features} and {other.num_targets}"
+            )
+        same = other.with_offset(self.offset)
+        return Moments(
+            num_rows=self.num_rows + sign * same.num_rows,
+            num_excluded=self.num_excluded + sign * same.num_excluded,
+            pairs=self.pairs + np.int32(sign) * same.pairs,
+            offset=self.offset,
+            cross=self.cross + sign * same.cross,
+            total=self.total + sign * same.total,
+            square=self.square + sign * same.square,
+        )
+
+
+class Accumulator:
+    """Collects moments block by block.
+
+    Parameters
+    ----------
+    num_features, num_targets : int
+    device : torch.device or str
+        On the CPU pairs are counted with packed bits, elsewhere by int8 products; X'Y is a float32
+        product either way.
+    nonfinite : str
+        ``"exclude"`` or ``"refuse"``.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_targets: int,
+        device: torch.device | str = "cpu",
+        nonfinite: str = "exclude",
+    ) -> None:
+        if nonfinite not in ("exclude", "refuse"):
+            raise RegressionError(f"nonfinite must be exclude or refuse, not {nonfinite!r}")
+        self.device, self._nonfinite = torch.device(device), nonfinite
+        self.num_rows = self.num_excluded = 0
+        self._bits = PairCounter(num_features) if self.device.type == "cpu" else None
+        self._pairs: torch.Tensor | None = None
+        self._complement: bool | None = None
+        self._offset: NDArray[np.float64] | None = None
+        # MPS has no float64: it multiplies, the CPU adds up.
+        self._home = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._cross = torch.zeros(num_features, num_targets, dtype=torch.float64, device=self._home)
+        self._sums = torch.zeros(2, num_targets, dtype=torch.float64, device=self._home)
+
+    def add(self, masks: NDArray[np.bool_], outputs: NDArray[Any]) -> None:
+        """Add rows: bool [B, N] and real [B, T]."""
+        if len(masks) == 0:
+            return
+        if self._offset is None:
+            self._offset = _starting_offset(outputs)
+        centred = self._centred(outputs)
+        sums = _column_sums(centred)
+        if not torch.isfinite(sums).all():
+            keep = torch.isfinite(centred).all(dim=1).cpu().numpy()
+            self._exclude(keep, outputs)
+            masks, centred = masks[keep], centred[torch.from_numpy(keep).to(self.device)]
+            sums = _column_sums(centred)
+        if len(masks) == 0:
+            return
+        self.num_rows += len(masks)
+        self._sums += sums.to(self._home)
+        self._add_products(masks, centred)
+
+    def _centred(self, outputs: NDArray[Any]) -> torch.Tensor:
+        offset = np.zeros(1) if self._offset is None else self._offset
+        if outputs.dtype in (np.float16, np.float32) and outputs.dtype.isnative:
+            values = torch.from_numpy(np.ascontiguousarray(outputs)).to(self.device)
+            return values.float().sub_(torch.as_tensor(offset).float().to(self.device))
+        with np.errstate(over="ignore"):  # beyond float32 counts as infinite
+            centred = (outputs.astype(np.float64) - offset).astype(np.float32)
+        return torch.from_numpy(centred).to(self.device)
+
+    def _exclude(self, keep: NDArray[np.bool_], outputs: NDArray[Any]) -> None:
+        if self._nonfinite == "refuse":
+            bad = int(np.flatnonzero(~keep)[0])
+            target = int(np.flatnonzero(~np.isfinite(outputs[bad].astype(np.float64)))[0])
+            raise RegressionError(
+                f"{int((~keep).sum())} rows have NaN or infinite outputs (the first: row "
+                f"{self.num_rows + self.num_excluded + bad}, target {target}); "
+                "nonfinite='exclude' leaves such rows out"
+            )
+        self.num_excluded += int((~keep).sum())
+
+    def _add_products(self, masks: NDArray[np.bool_], centred: torch.Tensor) -> None:
+        if self._complement is None:
+            # The rarer value gives the smaller sums, hence the smaller rounding.
+            self._complement = bool(masks.mean() > 0.5)
+        values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
+        if self._bits is not None:
+            self._bits.add(masks)
+        else:
+            self._add_pairs(values)
+        rare = torch.logical_not(values) if self._complement else values
+        self._cross += torch.mm(rare.float().T, centred).to(self._home)
+
+    def _add_pairs(self, values: torch.Tensor) -> None:
+        pairs = int8_pairs(values)
+        self._pairs = pairs if self._pairs is None else self._pairs.add_(pairs)
+
+    def moments(self) -> Moments:
+        """Return the sums of the rows so far (call once: the arrays are handed over).
+
+        Raises
+        ------
+        RegressionError
+            If no row is left.
+        """
+        if self.num_rows == 0 or self._offset is None:
+            reason = "there are no rows"
+            if self.num_excluded:
+                reason = (
+                    f"all {self.num_excluded} rows have NaN or infinite outputs; choose the "
+                    "targets that are finite (--data.target_start_ind, --data.target_end_ind)"
+                )
+            raise RegressionError(f"nothing to fit: {reason}")
+        total, square = self._sums.cpu().numpy()
+        cross = self._cross.cpu().numpy()
+        if self._complement:
+            np.subtract(total, cross, out=cross)
+        if self._bits is not None:
+            pairs = self._bits.total()
+        elif self._pairs is not None:
+            pairs = self._pairs.cpu().numpy()
+        return Moments(self.num_rows, self.num_excluded, pairs, self._offset, cross, total, square)
+
+
+def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of the finite values of each target, as float32 holds it; 0 where none is finite."""
+    sample = outputs[:256].astype(np.float64)
+    finite = np.isfinite(sample)
+    sums = np.where(finite, sample, 0).sum(0)
+    return (sums / np.maximum(finite.sum(0), 1)).astype(np.float32).astype(np.float64)
+
+
+def _column_sums(values: torch.Tensor) -> torch.Tensor:
+    """Return Σ and Σ² of each column, float64 [2, T] (float32 on MPS)."""
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    norms = torch.linalg.vector_norm(values, dim=0, dtype=wide)
+    return torch.stack([values.sum(0, dtype=wide), norms.square()])
+
+
+def int8_pairs(values: torch.Tensor) -> torch.Tensor:
+    """X'X of bool [B, N] by int8 products, int32 [N, N]; exact, fast on tensor cores."""
+    rows, features = values.shape
+    # _int_mm wants more than 16 rows, and multiples of 8.
+    padded = torch.zeros(
+        max(24, -rows % 8 + rows),
+        max(24, -features % 8 + features),
+        dtype=torch.int8,
+        device=values.device,
+    )
+    padded[:rows, :features] = values
+    return torch._int_mm(padded.T.contiguous(), padded)[:features, :features]
+
+
+def rows_per_block(source: RowSource, block_bytes: int = BLOCK_BYTES) -> int:
+    """How many rows a block may have within ``block_bytes`` (two blocks are held at a time)."""
+    row_bytes = 6 * source.num_features + (2 * source.output_dtype.itemsize + 4) * (
+        source.num_targets
+    )
+    return int(np.clip(block_bytes // max(1, row_bytes), 64, MAX_BLOCK_ROWS))
+
+
+def _count(source: RowSource, positions: NDArray[np.int64] | None) -> int:
+    return len(source.row_ids) if positions is None else len(positions)
+
+
+def read_blocks(
+    source: RowSource,
+    positions: NDArray[np.int64] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[Any]]]:
+    """Iterate over blocks of rows, reading the next one while the caller works.
+
+    Yields
+    ------
+    (int64 [B], bool [B, N], real [B, T])
+        Positions, masks and outputs.
+    """
+    if positions is None:
+        positions = np.arange(len(source.row_ids), dtype=np.int64)
+    size = rows_per_block(source, block_bytes)
+    blocks = [positions[start : start + size] for start in range(0, len(positions), size)]
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(source.read, blocks[0]) if blocks else None
+        for index, block in enumerate(blocks):
+            masks, outputs = ahead.result()  # type: ignore[union-attr]
+            if index + 1 < len(blocks):
+                ahead = pool.submit(source.read, blocks[index + 1])
+            yield block, masks, outputs

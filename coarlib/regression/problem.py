@@ -1,0 +1,176 @@
+"""The standardised problem that the solvers share, and the way back to raw mask units.
+
+With features centred and scaled to variance 1, R the correlation matrix of the features and
+``c = X'y / n`` their covariance with a target, every solver minimises
+
+    1/(2n) ‖y - Xw‖² + penalty(w)  =  ½ yy - c'w + ½ w'Rw + penalty(w),
+
+so that a penalty λ means the same here, in fast_l1 and in glmnet. R has a unit diagonal and is
+formed from exact counts in float64: its Cholesky factor is safe to condition 1e12 and more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.regression.moments import Moments
+
+__all__ = ["Problem", "Solution", "target_blocks"]
+
+TARGET_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Standardised moments of the features that vary.
+
+    Attributes
+    ----------
+    moments : Moments
+    active : int64 [M]
+        Indices of the features that vary; the others get a zero weight.
+    mean, scale : float64 [M]
+        Mean and standard deviation (divisor n) of the active features.
+    gram : float64 torch [M, M]
+        Correlation matrix R.
+    """
+
+    moments: Moments
+    active: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    gram: torch.Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Moments, device: torch.device | str = "cpu") -> Problem:
+        """Standardise ``moments``; R lives on ``device``."""
+        active = np.flatnonzero(~moments.constant_features)
+        mean = moments.mean_mask[active]
+        scale = np.sqrt(mean * (1 - mean))
+        every = len(active) == moments.num_features
+        pairs = moments.pairs if every else moments.pairs[np.ix_(active, active)]
+        gram = torch.from_numpy(np.ascontiguousarray(pairs)).to(device).double()
+        gram /= moments.num_rows
+        mean_t = torch.as_tensor(mean, device=device)
+        scale_t = torch.as_tensor(scale, device=device)
+        gram.addr_(mean_t, mean_t, alpha=-1)
+        gram /= scale_t[:, None]
+        gram /= scale_t[None, :]
+        gram.fill_diagonal_(1.0)
+        return cls(moments, active, mean, scale, gram)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows n."""
+        return self.moments.num_rows
+
+    @property
+    def num_active(self) -> int:
+        """Features that vary, M."""
+        return len(self.active)
+
+    @property
+    def num_targets(self) -> int:
+        """Targets T."""
+        return self.moments.num_targets
+
+    @property
+    def device(self) -> torch.device:
+        """Where R lives."""
+        return self.gram.device
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Variance yy of each target, float64 [T]."""
+        return self.moments.output_variance
+
+    def covariance(self, targets: slice = slice(None)) -> torch.Tensor:
+        """Return c = X'y/n of some targets, float64 [M, t] on the problem's device.
+
+        Zero for targets that never vary, so that every solver gives them zero weights.
+        """
+        m = self.moments
+        cross = m.cross[:, targets]
+        if len(self.active) != m.num_features:
+            cross = cross[self.active]
+        c = torch.as_tensor(cross, device=self.device).double() / m.num_rows
+        mean_y = torch.as_tensor(m.total[targets] / m.num_rows, device=self.device)
+        c.addr_(torch.as_tensor(self.mean, device=self.device), mean_y, alpha=-1)
+        c /= torch.as_tensor(self.scale, device=self.device)[:, None]
+        c[:, torch.from_numpy(m.constant_targets[targets])] = 0
+        return c
+
+    def raw_weight(self, weight: torch.Tensor) -> NDArray[np.float64]:
+        """Convert standardised weights [M, t] to raw mask units of all features, [N, t]."""
+        raw = np.zeros((self.moments.num_features, weight.shape[1]))
+        raw[self.active] = weight.double().cpu().numpy() / self.scale[:, None]
+        return raw
+
+    def raw_bias(self, raw: NDArray[Any], targets: slice = slice(None)) -> NDArray[np.float64]:
+        """Return the intercept that belongs to raw weights [N, t], float64 [t]."""
+        mean = self.moments.mean_mask
+        return self.moments.mean_output[targets] - mean @ raw.astype(np.float64, copy=False)
+
+
+@dataclass
+class Solution:
+    """What a solver returns: raw-unit weights and what is known about them.
+
+    Attributes
+    ----------
+    weight : float32 [N, T]
+    bias : float64 [T]
+    lam : float64 [T]
+        The penalty of each target, in standardised units (see the module).
+    status : str
+        How it was solved, in words for people.
+    iterations : int
+        Steps of an iterative solver; 0 for a direct one.
+    gap : float64 [T]
+        Certificate: an upper bound on (objective - optimum) relative to ½ yy.
+    error_feature : float64 [N] or [N, T] or None
+        Standard error of each weight, in units of ``error_target`` where that is given.
+    error_target : float64 [T] or None
+        Residual standard deviation of each target.
+    details : dict
+        Numbers particular to the solver (condition number, degrees of freedom …).
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    lam: NDArray[np.float64]
+    status: str
+    iterations: int
+    gap: NDArray[np.float64]
+    error_feature: NDArray[np.float64] | None = None
+    error_target: NDArray[np.float64] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, problem: Problem, status: str) -> Solution:
+        """Return a solution of zeros that a solver fills target block by target block."""
+        features, targets = problem.moments.num_features, problem.num_targets
+        return cls(
+            weight=np.zeros((features, targets), np.float32),
+            bias=problem.moments.mean_output.copy(),
+            lam=np.zeros(targets),
+            status=status,
+            iterations=0,
+            gap=np.zeros(targets),
+        )
+
+    def fill(self, problem: Problem, targets: slice, weight: torch.Tensor) -> None:
+        """Store standardised weights [M, t] of some targets, with their intercepts."""
+        raw = problem.raw_weight(weight)
+        self.weight[:, targets] = raw
+        self.bias[targets] = problem.raw_bias(raw, targets)
+
+
+def target_blocks(num_targets: int, size: int = TARGET_BLOCK) -> list[slice]:
+    """Split the targets into slices that bound the memory of a step."""
+    return [slice(i, min(i + size, num_targets)) for i in range(0, num_targets, size)]

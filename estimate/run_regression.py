@@ -1,0 +1,119 @@
+"""Fit attributions from a store or a .beton file, and score them on held-out rows.
+
+python -m run_regression --config cifar_resnet/regression_config.yaml
+    --data.data_path X.beton|STORE --cfg.out_dir OUT
+
+Upstream's configuration files are accepted as they are; `manual_max_lambda: 0` with `k: 1` means
+least squares. Weights are saved in raw mask units (the effect of keeping a component).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from coarlib.commandline import Boolean, Param, parse, run
+from coarlib.devices import resolve_device
+from coarlib.errors import RegressionError
+from coarlib.regression.attributions import DATAMODELS
+from coarlib.regression.experiment import Experiment, solver_for, split_rows
+from coarlib.regression.fit import SOLVERS
+from coarlib.regression.rows import open_rows
+
+SECTIONS = {
+    "data": {
+        "data_path": Param(str, "a store directory or a .beton of write_dataset", required=True),
+        "num_train": Param(int, "rows to fit", required=True),
+        "num_val": Param(int, "rows after them, held out for the scores", required=True),
+        "seed": Param(int, "shuffle which of these rows are held out; without it, the last ones"),
+        "target_start_ind": Param(int, "first target to fit", default=0),
+        "target_end_ind": Param(int, "one past the last target to fit; -1 = all", default=-1),
+        "x_name": Param(str, "the mask array of a store", default="masks"),
+        "y_name": Param(str, "the output array of a store (default: the only real-valued one)"),
+    },
+    "cfg": {
+        "out_dir": Param(str, "where to write the result; never overwritten", required=True),
+        "solver": Param(str, f"{', '.join(SOLVERS)}; default: what manual_max_lambda and k mean"),
+        "k": Param(int, "number of λ on the lasso path", required=True),
+        "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
+        "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
+        "lam": Param(float, "λ of ridge; default: by generalised cross-validation"),
+        "use_bias": Param(Boolean(), "fit an intercept", default=True),
+        "device": Param(str, "auto, cpu, cuda, cuda:1 …", default="auto"),
+        "lr": Param(float, "step size of streaming solvers; others need none", default=0.01),
+        "batch_size": Param(int, "batch of streaming solvers; need not divide the rows"),
+        "num_workers": Param(int, "accepted; reading needs no worker processes", default=16),
+    },
+    "early_stopping": {
+        "check_every": Param(int, "epochs between checks of streaming solvers", default=2),
+        "eps": Param(float, "largest step at which streaming solvers stop", default=1e-5),
+    },
+}
+IGNORED = {"cfg.true_random": "rows are summed, so their order does not matter"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fit, score and save."""
+    args = parse(__doc__ or "", SECTIONS, argv, ignored=IGNORED)
+    out_dir = Path(args.cfg.out_dir)
+    check_out_dir(out_dir)
+    source = open_rows(args.data.data_path, args.data.x_name, args.data.y_name, target_range(args))
+    split = split_rows(source, args.data.num_train, args.data.num_val, args.data.seed)
+    if source.num_targets == 0:
+        raise RegressionError(
+            f"the target range {args.data.target_start_ind} to {args.data.target_end_ind} is empty"
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        solver = args.cfg.solver or solver_for(
+            args.cfg.manual_max_lambda, args.cfg.k, len(split.train), source.num_features
+        )
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    experiment = Experiment(
+        source=source,
+        split=split,
+        solver=solver,
+        options=solver_options(args, solver),
+        device=resolve_device(args.cfg.device),
+        use_bias=args.cfg.use_bias,
+    )
+    attributions = experiment.run()
+    attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}
+    attributions.save(out_dir)
+    print(
+        f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
+    )
+
+
+def check_out_dir(path: Path) -> None:
+    """RegressionError if ``path`` holds anything: results are never overwritten."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RegressionError(
+            f"--cfg.out_dir {path} already exists; give another directory or move it away"
+        )
+
+
+def target_range(args: SimpleNamespace) -> slice:
+    """Return the targets to fit as a slice; RegressionError if the range makes no sense."""
+    start, end = args.data.target_start_ind, args.data.target_end_ind
+    if start < 0 or (end != -1 and end <= start):
+        raise RegressionError(
+            f"--data.target_start_ind {start} and --data.target_end_ind {end} name no targets"
+        )
+    return slice(start, None if end == -1 else end)
+
+
+def solver_options(args: SimpleNamespace, solver: str) -> dict[str, Any]:
+    """Pick the arguments that concern the solver."""
+    if solver == "ridge" and args.cfg.lam is not None:
+        return {"lam": args.cfg.lam}
+    return {}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""run_regression as users call it."""
+
+import numpy as np
+import pytest
+import torch
+
+from coarlib.errors import ArgumentError, CoarlibError
+from coarlib.regression import Attributions
+from estimate.run_regression import main
+
+TRUE_EFFECT = 1e-3
+SETUPS = ("cifar_resnet", "imagenet_resnet", "imagenet_vit", "gpt2_tinystories")
+
+
+def linear_store(path, rows=100, features=12, targets=5, completed=None):
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    masks = rng.random((rows, features)) < 0.9
+    weight = rng.normal(size=(features, targets))
+    np.save(path / "masks.npy", masks)
+    np.save(path / "test_margins.npy", (masks @ weight + 3).astype(np.float32))
+    np.save(path / "_completed.npy", np.ones(rows, bool) if completed is None else completed)
+    return weight
+
+
+@pytest.fixture
+def fit_args(tmp_path):
+    def build(**changes):
+        values = {
+            "data.data_path": tmp_path / "store",
+            "data.num_train": 80,
+            "data.num_val": 20,
+            "cfg.out_dir": tmp_path / "out",
+            "cfg.k": 1,
+            "cfg.manual_max_lambda": 0,
+            "cfg.batch_size": 7,
+        }
+        values |= {key.replace("__", "."): value for key, value in changes.items()}
+        return [str(w) for k, v in values.items() if v is not None for w in (f"--{k}", v)]
+
+    return build
+
+
+def test_golden_linear_model(tmp_path, fit_args, capsys):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args())
+    out = capsys.readouterr().out
+    assert "held-out correlation 1.000" in out and "all 100 rows" in out
+    saved = torch.load(tmp_path / "out" / "datamodels.pt", weights_only=True)
+    assert np.abs(saved["weight"].numpy() - weight).max() < TRUE_EFFECT
+    assert np.abs(saved["bias"].numpy() - 3).max() < TRUE_EFFECT
+    assert saved["lam"].tolist() == [0.0] * 5
+    assert Attributions.load(tmp_path / "out").summary["seed"] is None
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("size", ["", "_test"])
+def test_the_seeds_command_lines(tmp_path, command, setup, size):
+    linear_store(tmp_path / "store")
+    extra = () if size else ("--data.num_train", 90, "--data.num_val", 10)
+    result = command(
+        "run_regression",
+        "--config",
+        f"{setup}/regression_config{size}.yaml",
+        "--data.data_path",
+        tmp_path / "store",
+        "--cfg.out_dir",
+        tmp_path / "out",
+        *extra,
+        cwd="estimate",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cfg.true_random is ignored" in result.stderr
+    assert Attributions.load(tmp_path / "out").weight.shape == (12, 5)
+
+
+def test_few_rows_fall_back_to_ridge_and_say_so(tmp_path, fit_args, capsys):
+    linear_store(tmp_path / "store", features=150)
+    main(fit_args())
+    assert "ridge with λ by cross-validation" in capsys.readouterr().err
+    assert Attributions.load(tmp_path / "out").lam[0] > 0
+
+
+def test_target_range(tmp_path, fit_args):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args(data__target_start_ind=1, data__target_end_ind=3))
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight[:, 1:3]).max() < TRUE_EFFECT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__num_train": 95}, "100 completed rows"),
+        ({"data__target_start_ind": 3, "data__target_end_ind": 3}, "name no targets"),
+        ({"data__target_start_ind": -1}, "name no targets"),
+        ({"data__target_start_ind": 50}, "is empty"),
+        ({"data__y_name": "margins"}, "no array 'margins'"),
+        ({"cfg__k": 3}, "k must be 1"),
+        ({"cfg__solver": "rigde"}, "did you mean 'ridge'"),
+        ({"cfg__solver": "ridge", "cfg__lam": -1}, "not negative"),
+        ({"data__data_path": "nowhere.beton"}, "does not exist"),
+        ({"cfg__device": "abacus"}, "abacus"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, fit_args, changes, message):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match=message):
+        main(fit_args(**changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_not_completed_do_not_count(tmp_path, fit_args):
+    linear_store(tmp_path / "store", completed=np.arange(100) % 5 != 0)
+    with pytest.raises(CoarlibError, match="80 completed rows"):
+        main(fit_args())
+
+
+def test_a_result_is_never_overwritten(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    main(fit_args())
+    before = (tmp_path / "out" / "datamodels.pt").read_bytes()
+    with pytest.raises(CoarlibError, match="already exists"):
+        main(fit_args())
+    assert (tmp_path / "out" / "datamodels.pt").read_bytes() == before
+
+
+def test_missing_arguments_are_named(fit_args):
+    with pytest.raises(ArgumentError, match=r"data\.num_val"):
+        main(fit_args(data__num_val=None))

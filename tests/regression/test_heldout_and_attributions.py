@@ -1,0 +1,136 @@
+"""Scores against scipy, and results that survive saving."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from regression_problems import linear_rows
+
+from coarlib.errors import RegressionError
+from coarlib.regression import Attributions, Moments, fit, score_arrays, score_rows
+from coarlib.regression.rows import ArrayRows
+
+CLOSE = 1e-6
+
+
+@pytest.fixture
+def noisy():
+    return linear_rows(400, 20, 7, noise=0.5)
+
+
+@pytest.fixture
+def result(noisy):
+    fitted = fit(Moments.from_arrays(noisy.masks[:300], noisy.outputs[:300]), "ridge", pooled=False)
+    fitted.held_out = score_rows(fitted.predict, ArrayRows(noisy.masks[300:], noisy.outputs[300:]))
+    return fitted
+
+
+def test_scores_match_scipy():
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(80, 6)).astype(np.float16)
+    predictions = outputs + rng.normal(size=(80, 6))
+    predictions[:, 5] = 1.0
+    outputs[:, 4] = 2.0
+    ours = score_arrays(predictions, outputs)
+    for t in range(4):
+        p, y = predictions[:, t], outputs[:, t].astype(float)
+        assert ours.pearson[t] == pytest.approx(scipy.stats.pearsonr(p, y).statistic, abs=CLOSE)
+        assert ours.spearman[t] == pytest.approx(scipy.stats.spearmanr(p, y).statistic, abs=CLOSE)
+        assert ours.slope[t] == pytest.approx(scipy.stats.linregress(p, y).slope, abs=CLOSE)
+        assert ours.low[t] < ours.pearson[t] < ours.high[t]
+    assert np.isnan(ours.pearson[4:]).all() and np.isnan(ours.spearman[4:]).all()
+    assert ours.mean == pytest.approx(ours.pearson[:4].mean())
+    assert ours.mean_low < ours.mean < ours.mean_high
+    assert "2 targets without a score" in str(ours)
+
+
+def test_bootstrap_interval_is_as_wide_as_scipys():
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(300, 1))
+    p = y + rng.normal(size=(300, 1))
+    ours = score_arrays(p, y, resamples=2000)
+    theirs = scipy.stats.bootstrap(
+        (p[:, 0], y[:, 0]),
+        lambda a, b: scipy.stats.pearsonr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    assert ours.low[0] == pytest.approx(theirs.low, abs=0.015)
+    assert ours.high[0] == pytest.approx(theirs.high, abs=0.015)
+
+
+def test_bad_rows_are_dropped_and_too_few_refused():
+    y = np.array([[1.0], [2.0], [np.nan], [4.0]])
+    assert score_arrays(y, y).pearson[0] == pytest.approx(1)
+    with pytest.raises(RegressionError, match="too few"):
+        score_arrays(y[2:], y[2:])
+    with pytest.raises(RegressionError, match="differ"):
+        score_arrays(y, y[:2])
+
+
+def test_saving_and_loading_keeps_everything(result, tmp_path):
+    result.save(tmp_path / "out")
+    for mmap in (False, True):
+        again = Attributions.load(tmp_path / "out", mmap=mmap)
+        assert np.array_equal(again.weight, result.weight)
+        assert np.allclose(again.bias, result.bias, atol=1e-5)
+        assert np.allclose(again.standard_error, result.standard_error)
+        assert np.array_equal(again.held_out.pearson, result.held_out.pearson)
+        assert again.held_out.mean == result.held_out.mean
+        assert np.array_equal(again.mean_mask, result.mean_mask)
+    saved = torch.load(tmp_path / "out" / "datamodels.pt", weights_only=True)
+    assert set(saved) == {"weight", "bias", "lam"}
+    assert saved["weight"].shape == (20, 7) and saved["lam"].shape == (7,)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["held_out"]["num_rows"] == 100
+
+
+def test_nothing_is_overwritten(result, tmp_path):
+    result.save(tmp_path / "out")
+    before = (tmp_path / "out" / "datamodels.pt").read_bytes()
+    with pytest.raises(RegressionError, match="already holds a result"):
+        result.save(tmp_path / "out")
+    assert (tmp_path / "out" / "datamodels.pt").read_bytes() == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RegressionError, match="already holds"):
+        result.save(tmp_path / "file")
+
+
+def test_incomplete_or_foreign_results_are_refused(result, tmp_path):
+    with pytest.raises(RegressionError, match="no finished result"):
+        Attributions.load(tmp_path)
+    (tmp_path / "datamodels.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(RegressionError, match="damaged"):
+        Attributions.load(tmp_path)
+
+
+def test_standardised_units_round_trip(result):
+    weight, bias = result.standardised()
+    again = Attributions.from_standardised(weight, bias, result.lam, result.mean_mask)
+    assert np.allclose(again.weight, result.weight, atol=1e-6)
+    assert np.allclose(again.bias, result.bias, atol=1e-4)
+
+
+def test_views(result):
+    strongest = result.top_features(3, 4)
+    assert np.abs(result.weight[strongest[0], 3]) == np.abs(result.weight[:, 3]).max()
+    assert len(result.top_targets(2, 3)) == 3
+    assert np.allclose(result.effect([1, 2]), result.weight[[1, 2]].sum(0))
+    assert np.allclose(result.combine(np.eye(7)[:, 0]), result.weight[:, 0])
+    some = result.targets([4, 1])
+    assert np.array_equal(some.weight, result.weight[:, [4, 1]])
+    assert np.allclose(some.standard_error, result.standard_error[:, [4, 1]])
+    with pytest.raises(RegressionError, match=r"\[B, 20\]"):
+        result.predict(np.ones((2, 19), bool))
+
+
+def test_calibration_slope_of_overfit_least_squares_is_below_one():
+    data = linear_rows(230, 100, 20, noise=20.0)
+    fitted = fit(Moments.from_arrays(data.masks[:130], data.outputs[:130]), "least_squares")
+    held = score_rows(fitted.predict, ArrayRows(data.masks[130:], data.outputs[130:]))
+    assert np.median(held.slope) < 0.5

@@ -1,0 +1,217 @@
+"""Least squares and ridge against scikit-learn and against their definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from regression_problems import linear_rows
+from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
+from sklearn.preprocessing import StandardScaler
+
+from coarlib.errors import RegressionError
+from coarlib.regression import Moments, Problem, fit, fit_least_squares, solve_ridge_path
+from coarlib.regression.least_squares import condition_number, solve_ridge
+from coarlib.regression.ridge import RidgePath, lambda_grid
+
+CLOSE = 2e-5  # float32 products in X'Y
+CERTIFIED = 1e-12
+
+
+@pytest.fixture
+def noisy():
+    return linear_rows(400, 20, 7, noise=0.5)
+
+
+@pytest.fixture
+def few_rows():
+    return linear_rows(30, 60, 5, noise=0.5)
+
+
+def problem_of(data):
+    return Problem.from_moments(Moments.from_arrays(data.masks, data.outputs))
+
+
+def standardised(masks):
+    return StandardScaler().fit_transform(masks.astype(float))
+
+
+def test_least_squares_matches_scikit_learn(noisy):
+    ours = fit_least_squares(Moments.from_arrays(noisy.masks, noisy.outputs))
+    theirs = LinearRegression().fit(noisy.masks, noisy.outputs)
+    assert np.allclose(ours.weight, theirs.coef_.T, atol=CLOSE)
+    assert np.allclose(ours.bias, theirs.intercept_, atol=20 * CLOSE)
+    assert ours.gap.max() < CERTIFIED
+    assert np.allclose(ours.predict(noisy.masks), theirs.predict(noisy.masks), atol=20 * CLOSE)
+
+
+def test_standard_errors_match_the_closed_form(noisy):
+    ours = fit_least_squares(Moments.from_arrays(noisy.masks, noisy.outputs))
+    design = np.column_stack([np.ones(len(noisy.masks)), noisy.masks])
+    _, rss, _, _ = np.linalg.lstsq(design, noisy.outputs, rcond=None)
+    sigma2 = rss / (len(design) - design.shape[1])
+    expected = np.sqrt(np.outer(np.diag(np.linalg.inv(design.T @ design))[1:], sigma2))
+    assert np.allclose(ours.standard_error, expected, rtol=1e-4)
+    low, high = ours.interval()
+    assert np.mean((low < noisy.weight) & (noisy.weight < high)) > 0.85
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.5, 0.95])
+def test_raw_units_with_float16_outputs(keep):
+    data = linear_rows(6000, 50, 4, keep=keep, dtype=np.float16)
+    ours = fit_least_squares(Moments.from_arrays(data.masks, data.outputs))
+    assert np.abs(ours.weight - data.weight).max() < 2e-2
+    shrunk, _ = ours.standardised()  # what upstream saves
+    assert np.median(shrunk / ours.weight) == pytest.approx(np.sqrt(keep * (1 - keep)), rel=0.02)
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 1.0, 300.0])
+def test_ridge_matches_scikit_learn(noisy, alpha):
+    n = len(noisy.masks)
+    ours = fit(Moments.from_arrays(noisy.masks, noisy.outputs), "ridge", lam=alpha / n)
+    theirs = Ridge(alpha=alpha).fit(standardised(noisy.masks), noisy.outputs)
+    assert np.allclose(ours.standardised()[0], theirs.coef_.T, atol=CLOSE)
+    assert ours.gap.max() < CERTIFIED
+
+
+def test_ridge_errors_are_the_sandwich(noisy):
+    lam, n = 0.2, len(noisy.masks)
+    solution = solve_ridge(problem_of(noisy), lam)
+    x = standardised(noisy.masks)
+    inverse = np.linalg.inv(x.T @ x / n + lam * np.eye(x.shape[1]))
+    hat = np.trace(inverse @ x.T @ x / n) + 1
+    residual = noisy.outputs - noisy.outputs.mean(0)
+    residual = residual - x @ inverse @ x.T @ residual / n
+    sigma = np.sqrt((residual**2).sum(0) / (n - hat))
+    spread = np.sqrt(np.diag(inverse @ (x.T @ x / n) @ inverse) / n) / noisy.masks.std(0)
+    expected = np.outer(spread, sigma)
+    assert np.allclose(solution.details["degrees_of_freedom"], hat)
+    assert np.allclose(solution.error_feature[:, None] * solution.error_target, expected, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(8, 60), features=st.integers(2, 30), seed=st.integers(0, 999))
+def test_gcv_equals_its_definition(rows, features, seed):
+    data = linear_rows(rows, features, 3, keep=0.6, noise=0.7, seed=seed)
+    problem = problem_of(data)
+    if problem.num_active == 0:
+        return
+    path = RidgePath(problem)
+    lams = np.array([10.0, 0.3, 0.01])
+    x = (data.masks - problem.moments.mean_mask)[:, problem.active] / problem.scale
+    y = data.outputs - data.outputs.mean(0)
+    for lam, ours in zip(lams, path.gcv(lams, slice(None)), strict=True):
+        hat = x @ np.linalg.solve(x.T @ x + rows * lam * np.eye(x.shape[1]), x.T)
+        left = rows - np.trace(hat) - 1
+        expected = rows * ((y - hat @ y) ** 2).sum(0) / left**2
+        assert np.allclose(ours, expected, rtol=1e-3)
+
+
+def test_gcv_picks_what_leave_one_out_picks(few_rows):
+    grid = lambda_grid()
+    solution = solve_ridge_path(problem_of(few_rows), grid)
+    x = standardised(few_rows.masks)
+    theirs = RidgeCV(alphas=grid * len(x)).fit(x, few_rows.outputs)
+    ratio = solution.lam[0] * len(x) / theirs.alpha_
+    assert 0.05 < ratio < 20
+
+
+def test_path_solutions_match_cholesky_and_carry_certificates(noisy):
+    problem = problem_of(noisy)
+    path = RidgePath(problem).solution(np.full(7, 0.05), "path")
+    direct = solve_ridge(problem, 0.05)
+    assert np.allclose(path.weight, direct.weight, atol=1e-6)
+    assert np.allclose(path.error_target, direct.error_target)
+    assert np.allclose(path.error_feature, direct.error_feature)
+    assert path.gap.max() < CERTIFIED
+
+
+@pytest.mark.parametrize("choose", ["validation", "folds"])
+def test_lambda_by_rows_matches_brute_force(noisy, choose):
+    folds = [
+        Moments.from_arrays(m, y)
+        for m, y in zip(
+            np.array_split(noisy.masks, 4), np.array_split(noisy.outputs, 4), strict=True
+        )
+    ]
+    whole = folds[0] + folds[1] + folds[2] + folds[3]
+    grid = np.array([3.0, 0.3, 0.03, 1e-3])
+    if choose == "validation":
+        problem, kwargs = Problem.from_moments(whole - folds[3]), {"validation": folds[3]}
+        tests = [3]
+    else:
+        problem, kwargs, tests = Problem.from_moments(whole), {"folds": folds}, range(4)
+    solution = solve_ridge_path(problem, grid, choose=choose, pooled=False, **kwargs)
+    parts = np.array_split(np.arange(len(noisy.masks)), 4)
+    errors = np.zeros((4, 7))
+    for test in tests:
+        train = np.setdiff1d(np.arange(len(noisy.masks)), parts[test])
+        scaler = StandardScaler().fit(noisy.masks[train].astype(float))
+        x, held = (scaler.transform(noisy.masks[i].astype(float)) for i in (train, parts[test]))
+        for index, lam in enumerate(grid):
+            model = Ridge(alpha=lam * len(train)).fit(x, noisy.outputs[train])
+            errors[index] += ((model.predict(held) - noisy.outputs[parts[test]]) ** 2).sum(0)
+    assert np.array_equal(solution.lam, grid[np.argmin(errors, 0)])
+
+
+def test_too_few_rows_give_the_smallest_norm(few_rows):
+    ours = fit_least_squares(Moments.from_arrays(few_rows.masks, few_rows.outputs))
+    assert "smallest norm" in ours.summary["status"]
+    x = few_rows.masks.astype(float)
+    scale = x.std(0)
+    varying = scale > 0
+    x = (x - x.mean(0))[:, varying] / scale[varying]
+    expected = np.linalg.pinv(x) @ (few_rows.outputs - few_rows.outputs.mean(0))
+    assert np.allclose(ours.standardised()[0][varying], expected, atol=1e-4)
+    assert np.isnan(ours.error_target).all()
+    assert condition_number(problem_of(few_rows)) == np.inf
+
+
+def test_features_that_move_together_share_the_effect():
+    data = linear_rows(200, 5, 2)
+    data.masks[:, 4] = data.masks[:, 3]
+    data.outputs = data.masks @ data.weight
+    ours = fit_least_squares(Moments.from_arrays(data.masks, data.outputs))
+    assert "linear combinations" in ours.summary["status"]
+    assert np.allclose(ours.weight[3], ours.weight[4], atol=CLOSE)
+    assert np.allclose(ours.weight[3] * 2, data.weight[3] + data.weight[4], atol=10 * CLOSE)
+
+
+def test_leave_one_out_design_is_singular_but_solved():
+    masks = ~np.eye(12, dtype=bool)
+    effect = np.arange(12.0)[:, None]
+    ours = fit_least_squares(Moments.from_arrays(masks, masks @ effect))
+    assert np.allclose(ours.weight[:, 0], effect[:, 0] - effect.mean(), atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["least_squares", "ridge"])
+def test_what_never_varies_gets_zero(solver):
+    data = linear_rows(80, 6, 3, noise=0.1)
+    data.masks[:, 2] = True
+    data.outputs[:, 1] = 7.0
+    ours = fit(Moments.from_arrays(data.masks, data.outputs), solver)
+    assert not ours.weight[2].any() and not ours.weight[:, 1].any()
+    assert ours.bias[1] == pytest.approx(7.0)
+    assert np.isfinite(ours.weight).all() and np.isfinite(ours.bias).all()
+
+
+@pytest.mark.parametrize("solver", ["least_squares", "ridge"])
+def test_no_feature_varies(solver):
+    masks = np.ones((10, 3), bool)
+    ours = fit(Moments.from_arrays(masks, np.arange(10.0)[:, None]), solver)
+    assert not ours.weight.any()
+    assert ours.bias == pytest.approx([4.5])
+
+
+def test_bad_options_are_refused(noisy):
+    moments = Moments.from_arrays(noisy.masks, noisy.outputs)
+    with pytest.raises(RegressionError, match="did you mean 'ridge'"):
+        fit(moments, "rigde")
+    for lam in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(RegressionError, match="not negative"):
+            fit(moments, "ridge", lam=lam)
+    with pytest.raises(RegressionError, match="no λ"):
+        fit(moments, "least_squares", lam=1.0)
+    with pytest.raises(RegressionError, match="positive finite"):
+        fit(moments, "ridge", lams=np.array([1.0, -1.0]))
+    with pytest.raises(RegressionError, match="at least two folds"):
+        fit(moments, "ridge", choose="folds", folds=[moments])

@@ -1,0 +1,141 @@
+"""Moments: exact, additive, indifferent to order and blocks, careful with bad outputs."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from regression_problems import linear_rows
+
+from coarlib.errors import RegressionError
+from coarlib.regression.counts import PairCounter
+from coarlib.regression.moments import Accumulator, Moments, int8_pairs
+
+FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
+
+
+def brute_force(masks, outputs):
+    x, y = masks.astype(np.float64), outputs.astype(np.float64)
+    return x.T @ x, x.T @ y, y.sum(0), (y**2).sum(0)
+
+
+def raw(moments):
+    """Moments about zero."""
+    return moments.with_offset(np.zeros(moments.num_targets))
+
+
+def assert_same(a, b, outputs):
+    assert a.num_rows == b.num_rows
+    assert np.array_equal(a.pairs, b.pairs)
+    scale = np.abs(outputs - outputs.mean(0)).sum(0) + 1e-300
+    assert np.all(np.abs(a.cross - b.with_offset(a.offset).cross) <= FLOAT32_PRODUCTS * scale)
+    apart = np.abs(a.output_variance - b.output_variance)
+    assert np.all(apart <= FLOAT32_PRODUCTS * (a.output_variance + scale**2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (63, 5), (64, 64), (65, 33), (200, 70), (3, 129)])
+def test_pair_counts_are_exact(shape):
+    rng = np.random.default_rng(1)
+    masks = rng.random(shape) < 0.6
+    counter = PairCounter(shape[1])
+    for block in np.array_split(masks, 3):
+        counter.add(block)
+    assert np.array_equal(counter.total(), masks.astype(int).T @ masks.astype(int))
+    assert np.array_equal(int8_pairs(torch.from_numpy(masks)).numpy(), counter.total())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32, ">f4"])
+@pytest.mark.parametrize("keep", [0.1, 0.95])
+def test_moments_match_brute_force(dtype, keep):
+    data = linear_rows(300, 40, 6, keep=keep, noise=1.0)
+    outputs = data.outputs.astype(dtype)
+    m = Moments.from_arrays(data.masks, outputs, block_bytes=20_000)
+    pairs, cross, total, square = brute_force(data.masks, outputs)
+    assert np.array_equal(m.pairs, pairs)
+    about_zero = raw(m)
+    assert np.allclose(about_zero.cross, cross, rtol=1e-5)
+    assert np.allclose(about_zero.total, total, rtol=1e-5)
+    assert np.allclose(about_zero.square, square, rtol=1e-5)
+    assert np.allclose(m.mean_output, outputs.astype(float).mean(0), rtol=1e-6)
+    assert np.allclose(m.output_variance, outputs.astype(float).var(0), rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    masks=hnp.arrays(bool, st.tuples(st.integers(2, 40), st.integers(1, 12))),
+    seed=st.integers(0, 10_000),
+    cut=st.floats(0, 1),
+)
+def test_moments_are_additive_and_order_independent(masks, seed, cut):
+    rng = np.random.default_rng(seed)
+    outputs = rng.normal(size=(len(masks), 3)) * 10 + 100
+    whole = Moments.from_arrays(masks, outputs)
+    order = rng.permutation(len(masks))
+    assert_same(whole, Moments.from_arrays(masks[order], outputs[order]), outputs)
+    split = min(max(1, int(cut * len(masks))), len(masks) - 1)
+    first = Moments.from_arrays(masks[:split], outputs[:split])
+    second = Moments.from_arrays(masks[split:], outputs[split:])
+    assert_same(whole, first + second, outputs)
+    assert_same(first, whole - second, outputs)
+
+
+def test_large_means_do_not_cost_precision():
+    data = linear_rows(5000, 30, 4, noise=1.0)
+    outputs = data.outputs + 30_000
+    m = Moments.from_arrays(data.masks, outputs)
+    x, y = data.masks - data.masks.mean(0), outputs - outputs.mean(0)
+    covariance = m.cross / m.num_rows - np.outer(m.mean_mask, m.total / m.num_rows)
+    sampling = y.std(0) / np.sqrt(len(y))
+    assert np.all(np.abs(covariance - x.T @ y / len(y)) < 1e-5 * sampling)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_with_bad_outputs_are_counted_and_left_out(bad):
+    data = linear_rows(100, 8, 3)
+    outputs = data.outputs.copy()
+    outputs[[0, 57], [1, 2]] = bad
+    good = np.setdiff1d(np.arange(100), [0, 57])
+    m = Moments.from_arrays(data.masks, outputs, block_bytes=6_000)
+    assert (m.num_rows, m.num_excluded) == (98, 2)
+    assert_same(Moments.from_arrays(data.masks[good], outputs[good]), m, outputs[good])
+    with pytest.raises(RegressionError, match="row 0, target 1"):
+        Moments.from_arrays(data.masks, outputs, nonfinite="refuse")
+
+
+def test_a_target_that_is_always_nan_is_an_error_that_says_what_to_do():
+    data = linear_rows(10, 4, 2)
+    outputs = data.outputs.copy()
+    outputs[:, 1] = np.nan
+    with pytest.raises(RegressionError, match=r"all 10 rows have NaN.*target_start_ind"):
+        Moments.from_arrays(data.masks, outputs)
+
+
+def test_constant_features_and_targets_are_named():
+    data = linear_rows(50, 6, 4)
+    data.masks[:, 2], data.masks[:, 5] = True, False
+    data.outputs[:, 1] = 0.1
+    m = Moments.from_arrays(data.masks, data.outputs)
+    assert np.flatnonzero(m.constant_features).tolist() == [2, 5]
+    assert np.flatnonzero(m.constant_targets).tolist() == [1]
+
+
+def test_float16_sums_do_not_overflow():
+    masks = np.random.default_rng(0).random((400, 3)) < 0.5
+    outputs = (60_000 + 64 * masks[:, :1]).astype(np.float16)
+    m = Moments.from_arrays(masks, outputs)
+    assert np.allclose(m.mean_output, outputs.astype(float).mean(0))
+
+
+def test_misuse_is_refused():
+    data = linear_rows(20, 4, 2)
+    m = Moments.from_arrays(data.masks, data.outputs)
+    other = Moments.from_arrays(data.masks[:, :3], data.outputs)
+    with pytest.raises(RegressionError, match="4 features and 2 targets"):
+        m + other
+    with pytest.raises(RegressionError, match="cannot subtract 20 rows"):
+        Moments.from_arrays(data.masks[:5], data.outputs[:5]) - m
+    with pytest.raises(RegressionError, match="nothing to fit"):
+        Accumulator(3, 2).moments()
+    with pytest.raises(RegressionError, match="nonfinite"):
+        Accumulator(3, 2, nonfinite="ignore")

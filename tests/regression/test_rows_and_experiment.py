@@ -1,0 +1,133 @@
+"""Row sources (store, .beton, arrays), the split, and the whole fit."""
+
+import numpy as np
+import pytest
+from regression_problems import linear_rows, make_store
+
+from coarlib.errors import RegressionError
+from coarlib.regression.experiment import Experiment, solver_for, split_rows
+from coarlib.regression.moments import read_blocks
+from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
+from coarlib.store import Store
+
+TRUE_EFFECT = 1e-3
+
+
+@pytest.fixture
+def data():
+    return linear_rows(120, 10, 6, keep=0.8, dtype=np.float32)
+
+
+def test_only_completed_rows_of_a_store_are_read(data, tmp_path):
+    completed = np.random.default_rng(0).random(120) < 0.5
+    make_store(tmp_path / "s", data.masks, data.outputs, completed)
+    source = open_rows(tmp_path / "s")
+    assert np.array_equal(source.row_ids, np.flatnonzero(completed))
+    got = [np.concatenate(parts) for parts in zip(*read_blocks(source, None, 2_000), strict=True)]
+    assert np.array_equal(got[1], data.masks[completed])
+    assert np.array_equal(got[2], data.outputs[completed])
+
+
+def test_contiguous_and_scattered_reads_agree(data, tmp_path):
+    source = open_rows(make_store(tmp_path / "s", data.masks, data.outputs))
+    for positions in (np.arange(7, 40), np.array([3, 5, 90])):
+        masks, outputs = source.read(positions)
+        assert np.array_equal(masks, data.masks[positions])
+        assert np.array_equal(outputs, data.outputs[positions])
+
+
+def test_a_target_range_is_cut_out(data, tmp_path):
+    source = open_rows(make_store(tmp_path / "s", data.masks, data.outputs), targets=slice(2, 5))
+    assert source.num_targets == 3
+    assert np.array_equal(source.read(np.arange(4))[1], data.outputs[:4, 2:5])
+
+
+def test_outputs_of_any_shape_become_targets(data, tmp_path):
+    outputs = data.outputs.reshape(120, 2, 3)
+    source = StoreRows(Store.open(make_store(tmp_path / "s", data.masks, outputs)))
+    assert source.num_targets == 6
+    assert np.array_equal(source.read(np.arange(3))[1], data.outputs[:3])
+
+
+def test_names_that_are_missing_or_ambiguous(data, tmp_path):
+    path = make_store(tmp_path / "s", data.masks, data.outputs)
+    with pytest.raises(RegressionError, match="did you mean 'test_margins'"):
+        open_rows(path, output_key="test_margin")
+    np.save(path / "losses.npy", data.outputs)
+    with pytest.raises(RegressionError, match=r"several \(losses, test_margins\).*y_name"):
+        open_rows(path)
+    assert open_rows(path, output_key="losses").num_targets == 6
+    with pytest.raises(RegressionError, match="does not exist"):
+        open_rows(tmp_path / "nothing.beton")
+
+
+def test_masks_must_be_masks():
+    with pytest.raises(RegressionError, match="other than 0 and 1"):
+        ArrayRows(np.full((3, 2), 2), np.zeros((3, 1)))
+    with pytest.raises(RegressionError, match="same number of rows"):
+        ArrayRows(np.ones((3, 2)), np.zeros((4, 1)))
+    assert ArrayRows(np.ones((3, 2)), np.zeros(3)).num_targets == 1
+
+
+def test_more_rows_than_completed_is_an_error_that_counts_them(data):
+    source = ArrayRows(data.masks[:80], data.outputs[:80])
+    with pytest.raises(RegressionError, match=r"80 completed rows.*90 \+ 10 = 100"):
+        split_rows(source, 90, 10)
+    with pytest.raises(RegressionError, match="at least 1"):
+        split_rows(source, 0, 10)
+
+
+def test_the_split_is_in_order_or_seeded(data):
+    source = ArrayRows(data.masks, data.outputs)
+    split = split_rows(source, 90, 20)
+    assert np.array_equal(split.train, np.arange(90))
+    assert np.array_equal(split.validation, np.arange(90, 110))
+    a, b, c = (split_rows(source, 90, 20, seed) for seed in (1, 1, 2))
+    assert np.array_equal(a.validation, b.validation)
+    assert not np.array_equal(a.validation, c.validation)
+    assert np.array_equal(np.sort(np.r_[a.train, a.validation]), np.arange(110))
+
+
+def test_upstreams_settings_name_a_solver():
+    assert solver_for(0, 1, 10_000, 100) == "least_squares"
+    assert solver_for(-1, 50, 100, 100) == "lasso"
+    with pytest.warns(UserWarning, match="ridge"):
+        assert solver_for(0, 1, 90, 2304) == "ridge"
+    with pytest.warns(UserWarning, match="noisy"):
+        assert solver_for(0, 1, 250, 100) == "least_squares"
+    with pytest.raises(RegressionError, match="k must be 1"):
+        solver_for(0, 5, 1000, 10)
+    with pytest.raises(RegressionError, match="manual_max_lambda"):
+        solver_for(-3, 1, 1000, 10)
+
+
+def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data):
+    source = ArrayRows(data.masks, data.outputs + np.random.default_rng(0).normal(size=(120, 6)))
+    lines = []
+    result = Experiment(
+        source, split_rows(source, 90, 30), "least_squares", quiet=True, say=lines.append
+    ).run()
+    assert result.summary["num_rows"] == 120
+    assert result.held_out.num_rows == 30
+    assert result.held_out.mean_low < result.held_out.mean < result.held_out.mean_high
+    assert any("held-out correlation" in line for line in lines)
+    assert any("all 120 rows" in line for line in lines)
+
+
+def test_no_held_out_rows(data):
+    source = ArrayRows(data.masks, data.outputs)
+    result = Experiment(
+        source, split_rows(source, 120, 0), "least_squares", say=lambda _: None
+    ).run()
+    assert result.held_out is None
+    assert np.abs(result.weight - data.weight).max() < TRUE_EFFECT
+
+
+def test_without_an_intercept_the_mean_is_left_out(data):
+    source = ArrayRows(data.masks, data.outputs)
+    split = split_rows(source, 100, 20)
+    with_bias, without = (
+        Experiment(source, split, "ridge", use_bias=use, say=lambda _: None).run()
+        for use in (True, False)
+    )
+    assert np.allclose(with_bias.bias - without.bias, data.outputs.mean(0), atol=1e-4)
