@@ -28,9 +28,12 @@ from fastargs.validation import Checker, Int
 
 from coarlib.errors import ArgumentError, CoarlibError
 
-__all__ = ["Boolean", "Param", "Sections", "Whole", "nearest", "parse", "run"]
+__all__ = ["PLAIN", "Boolean", "Param", "Sections", "Whole", "nearest", "parse", "run"]
 
 Sections = Mapping[str, Mapping[str, Param]]
+
+# The section whose keys are plain options (--rows, not --section.rows).
+PLAIN = "options"
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -92,6 +95,7 @@ def parse(
     sections: Sections,
     argv: Sequence[str] | None = None,
     ignored: Mapping[str, str] | None = None,
+    positional: Mapping[str, Param] | None = None,
 ) -> SimpleNamespace:
     """Read the arguments of a runnable module.
 
@@ -100,8 +104,11 @@ def parse(
     description : str
         Shown by ``--help``; usually the module's docstring.
     sections : mapping of section name to mapping of key to fastargs ``Param``
+        The keys of the section :data:`PLAIN` are plain options, ``--key``.
     argv : sequence of str, optional
         The arguments; ``sys.argv[1:]`` by default.
+    positional : mapping of name to Param, optional
+        Arguments without a flag, as ``args.name``; one called ``name...`` takes all that are left.
     ignored : mapping of "section.key" to reason, optional
         Keys that upstream's published files hold and that have no effect: they are accepted and
         named in a warning.
@@ -117,25 +124,50 @@ def parse(
     ArgumentError
         For anything unknown, missing or of the wrong type.
     """
+    positional = positional or {}
+    plain = {name.removesuffix("..."): param for name, param in positional.items()}
+    config = _declare(sections, plain)
+    parser = _argument_parser(description, sections, positional)
+    words = sys.argv[1:] if argv is None else list(argv)
+    namespace, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        flags = [_shown(".".join(path), plain) for path in config.entries]
+        hint = nearest(unknown[0].split("=")[0], flags)
+        raise ArgumentError(f"unknown argument {unknown[0]}{hint} (--help lists the arguments)")
+    given, source = _collect(config, vars(namespace), ignored or {}, plain)
+    config.collect(given)
+    result = _validated(config, given, source, plain)
+    for name in plain:
+        setattr(result, name, getattr(getattr(result, PLAIN), name))
+    return result
+
+
+def _declare(sections: Sections, plain: Mapping[str, Param]) -> Config:
+    """Declare all parameters to a Config of their own (fastargs' default one is global)."""
     config = Config()
     for name, params in sections.items():
         Section(name, config_descriptor=config).params(**params)
+    if plain:
+        Section(PLAIN, config_descriptor=config).params(**plain)
     for param in config.entries.values():
         if isinstance(param.checker, Int):
             param.checker = Whole()
+    return config
+
+
+def _collect(
+    config: Config,
+    command_line: dict[str, Any],
+    ignored: Mapping[str, str],
+    plain: Collection[str],
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Merge files, environment and command line: {key: value} and {key: where it was given}."""
     known = {".".join(path) for path in config.entries}
-    parser = _argument_parser(description, sections)
-    namespace, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
-    if unknown:
-        word = unknown[0].split("=")[0]
-        hint = nearest(word.lstrip("-"), known).replace("'", "'--", 1)
-        raise ArgumentError(f"unknown argument {unknown[0]}{hint} (--help lists the arguments)")
-    values = vars(namespace)
     given: dict[str, object] = {}
     source: dict[str, str] = {}
-    for file in values.pop("config_file") or []:
+    for file in command_line.pop("config_file") or []:
         for key, value in _read_config_file(Path(file)).items():
-            if ignored and key in ignored:
+            if key in ignored:
                 print(f"warning: {file}: {key} is ignored: {ignored[key]}", file=sys.stderr)
             elif key not in known:
                 raise ArgumentError(f"{file}: unknown key {key}{nearest(key, known)}")
@@ -143,14 +175,15 @@ def parse(
                 given[key], source[key] = value, f"{file}: {key}"
     for key in known & set(os.environ):
         given[key], source[key] = os.environ[key], f"environment variable {key}"
-    for key, value in values.items():
-        if value is not None:
-            given[key], source[key] = value, f"--{key}"
-    config.collect(given)
-    return _validated(config, given, source)
+    for key, value in command_line.items():
+        if value is not None and value != []:
+            given[key], source[key] = value, _shown(key, plain)
+    return given, source
 
 
-def _argument_parser(description: str, sections: Sections) -> argparse.ArgumentParser:
+def _argument_parser(
+    description: str, sections: Sections, positional: Mapping[str, Param]
+) -> argparse.ArgumentParser:
     parser = _Parser(
         description=description.strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -167,6 +200,10 @@ def _argument_parser(description: str, sections: Sections) -> argparse.ArgumentP
         metavar="FILE",
         help="YAML or JSON file with arguments; may be repeated, later files win",
     )
+    for name, param in positional.items():
+        word = name.removesuffix("...")
+        count = "?" if word == name else "*"  # what is required is checked below, in our words
+        parser.add_argument(f"{PLAIN}.{word}", metavar=word.upper(), nargs=count, help=param.desc)
     for name, params in sections.items():
         group = parser.add_argument_group(name)
         for key, param in params.items():
@@ -178,7 +215,13 @@ def _argument_parser(description: str, sections: Sections) -> argparse.ArgumentP
             extra: dict[str, Any] = {"metavar": key.upper()}
             if param.is_flag or isinstance(param.checker, Boolean):
                 extra |= {"nargs": "?", "const": "1", "metavar": "0|1"}
-            group.add_argument(f"--{name}.{key}", help=note.replace("%", "%%"), **extra)
+            flags = [f"--{name}.{key}"]
+            if name == PLAIN:
+                flags = [f"--{key}"]
+                extra["dest"] = f"{PLAIN}.{key}"
+            if name == PLAIN and "nargs" in extra:  # "--repair STORE" must not eat the store
+                extra = {"dest": extra["dest"], "action": "store_const", "const": "1"}
+            group.add_argument(*flags, help=note.replace("%", "%%"), **extra)
     return parser
 
 
@@ -208,8 +251,17 @@ def _read_config_file(path: Path) -> dict[str, object]:
     return flat
 
 
+def _shown(key: str, positional: Collection[str]) -> str:
+    """Return an argument's name as the user writes it."""
+    name = key.removeprefix(f"{PLAIN}.")
+    return name.upper() if name in positional else f"--{name}"
+
+
 def _validated(
-    config: Config, given: Mapping[str, object], source: Mapping[str, str]
+    config: Config,
+    given: Mapping[str, object],
+    source: Mapping[str, str],
+    positional: Collection[str],
 ) -> SimpleNamespace:
     result = SimpleNamespace(given=frozenset(given))
     for path, param in config.entries.items():
@@ -217,7 +269,7 @@ def _validated(
         try:
             value = config[path]
         except MissingValueError as error:
-            raise ArgumentError(f"--{key} is required: {param.desc}") from error
+            raise ArgumentError(f"{_shown(key, positional)} is required: {param.desc}") from error
         except ValidationError as error:
             wanted = param.checker.help()
             raise ArgumentError(f"{source[key]} must be {wanted}, not {given[key]!r}") from error

@@ -1,9 +1,9 @@
 """Arguments: every wart of fastargs that the facts name, put right."""
 
 import pytest
-from fastargs.validation import OneOf
+from fastargs.validation import Anything, OneOf
 
-from coarlib.commandline import Boolean, Param, Whole, nearest, parse, run
+from coarlib.commandline import PLAIN, Boolean, Param, Whole, nearest, parse, run
 from coarlib.errors import ArgumentError, CoarlibError
 
 
@@ -142,3 +142,42 @@ def test_exit_codes(capsys, error, code, words):
 def test_nearest():
     assert nearest("masx", ["masks", "margins"]) == "; did you mean 'masks'?"
     assert nearest("zzz", ["masks"]) == ""
+
+
+@pytest.fixture
+def store_command():
+    options = {"rows": Param(str, "range"), "repair": Param(Boolean(), "mend", default=False)}
+    positional = {"store": Param(str, "the store", required=True), "row": Param(int, "the row")}
+    return lambda *argv: parse("x", {PLAIN: options}, argv, positional=positional)
+
+
+def test_plain_options_and_positionals(store_command):
+    args = store_command("--repair", "there", "--rows", "1:2", "7")
+    assert (args.store, args.row, args.options.rows, args.options.repair) == (
+        "there",
+        7,
+        "1:2",
+        True,
+    )
+    assert store_command("there").options.repair is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "STORE is required: the store"),
+        (["s", "x"], "ROW must be a whole number, not 'x'"),
+        (["s", "--repare"], "unknown argument --repare; did you mean '--repair'"),
+        (["s", "1", "2"], "unknown argument 2"),
+    ],
+)
+def test_bad_plain_arguments(store_command, argv, message):
+    with pytest.raises(ArgumentError) as caught:
+        store_command(*argv)
+    assert message in str(caught.value)
+
+
+def test_the_last_positional_may_take_all_that_are_left():
+    positional = {"out": Param(str, "o", required=True), "stores...": Param(Anything(), "s")}
+    args = parse("x", {}, ["o", "a", "b"], positional=positional)
+    assert (args.out, args.stores) == ("o", ["a", "b"])
