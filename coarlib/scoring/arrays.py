@@ -1,0 +1,139 @@
+"""What the metrics accept as arrays, and how work is spread over threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import ScoringError
+
+__all__ = ["as_array", "as_masks", "blocks", "in_threads", "masks_from_indices"]
+
+BLOCK_BYTES = 128 * 2**20
+
+
+def as_array(values: Any, name: str = "array") -> NDArray[Any]:
+    """Return a real NumPy array without copying where that is possible.
+
+    Parameters
+    ----------
+    values : array, memmap, torch tensor on any device, scipy sparse matrix, or nested sequence
+        bfloat16 tensors become float32, which is exact.
+    name : str
+        Used in error messages.
+
+    Raises
+    ------
+    ScoringError
+        If the values are not a rectangular array of real numbers.
+    """
+    if hasattr(values, "detach") and hasattr(values, "cpu"):  # a torch tensor; torch not needed
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+        values = values.numpy()
+    elif hasattr(values, "toarray"):
+        values = values.toarray()
+    try:
+        array = np.asanyarray(values)
+    except ValueError as error:
+        raise ScoringError(f"{name} is not a rectangular array: {error}") from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ScoringError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+    return array
+
+
+def masks_from_indices(indices: Sequence[Any] | NDArray[Any], num_examples: int) -> NDArray[Any]:
+    """Turn index lists into masks.
+
+    Parameters
+    ----------
+    indices : sequence of M integer arrays, or int [M, k]
+        The kept examples of each subset; the lists may have different lengths.
+    num_examples : int
+        N, the width of the masks.
+
+    Returns
+    -------
+    bool [M, N]
+
+    Raises
+    ------
+    ScoringError
+        If an index is outside ``[0, N)``, occurs twice in one subset, or is not an integer.
+    """
+    masks = np.zeros((len(indices), num_examples), dtype=bool)
+    for row, subset in enumerate(indices):
+        kept = as_array(subset, f"subset {row}")
+        if kept.size == 0:
+            continue
+        if kept.ndim != 1 or kept.dtype.kind not in "iu":
+            raise ScoringError(
+                f"subset {row} must be a list of integer indices, not {kept.dtype} {kept.shape}"
+            )
+        if kept.min() < 0 or kept.max() >= num_examples:
+            raise ScoringError(
+                f"subset {row} names example {int(kept.max() if kept.min() >= 0 else kept.min())}, "
+                f"but there are only {num_examples} examples"
+            )
+        masks[row, kept] = True
+        if masks[row].sum() != kept.size:
+            raise ScoringError(f"subset {row} names an example twice")
+    return masks
+
+
+def as_masks(masks: Any, num_examples: int) -> NDArray[Any]:
+    """Return masks [M, N] from masks or from a list of index lists (dtype is kept for arrays).
+
+    An array (or tensor) is read as masks, True or 1 meaning *kept*; a list or tuple is read as one
+    index array a subset, unless its entries are boolean. :func:`masks_from_indices` converts an
+    integer index array.
+
+    Raises
+    ------
+    ScoringError
+        If the shape or the values cannot be masks over ``num_examples`` examples.
+    """
+    if isinstance(masks, list | tuple):
+        if not masks:
+            raise ScoringError("there are no masks to score on")
+        if as_array(masks[0], "mask 0").dtype != bool:
+            return masks_from_indices(masks, num_examples)
+    array = as_array(masks, "masks")
+    if array.ndim != 2 or array.shape[1] != num_examples:
+        hint = ""
+        if array.ndim == 2 and array.dtype.kind in "iu":
+            hint = "; index arrays go through masks_from_indices(indices, num_examples)"
+        raise ScoringError(
+            f"masks have shape {list(array.shape)}, but the scores are of {num_examples} "
+            f"examples, so [M, {num_examples}] is needed{hint}"
+        )
+    return array
+
+
+def blocks(total: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most ``size`` that cover ``range(total)`` in order."""
+    for start in range(0, total, max(1, size)):
+        yield slice(start, min(total, start + max(1, size)))
+
+
+def in_threads(work: Callable[[slice], None], total: int, size: int) -> None:
+    """Call ``work`` on each block of ``range(total)``, on as many threads as there are cores.
+
+    The blocks must be independent; the result then does not depend on the number of threads.
+    """
+    pieces = list(blocks(total, size))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(len(pieces), cores or 1)
+    if workers <= 1:
+        for piece in pieces:
+            work(piece)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(work, pieces):
+            pass
