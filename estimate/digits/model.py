@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +92,7 @@ def train() -> DigitsResNet:
         In evaluation mode.
     """
     images, labels = digits(held_out=False)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         model = DigitsResNet().train()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
@@ -109,6 +111,17 @@ def train() -> DigitsResNet:
                     schedule.step()
                     progress.advance()
     return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps this small lose by threads, and one thread gives one result on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load_or_train(path: Path) -> DigitsResNet:

@@ -1,0 +1,1 @@
+"""Pictures of attributions (matplotlib; the ``report`` extra)."""

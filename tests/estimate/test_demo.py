@@ -1,0 +1,41 @@
+import re
+
+import numpy as np
+from matplotlib.image import imread
+
+from coarlib.regression.attributions import Attributions
+from coarlib.store import Store
+from estimate import demo
+
+
+def test_the_demo_beats_the_baselines_and_resumes(tmp_path, capsys):
+    arguments = ["--demo.out_dir", str(tmp_path / "demo"), "--demo.size", "test"]
+    demo.main(arguments)
+    printed = capsys.readouterr().out
+    found = {
+        line.split()[0]: [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
+        for line in printed.splitlines()
+        if re.search(r"\[.*\]$", line) and re.match(r"   \S", line)
+    }
+    coar, alone, random = (found[name] for name in ("COAR", "leave-one-out", "random"))
+    for mean, low, high in (coar, alone, random):
+        assert low <= mean <= high
+    assert coar[0] > alone[0] > random[0]
+    assert coar[1] > random[2] and abs(random[0]) < 0.1
+    for stage in range(1, 8):
+        assert re.search(rf"^== {stage} .*", printed, re.MULTILINE)
+    assert len(re.findall(r"^   \d+\.\d s$", printed, re.MULTILINE)) == 7
+    figure = tmp_path / "demo" / "figure.png"
+    assert f"figure: {figure}" in printed
+    pixels = imread(figure)
+    assert pixels.shape[0] > 800 and np.ptp(pixels[..., :3]) > 0.9
+
+    store = Store.open(tmp_path / "demo" / "store")
+    before = store.checksums().copy()
+    demo.main(arguments)
+    again = capsys.readouterr().out
+    assert again.count("already there") >= 4 and again.count("0 rows written") == 2
+    assert (store.checksums() == before).all()
+    assert f"{coar[0]:+.3f}" in again
+    attributions = Attributions.load(tmp_path / "demo" / "attributions")
+    assert attributions.summary["num_rows"] == 700 < store.num_models
