@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import mmap
+import itertools
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from coarlib.beton.arrays import Arrays, empty_rows, map_file
+from coarlib.beton.buffers import Buffers
 from coarlib.beton.fields import Field
 from coarlib.beton.layout import TABLE_ENTRY
 from coarlib.beton.validate import check_pointers, read_layout
 from coarlib.commandline import nearest
 from coarlib.errors import BetonError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Beton", "open"]
 
@@ -52,24 +56,22 @@ class Beton:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._data: np.ndarray | None = _map(self.path)
+        self._open = True
+        data = map_file(self.path)
         try:
-            layout, table_start = read_layout(self._data)
+            layout, table_start = read_layout(data)
             end = layout.metadata_end
-            records = self._data[layout.metadata_start : end].view(layout.record_dtype)
-            items = self._data[layout.metadata_start : end].view("<u8").reshape(len(records), -1)
+            records = data[layout.metadata_start : end].view(layout.record_dtype)
+            items = data[layout.metadata_start : end].view("<u8").reshape(len(records), -1)
             columns = [k for k, name in enumerate(layout.fields) if name in layout.array_sizes]
             offsets = items[:, columns]
-            check_pointers(offsets, self._data[table_start:].view(TABLE_ENTRY), layout, table_start)
+            check_pointers(offsets, data[table_start:].view(TABLE_ENTRY), layout, table_start)
         except BetonError as error:
             raise BetonError(f"{self.path} is not a readable .beton: {error}") from error
         self.fields: dict[str, Field] = dict(layout.fields)
         self.layout, self._records = layout, records
-        self._offsets = offsets.astype(np.int64)
-        self._columns = {name: k for k, name in enumerate(layout.array_sizes)}
-        steps = np.diff(self._offsets, axis=0) != layout.row_bytes
-        breaks = np.flatnonzero(steps.any(axis=1)) + 1 if self._columns else np.empty(0, np.int64)
-        self._run_starts = np.concatenate([[0], breaks, [layout.num_rows]])
+        # A copy of the offsets: what was checked stays what is used.
+        self._arrays = Arrays(data, layout, offsets.astype(np.int64))
 
     def __len__(self) -> int:
         return self.layout.num_rows
@@ -87,8 +89,8 @@ class Beton:
 
     def close(self) -> None:
         """Let go of the file; the map itself goes with the last view of it."""
-        self._data = None
-        self._records = self._records[:0].copy()
+        self._open = False
+        del self._records, self._arrays
 
     def rows(self, indices: Rows, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copy rows out of the file.
@@ -111,7 +113,38 @@ class Beton:
             If a row or field does not exist, or the file was closed.
         """
         chosen = self._indices(indices)
-        return {name: self._take(name, chosen) for name in self._names(names)}
+        out = {name: empty_rows(self.fields[name], len(chosen)) for name in self._names(names)}
+        self.fill(out, chosen)
+        return out
+
+    def fill(self, out: Mapping[str, np.ndarray], indices: Rows) -> None:
+        """Copy rows into arrays that are there already.
+
+        Parameters
+        ----------
+        out : mapping of field name to array [B, *shape]
+            C-contiguous, of the field's dtype.
+        indices : slice, int [B] or bool [len(self)]
+
+        Raises
+        ------
+        BetonError
+            As :meth:`rows`, and if an array does not fit its field.
+        """
+        rows = self._indices(indices)
+        for name in self._names(list(out)):
+            field, array = self.fields[name], out[name]
+            if (array.shape, array.dtype) != ((len(rows), *field.shape), field.dtype) or not (
+                array.flags.c_contiguous
+            ):
+                raise BetonError(
+                    f"field '{name}' needs a contiguous array of {field.dtype} "
+                    f"{(len(rows), *field.shape)}, not {array.dtype} {array.shape}"
+                )
+            if name in self._arrays:
+                self._arrays.copy(name, rows, array)
+            else:
+                np.take(self._records[name], rows, out=array)
 
     def views(
         self, names: Sequence[str] | None = None
@@ -126,11 +159,20 @@ class Beton:
         (slice, dict of name to read-only array [B, *shape])
             Strided views of the memory map; they may be unaligned in memory.
         """
-        chosen = self._names(names)
-        for first, last in zip(
-            self._run_starts[:-1].tolist(), self._run_starts[1:].tolist(), strict=True
-        ):
-            yield slice(first, last), {name: self._view(name, first, last) for name in chosen}
+        self._indices(slice(0))  # refuses a closed file
+        chosen, arrays, records = self._names(names), self._arrays, self._records
+        return (
+            (
+                slice(first, last),
+                {
+                    name: arrays.view(name, first, last)
+                    if name in arrays
+                    else records[name][first:last]
+                    for name in chosen
+                },
+            )
+            for first, last in itertools.pairwise(arrays.run_starts.tolist())
+        )
 
     def batches(
         self,
@@ -168,16 +210,63 @@ class Beton:
         BetonError
             As :meth:`rows`, and for an unknown order or a batch size below 1.
         """
+        batches = self._batches(batch_size, order, seed, indices, drop_last)
+        return self._filled(self._names(names), batches)
+
+    def _filled(
+        self, names: list[str], batches: list[np.ndarray]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        buffers = {name: Buffers(self.fields[name]) for name in names}
+        for rows in batches:
+            out = {name: buffers[name].rows(len(rows)) for name in names}
+            self.fill(out, rows)
+            yield out
+            del out  # or its memory could not be used for the next batch
+
+    def tensors(
+        self,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        order: Order = "sequential",
+        seed: int = 0,
+        *,
+        names: Sequence[str] | None = None,
+        indices: Rows | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate over rows in batches of torch tensors on a device.
+
+        The next batches are gathered, and for a CUDA device copied from pinned memory, while one
+        is used. Parameters as for :meth:`batches`.
+
+        Raises
+        ------
+        BetonError
+            As :meth:`batches`, and for a dtype that torch does not have.
+        ArgumentError
+            If there is no such device.
+        """
+        from coarlib.beton.tensors import tensor_batches
+        from coarlib.devices import resolve_device
+
+        batches = self._batches(batch_size, order, seed, indices, drop_last)
+        return tensor_batches(self, self._names(names), batches, resolve_device(str(device)))
+
+    def _batches(
+        self, batch_size: int, order: str, seed: int, indices: Rows | None, drop_last: bool
+    ) -> list[np.ndarray]:
+        """Return the rows of each batch, int64 [B]."""
         if batch_size < 1:
             raise BetonError(f"batch_size must be at least 1, not {batch_size}")
         if order not in ("sequential", "random"):
             raise BetonError(f"order must be 'sequential' or 'random', not {order!r}")
-        chosen = self._indices(slice(None) if indices is None else indices)
+        if seed < 0:
+            raise BetonError(f"seed must be at least 0, not {seed}")
+        rows = self._indices(slice(None) if indices is None else indices)
         if order == "random":
-            chosen = np.random.Generator(np.random.Philox(key=seed)).permutation(chosen)
-        last = len(chosen) - batch_size + 1 if drop_last else len(chosen)
-        names = self._names(names)
-        return (self.rows(chosen[k : k + batch_size], names) for k in range(0, last, batch_size))
+            rows = np.random.Generator(np.random.Philox(key=seed)).permutation(rows)
+        end = len(rows) - batch_size + 1 if drop_last else len(rows)
+        return [rows[start : start + batch_size] for start in range(0, end, batch_size)]
 
     def _names(self, names: Sequence[str] | None) -> list[str]:
         for name in names or ():
@@ -190,7 +279,7 @@ class Beton:
 
     def _indices(self, indices: Rows) -> np.ndarray:
         """Return row numbers int64 [B], checked."""
-        if self._data is None:
+        if not self._open:
             raise BetonError(f"{self.path} was closed")
         if isinstance(indices, slice):
             return np.arange(len(self))[indices]
@@ -205,75 +294,3 @@ class Beton:
             wrong = chosen.min() if chosen.min() < 0 else chosen.max()
             raise BetonError(f"row {wrong} is outside {self.path}, which has {len(self)} rows")
         return chosen.astype(np.int64, copy=False)
-
-    def _take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        field = self.fields[name]
-        if name not in self._columns:
-            return self._records[name][rows]
-        out = np.empty((len(rows), *field.shape), field.dtype)
-        if not len(rows):
-            return out
-        size = self.layout.array_sizes[name]
-        target = out.reshape(len(rows), -1).view(np.uint8)
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        if last - first == len(rows) and bool(np.all(np.diff(rows) == 1)):
-            self._copy_runs(name, first, last, target)
-        else:
-            data = self._bytes()
-            for place, offset in enumerate(self._offsets[rows, self._columns[name]].tolist()):
-                target[place] = data[offset : offset + size]
-        return out
-
-    def _copy_runs(self, name: str, first: int, last: int, target: np.ndarray) -> None:
-        """Copy rows first..last-1 into uint8 [rows, nbytes], a run at a time."""
-        run = int(np.searchsorted(self._run_starts, first, side="right")) - 1
-        start = first
-        while start < last:
-            run += 1
-            stop = min(int(self._run_starts[run]), last)
-            target[start - first : stop - first] = self._raw_view(name, start, stop)
-            start = stop
-
-    def _raw_view(self, name: str, first: int, last: int) -> np.ndarray:
-        """View rows of one run as uint8 [rows, nbytes]."""
-        return np.ndarray(
-            (last - first, self.layout.array_sizes[name]),
-            np.uint8,
-            self._bytes(),
-            int(self._offsets[first, self._columns[name]]),
-            (self.layout.row_bytes, 1),
-        )
-
-    def _view(self, name: str, first: int, last: int) -> np.ndarray:
-        if name not in self._columns:
-            return self._records[name][first:last]
-        field = self.fields[name]
-        raw = self._raw_view(name, first, last)
-        inner = np.empty(field.shape, field.dtype).strides
-        return np.ndarray(
-            (last - first, *field.shape),
-            field.dtype,
-            self._bytes(),
-            int(self._offsets[first, self._columns[name]]),
-            (raw.strides[0], *inner),
-        )
-
-    def _bytes(self) -> np.ndarray:
-        if self._data is None:
-            raise BetonError(f"{self.path} was closed")
-        return self._data
-
-
-def _map(path: Path) -> np.ndarray:
-    """Map a file read-only as uint8 [size]."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BetonError(f"{path} is not a file")
-        if status.st_size == 0:
-            raise BetonError(f"{path} is not a readable .beton: it is empty")
-        with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BetonError(f"cannot open {path}: {reason}") from error
