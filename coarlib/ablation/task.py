@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,6 +22,7 @@ from coarlib.outputs import Output, margin
 from coarlib.task import Task
 
 _PROBE_EXAMPLES = 4
+AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -83,6 +86,13 @@ class ComponentTask(Task):
     fuse : bool
         Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
         the outputs of a probe beyond rounding is not used.
+    autocast : {"none", "bf16", "fp16"}
+        Compute matrix products in half precision, as COAR does on GPUs (fp16).
+
+    Raises
+    ------
+    TaskError
+        If an option is none of these.
 
     Notes
     -----
@@ -95,12 +105,15 @@ class ComponentTask(Task):
 
     tolerance = 1e-3
 
-    def __init__(self, batch_size: int = 500, fuse: bool = True) -> None:
+    def __init__(self, batch_size: int = 500, fuse: bool = True, autocast: str = "none") -> None:
         if batch_size < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
-        self.batch_size, self.fuse = batch_size, fuse
+        if autocast not in AUTOCAST:
+            raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")
+        self.batch_size, self.fuse, self.autocast = batch_size, fuse, autocast
         self._device = torch.device("cpu")
         self._ablation: WeightAblation | None = None
+        self._digest = xxhash.xxh3_128()
         self._network: nn.Module
         self._examples: Examples
 
@@ -116,9 +129,9 @@ class ComponentTask(Task):
     def examples(self) -> Examples:
         """Return the examples whose outputs are recorded."""
 
-    def transform(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Turn a batch of stored inputs into what the model takes (on the device)."""
-        return inputs
+    def transform(self, batch: Examples) -> Examples:
+        """Turn a batch of stored examples into what model and outputs take (on the device)."""
+        return batch
 
     def predict(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return the logits of a batch."""
@@ -129,11 +142,9 @@ class ComponentTask(Task):
         """Number of components, known after :meth:`prepare`."""
         return None if self._ablation is None else len(self._ablation.components)
 
-    def settings(self) -> dict[str, Any]:
-        """Record which component each mask entry stands for."""
-        if self._ablation is None:
-            return {}
-        return {"components": self._ablation.components.to_json()}
+    def fingerprint(self) -> str | None:
+        """Digest components, weights and examples: what a row is a function of besides its mask."""
+        return None if self._ablation is None else self._digest.hexdigest()
 
     def prepare(self, device: torch.device) -> None:
         """Load model and examples, and check that they fit together.
@@ -148,6 +159,10 @@ class ComponentTask(Task):
         components = self.components(model)
         self._examples = self.examples()
         self._examples.check()
+        self._digest = xxhash.xxh3_128(json.dumps(components.to_json()).encode())
+        state = model.state_dict().values()
+        for tensor in (*state, self._examples.targets, *self._examples.inputs):
+            self._digest.update(_bytes(tensor))
         if self._examples.resident:
             self._examples = self._examples.to(device)
         self._network = self._fastest(model, components, device)
@@ -165,7 +180,7 @@ class ComponentTask(Task):
         fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _, probe = next(self._examples.batches(_PROBE_EXAMPLES))
         with torch.inference_mode():
-            inputs = self.transform(probe.to(device).inputs)
+            inputs = self.transform(probe.to(device)).inputs
             before, after = self.predict(model, inputs), self.predict(fused, inputs)
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
@@ -199,7 +214,9 @@ class ComponentTask(Task):
             for key in self.outputs
         }
         size = min(self.batch_size, len(self._examples))
-        with torch.inference_mode(), ablation:
+        dtype = AUTOCAST[self.autocast]
+        autocast = torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+        with torch.inference_mode(), autocast, ablation:
             while True:
                 try:
                     self._evaluate(ablation, kept, size, found)
@@ -219,12 +236,17 @@ class ComponentTask(Task):
         # Batches outside and masks inside: data that streams in is moved once for all masks.
         for where, stored in self._examples.batches(size):
             batch = stored if self._examples.resident else stored.to(self._device)
-            inputs = self.transform(batch.inputs)
+            batch = self.transform(batch)
             for row, mask in enumerate(masks):
                 ablation.apply(mask)
-                logits = self.predict(self._network, inputs)
+                logits = self.predict(self._network, batch.inputs)
                 for key, output in self.outputs.items():
                     found[key][row, where] = output(logits, batch.targets).float().cpu()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:

@@ -147,11 +147,28 @@ def test_a_model_in_training_mode_is_evaluated_in_evaluation_mode():
     assert torch.equal(rows["test_margins"], evaluated["test_margins"])
 
 
-def test_it_records_its_components():
-    task = TinyTask(randomised(TinyResNet()))
-    assert task.num_features is None and task.settings() == {}
-    assert prepared(task).settings()["components"][0]["module"] == "conv1"
-    assert task.num_features == 17
+def test_the_fingerprint_is_that_of_components_weights_and_examples():
+    def fingerprint(seed=0, **options):
+        return prepared(TinyTask(randomised(TinyResNet(), seed), **options)).fingerprint()
+
+    assert TinyTask(randomised(TinyResNet())).fingerprint() is None
+    assert fingerprint() == fingerprint(batch_size=7, fuse=False)
+    others = [
+        fingerprint(1),
+        fingerprint(targets=TARGETS.flip(0)),
+        fingerprint(inputs=images(23, 2)),
+    ]
+    assert len({fingerprint(), *others}) == 4
+
+
+def test_half_precision_stays_close_to_float32():
+    model = randomised(TinyResNet())
+    exact, rough = TinyTask(model), TinyTask(model, autocast="bf16")
+    masks = random_masks(prepared(exact))
+    rows = [task.rows(np.arange(12), masks)["test_margins"] for task in (exact, prepared(rough))]
+    error = (rows[0] - rows[1]).abs().max()
+    assert 0 < error < 0.05 * rows[0].abs().max()
+    assert rows[1].dtype == torch.float32
 
 
 def test_misuse_is_refused():
@@ -162,5 +179,7 @@ def test_misuse_is_refused():
         prepared(TinyTask(model)).rows(np.arange(1), np.ones((1, 16), bool))
     with pytest.raises(TaskError, match="one length"):
         prepared(TinyTask(model, targets=TARGETS[1:]))
+    with pytest.raises(TaskError, match="autocast must be none, bf16, fp16, not fp8"):
+        TinyTask(model, autocast="fp8")
     with pytest.raises(TaskError, match="at least 1"):
         TinyTask(model, batch_size=0)
