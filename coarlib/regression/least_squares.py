@@ -20,6 +20,7 @@ __all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
 # Beyond this the smallest eigenvalue is within rounding of zero.
 SINGULAR_CONDITION = 1e12
 REFINE_ABOVE = 1e-11  # relative residual of the normal equations
+REFINE_STEPS = 4
 POWER_STEPS = 30
 
 
@@ -72,7 +73,8 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info) != 0:
         return None
-    largest, smallest = _extreme_eigenvalues(matrix, factor)
+    inverse = torch.cholesky_inverse(factor)
+    largest, smallest = _extreme_eigenvalues(matrix, inverse)
     if not smallest > 0 or largest / smallest > SINGULAR_CONDITION:
         return None
     solution = Solution.empty(problem, "ridge by Cholesky" if lam else "least squares by Cholesky")
@@ -80,12 +82,7 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
     rss = np.zeros(problem.num_targets)
     for targets in target_blocks(problem.num_targets):
         c = problem.covariance(targets)
-        weight = torch.cholesky_solve(c, factor)
-        gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
-        scale = c.abs().amax(0).clamp_min(torch.finfo(c.dtype).tiny)
-        if float((gradient.abs().amax(0) / scale).max()) > REFINE_ABOVE:
-            weight += torch.cholesky_solve(gradient, factor)
-            gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
+        weight, gradient = _refined(matrix, inverse, c)
         yy = problem.variance[targets]
         # ½ g'A⁻¹g is the distance to the optimum; ‖g‖² / (2 λ_min) bounds it.
         bound = gradient.square().sum(0).cpu().numpy() / smallest
@@ -93,7 +90,7 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
         fitted = (weight * (2 * c - problem.gram @ weight if lam else c)).sum(0).cpu().numpy()
         rss[targets] = problem.num_rows * np.maximum(yy - fitted, 0)
         solution.fill(problem, targets, weight)
-    spread, dof = _spread(problem, factor, lam)
+    spread, dof = _spread(problem, inverse, lam)
     add_errors(problem, solution, spread, rss, dof)
     solution.details |= {
         "condition": largest / smallest,
@@ -103,11 +100,29 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
     return solution
 
 
+def _refined(
+    matrix: torch.Tensor, inverse: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve A W = C by the inverse and refinement steps; returns W and the gradient C - AW.
+
+    A product with the inverse is several times faster than triangular solves, and refinement
+    makes up for what it loses where A is ill-conditioned.
+    """
+    weight = inverse @ c
+    gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
+    scale = c.abs().amax(0).clamp_min(torch.finfo(c.dtype).tiny)
+    for _ in range(REFINE_STEPS):
+        if float((gradient.abs().amax(0) / scale).max()) <= REFINE_ABOVE:
+            break
+        weight.addmm_(inverse, gradient)
+        gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
+    return weight, gradient
+
+
 def _spread(
-    problem: Problem, factor: torch.Tensor, lam: float
+    problem: Problem, inverse: torch.Tensor, lam: float
 ) -> tuple[NDArray[np.float64], float]:
     """Diagonal of A⁻¹RA⁻¹, and the degrees of freedom tr(A⁻¹R) + 1, with A = R + λI."""
-    inverse = torch.cholesky_inverse(factor)
     diagonal = inverse.diagonal()
     if not lam:
         return diagonal.cpu().numpy(), problem.num_active + 1.0
@@ -138,21 +153,20 @@ def add_errors(
     solution.error_feature = errors
 
 
-def _extreme_eigenvalues(matrix: torch.Tensor, factor: torch.Tensor) -> tuple[float, float]:
-    """Estimate the largest and smallest eigenvalue by power and inverse power iteration."""
+def _extreme_eigenvalues(matrix: torch.Tensor, inverse: torch.Tensor) -> tuple[float, float]:
+    """Estimate the largest and smallest eigenvalue by power iteration with A and A⁻¹."""
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), 1, generator=generator, dtype=matrix.dtype)
-    start = start.to(matrix.device)
-    high, low = start / start.norm(), start / start.norm()
-    largest = inverse = 0.0
-    for _ in range(POWER_STEPS):
-        high = matrix @ high
-        largest = float(high.norm())
-        high /= max(largest, 1e-300)
-        low = torch.cholesky_solve(low, factor)
-        inverse = float(low.norm())
-        low /= max(inverse, 1e-300)
-    return largest, 1 / inverse if inverse > 0 else np.inf
+    start = torch.randn(len(matrix), generator=generator, dtype=matrix.dtype)
+    found = []
+    for operator in (matrix, inverse):
+        vector = (start / start.norm()).to(matrix.device)
+        size = 0.0
+        for _ in range(POWER_STEPS):
+            vector = operator @ vector
+            size = float(vector.norm())
+            vector /= max(size, 1e-300)
+        found.append(size)
+    return found[0], 1 / found[1] if found[1] > 0 else np.inf
 
 
 def min_norm(problem: Problem, reason: str) -> Solution:
@@ -197,5 +211,5 @@ def condition_number(problem: Problem) -> float:
     factor, info = torch.linalg.cholesky_ex(problem.gram)
     if problem.num_rows <= problem.num_active or int(info) != 0:
         return float("inf")
-    largest, smallest = _extreme_eigenvalues(problem.gram, factor)
+    largest, smallest = _extreme_eigenvalues(problem.gram, torch.cholesky_inverse(factor))
     return largest / smallest

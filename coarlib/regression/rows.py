@@ -201,8 +201,7 @@ class BetonRows:
     def __init__(self, path: str | Path, targets: slice = slice(None)) -> None:
         from coarlib import beton
 
-        reader: Any = beton  # its door; typed there
-        self._reader = reader.open(path)
+        self._reader = beton.open(path)
         self._path, self._targets = Path(path), targets
         missing = {"mask", "targets"} - set(self._reader.fields)
         if missing:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from regression_problems import linear_rows, make_store
 
-from coarlib.errors import RegressionError
+from coarlib import beton
+from coarlib.errors import BetonError, RegressionError
 from coarlib.regression.experiment import Experiment, solver_for, split_rows
 from coarlib.regression.moments import read_blocks
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
@@ -131,3 +132,22 @@ def test_without_an_intercept_the_mean_is_left_out(data):
         for use in (True, False)
     )
     assert np.allclose(with_bias.bias - without.bias, data.outputs.mean(0), atol=1e-4)
+
+
+def test_a_beton_reads_like_the_store_it_was_written_from(data, tmp_path):
+    fields = {
+        "mask": beton.NDArray(np.dtype(bool), (10,)),
+        "targets": beton.NDArray(np.dtype(np.float32), (6,)),
+        "idx": beton.Int(),
+    }
+    arrays = {"mask": data.masks, "targets": data.outputs, "idx": np.arange(120)}
+    beton.write(tmp_path / "x.beton", fields, arrays, quiet=True)
+    source = open_rows(tmp_path / "x.beton", targets=slice(1, 4))
+    assert (source.num_features, source.num_targets, len(source.row_ids)) == (10, 3, 120)
+    for positions in (np.arange(5, 60), np.array([2, 3, 77])):
+        masks, outputs = source.read(positions)
+        assert np.array_equal(masks, data.masks[positions])
+        assert np.array_equal(outputs, data.outputs[positions, 1:4])
+    beton.write(tmp_path / "y.beton", {"idx": beton.Int()}, {"idx": np.arange(3)}, quiet=True)
+    with pytest.raises(BetonError, match="mask or targets"):
+        open_rows(tmp_path / "y.beton")
