@@ -2,6 +2,7 @@
 
 from coarlib.scoring.arrays import masks_from_indices
 from coarlib.scoring.bootstrap import Interval, bootstrap_interval, bootstrap_mean_interval
+from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
 from coarlib.scoring.correlation import (
     Correlation,
     UndefinedCorrelationWarning,
@@ -11,20 +12,34 @@ from coarlib.scoring.correlation import (
     spearman,
 )
 from coarlib.scoring.datamodeling_score import LDSResult, lds
+from coarlib.scoring.leave_out import group_loo, loo_corr
+from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_auc
 from coarlib.scoring.predictions import subset_sums
+from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
 
 __all__ = [
     "Correlation",
+    "Detection",
     "Interval",
     "LDSResult",
+    "NoiseCeiling",
+    "RemovalCurve",
     "UndefinedCorrelationWarning",
     "bootstrap_interval",
     "bootstrap_mean_interval",
+    "brittleness",
     "correlate",
+    "flip_label",
+    "group_loo",
     "kendall",
     "lds",
+    "loo_corr",
     "masks_from_indices",
+    "mislabel_detection_auc",
+    "noise_ceiling",
     "pearson",
+    "removal_curve",
+    "removal_masks",
     "spearman",
     "subset_sums",
 ]

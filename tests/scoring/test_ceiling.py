@@ -1,0 +1,60 @@
+"""The noise ceiling is what a perfect method reaches."""
+
+import numpy as np
+import pytest
+
+from coarlib.errors import ScoringError
+from coarlib.scoring import UndefinedCorrelationWarning, correlate, noise_ceiling
+from coarlib.scoring.ceiling import _splits
+
+
+def noisy_runs(runs, noise, subsets=3000, targets=8, seed=0):
+    rng = np.random.default_rng(seed)
+    signal = rng.standard_normal((subsets, targets))
+    return signal, signal[:, None] + noise * rng.standard_normal((subsets, runs, targets))
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4, 5, 10])
+@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+def test_a_perfect_prediction_reaches_the_ceiling(runs, kind):
+    signal, outputs = noisy_runs(runs, noise=2.0)
+    perfect = correlate(signal, outputs.mean(axis=1), kind).r
+    found = noise_ceiling(outputs, kind)
+    assert found.num_runs == runs
+    assert found.mean == pytest.approx(perfect.mean(), abs=0.015)
+
+
+def test_reliability_predicts_the_correlation_with_fresh_runs():
+    signal, outputs = noisy_runs(4, noise=1.5)
+    _, fresh = noisy_runs(4, noise=1.5, seed=0)
+    fresh = signal[:, None] + 1.5 * np.random.default_rng(9).standard_normal(outputs.shape)
+    again = correlate(outputs.mean(axis=1), fresh.mean(axis=1), "pearson").r
+    found = noise_ceiling(outputs, "pearson")
+    np.testing.assert_allclose(found.reliability, again, atol=0.05)
+    np.testing.assert_allclose(found.ceiling, np.sqrt(found.reliability))
+
+
+def test_noise_alone_has_a_ceiling_of_about_zero_and_none_has_one():
+    rng = np.random.default_rng(0)
+    assert noise_ceiling(rng.standard_normal((5000, 6, 20))).mean < 0.15
+    exact = np.repeat(rng.standard_normal((50, 1, 3)), 4, axis=1)
+    np.testing.assert_allclose(noise_ceiling(exact).ceiling, 1)
+
+
+@pytest.mark.parametrize(("runs", "number"), [(2, 1), (3, 3), (4, 3), (5, 15), (6, 10)])
+def test_every_split_once_where_there_are_few(runs, number):
+    splits = _splits(runs, 100, seed=0)
+    assert len({frozenset(map(frozenset, split)) for split in splits}) == len(splits) == number
+    assert all(not set(a) & set(b) and len(a) == len(b) == runs // 2 for a, b in splits)
+    assert len(_splits(20, 7, seed=0)) == 7
+
+
+def test_undefined_targets_and_single_runs():
+    _, outputs = noisy_runs(4, noise=1.0, subsets=50)
+    outputs[:, :, 3] = 0
+    with pytest.warns(UndefinedCorrelationWarning, match="target 3"):
+        found = noise_ceiling(outputs)
+    assert np.isnan(found.ceiling).tolist() == [False] * 3 + [True] + [False] * 4
+    assert found.mean == pytest.approx(np.nanmean(found.ceiling))
+    with pytest.raises(ScoringError, match="at least two runs"):
+        noise_ceiling(outputs[:, :1])
