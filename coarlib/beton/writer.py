@@ -158,7 +158,6 @@ class _File:
                     self._write_rows(offset, rows, staging[: len(rows)])
                 else:
                     self._write_long_row(offset, int(rows[0]))
-                self._count_read(len(rows))
                 progress.advance(len(rows))
             self._start_writeback(page, layout.page_size)
 
@@ -170,6 +169,7 @@ class _File:
             _convert(name, self.layout.fields[name], _take(array, rows), staging[:, begin:end])
             begin = end
         self._write_at(offset, staging)
+        self._count_read(len(rows) * sum(array[:1].nbytes for array in self.arrays.values()))
 
     def _write_long_row(self, offset: int, row: int) -> None:
         """Write one row that is longer than a piece, piece by piece."""
@@ -181,6 +181,7 @@ class _File:
                 piece = np.empty(part.size, dtype)
                 copy_rows(name, piece, part)
                 self._write_at(offset, piece)
+                self._count_read(part.nbytes)
                 offset += piece.nbytes
 
     def _write_at(self, offset: int, data: bytes | np.ndarray) -> None:
@@ -194,9 +195,9 @@ class _File:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
-    def _count_read(self, rows: int) -> None:
+    def _count_read(self, nbytes: int) -> None:
         """Drop memory-mapped source pages from this process now and then."""
-        self.read += rows * sum(array[:1].nbytes for array in self.arrays.values())
+        self.read += nbytes
         if self.read >= RELEASE_BYTES:
             self.read = 0
             for array in self.source.values():
