@@ -1,0 +1,223 @@
+"""dattri's call signatures: change ``from dattri.metric import lds`` to this module's.
+
+Arguments and results have dattri 0.3.0's shapes and signs; what differs is written in each
+docstring. dattri takes every target to be a loss; where that matters, ``higher_is_better=True``
+says that it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from coarlib import scoring
+from coarlib.errors import ScoringError
+from coarlib.scoring.arrays import as_array
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+__all__ = ["brittleness", "flip_label", "lds", "loo_corr", "mislabel_detection_auc"]
+
+DEFAULT_SEARCH_SPACE = range(0, 200, 20)
+
+
+def lds(score: Any, ground_truth: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear datamodeling score of each test sample.
+
+    Parameters
+    ----------
+    score : real [N, T]
+        High = helpful for the target, as dattri's attributors return.
+    ground_truth : (real [M, T], int [M, k])
+        Target values of M retrained models, higher = better (``calculate_lds_ground_truth`` has
+        negated losses already), and the training examples of each; a list of index lists of
+        different lengths is accepted too.
+
+    Returns
+    -------
+    correlation, p_value : tensors [T] of the dtype of ``score``
+        Unlike dattri's, sums are exact before ranking, so that equal sums tie.
+    """
+    scores = as_array(score, "score")
+    values, indices = ground_truth
+    masks = scoring.masks_from_indices(_as_lists(indices), scores.shape[0])
+    result = scoring.lds(scores, masks, values, resamples=0)
+    return _tensor(result.correlation, score), _tensor(result.p_value, score)
+
+
+def loo_corr(
+    score: Any, ground_truth: tuple[Any, Any], *, higher_is_better: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pearson correlation of scores with leave-one-out target values.
+
+    Parameters
+    ----------
+    score : real [N, T]
+    ground_truth : (real [K, T], integer-valued [K])
+        Target values of K models, each trained without one example, and which one. Unlike dattri,
+        which ignores the indices, row k is compared with the score of example ``indices[k]``.
+    higher_is_better : bool
+        False (as dattri assumes): targets are losses, and helpful examples, when removed, raise
+        them.
+
+    Returns
+    -------
+    correlation, p_value : tensors [T] of the dtype of ``score``
+    """
+    values, indices = ground_truth
+    removed = as_array(indices, "indices")
+    if (removed != np.rint(removed)).any():
+        raise ScoringError("the removed indices are not whole numbers")
+    result = scoring.loo_corr(
+        score, removed.astype(np.int64), values, higher_is_better=higher_is_better
+    )
+    return _tensor(result.r, score), _tensor(result.p, score)
+
+
+def mislabel_detection_auc(
+    score: Any, ground_truth: Any
+) -> tuple[float, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """AUC of finding mislabelled examples by self-attribution (high = suspicious).
+
+    Returns
+    -------
+    auc : float
+        Unlike dattri's, exact under ties: scores that are all equal have an AUC of 0.5.
+    fpr, tpr, thresholds : tensors [D + 1]
+        As scikit-learn's ``roc_curve``; D is the number of distinct scores.
+    """
+    found = scoring.mislabel_detection_auc(score, ground_truth)
+    return found.auc, (
+        torch.from_numpy(found.fpr),
+        torch.from_numpy(found.tpr),
+        torch.from_numpy(found.thresholds),
+    )
+
+
+def flip_label(
+    label: Any, label_space: Any = None, p: float = 0.1, *, seed: int = 0
+) -> tuple[Any, list[int]]:
+    """Flip ``int(p * n)`` labels; unlike dattri's, seeded, and arrays work as tensors do.
+
+    Returns
+    -------
+    flipped : as ``label``
+    indices : list of int
+        Which were flipped.
+    """
+    flipped, indices = scoring.flip_label(label, p, label_space, seed=seed)
+    return flipped, indices.tolist()
+
+
+def brittleness(  # noqa: PLR0917 - the signature is dattri's
+    train_loader: DataLoader[Any],
+    test_loader: DataLoader[Any],
+    scores: Any,
+    train_func: Callable[[DataLoader[Any]], torch.nn.Module],
+    eval_func: Callable[[torch.nn.Module, DataLoader[Any]], torch.Tensor],
+    device: torch.device | str = "cpu",
+    search_space: Sequence[int] | None = None,
+) -> int | None:
+    """Smallest number of top-scored training examples whose removal flips one test prediction.
+
+    Parameters
+    ----------
+    train_loader : DataLoader
+        With any sampler; the scores are of its examples in the order of ``sampler.indices``, or of
+        the dataset.
+    test_loader : DataLoader
+        Of one test sample ``(x, label)``.
+    scores : real [N]
+    train_func, eval_func
+        ``train_func(loader) -> model``; ``eval_func(model, test_loader) -> predicted label``.
+    device : torch.device or str
+    search_space : sequence of int, ascending
+        Sizes to try; by default 0, 20, …, 180.
+
+    Returns
+    -------
+    int or None
+        None if no size flips the prediction. :func:`coarlib.scoring.brittleness` does many test
+        samples at once.
+    """
+    column = as_array(scores, "scores").reshape(-1, 1)
+    examples = sampled_examples(train_loader)
+    if len(column) != len(examples):
+        raise ScoringError(
+            f"scores are of {len(column)} examples, but the loader has {len(examples)}"
+        )
+    label = torch.cat([batch[1].reshape(-1) for batch in test_loader])
+    if label.numel() != 1:
+        raise ScoringError(
+            f"the test loader holds {label.numel()} samples; this function takes one "
+            "(coarlib.scoring.brittleness takes many)"
+        )
+
+    def flips(masks: Any, _: Any) -> list[bool]:
+        return [
+            _predicted(
+                subset_loader(train_loader, examples[mask]),
+                test_loader,
+                train_func,
+                eval_func,
+                device,
+            )
+            != label.item()
+            for mask in masks
+        ]
+
+    sizes = list(DEFAULT_SEARCH_SPACE if search_space is None else search_space)
+    usable = [size for size in sizes if size <= len(column)]
+    smallest = scoring.brittleness(column, flips, usable, batch_size=1)[0]
+    return None if np.isinf(smallest) else int(smallest)
+
+
+def sampled_examples(loader: DataLoader[Any]) -> np.ndarray:
+    """Return which examples of the dataset a loader draws, int64 [N].
+
+    A sampler with ``indices`` (SubsetRandomSampler) restricts the dataset; others draw all of it.
+    """
+    indices = getattr(loader.sampler, "indices", None)
+    if indices is not None:
+        return np.asarray(as_array(list(indices), "sampler indices"), dtype=np.int64)
+    return np.arange(len(loader.sampler), dtype=np.int64)  # type: ignore[arg-type]
+
+
+def subset_loader(
+    loader: DataLoader[Any], examples: Any, generator: torch.Generator | None = None
+) -> DataLoader[Any]:
+    """Return a shuffling loader like ``loader`` over ``examples`` of its dataset only."""
+    return torch.utils.data.DataLoader(
+        torch.utils.data.Subset(loader.dataset, [int(index) for index in examples]),
+        batch_size=loader.batch_size,
+        shuffle=True,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        generator=generator,
+    )
+
+
+def _predicted(
+    loader: DataLoader[Any],
+    test_loader: DataLoader[Any],
+    train_func: Callable[..., torch.nn.Module],
+    eval_func: Callable[..., torch.Tensor],
+    device: torch.device | str,
+) -> Any:
+    model = train_func(loader).to(device).eval()
+    return eval_func(model, test_loader).item()
+
+
+def _as_lists(indices: Any) -> list[Any]:
+    return list(indices) if isinstance(indices, list | tuple) else list(as_array(indices))
+
+
+def _tensor(values: Any, like: Any) -> torch.Tensor:
+    dtype = like.dtype if torch.is_tensor(like) and like.is_floating_point() else torch.float64
+    return torch.from_numpy(values).to(dtype)
