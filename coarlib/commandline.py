@@ -28,7 +28,7 @@ from fastargs.validation import Checker, Int
 
 from coarlib.errors import ArgumentError, CoarlibError
 
-__all__ = ["PLAIN", "Boolean", "Param", "Sections", "Whole", "nearest", "parse", "run"]
+__all__ = ["PLAIN", "Boolean", "Param", "Sections", "Whole", "nearest", "parse", "row_slice", "run"]
 
 Sections = Mapping[str, Mapping[str, Param]]
 
@@ -75,6 +75,24 @@ class Whole(Checker):
         lower = "" if self.least is None else f" of at least {self.least}"
         upper = "" if self.most is None else f" and at most {self.most}"
         return f"a whole number{lower}{upper}"
+
+
+def row_slice(text: str, num_models: int, name: str) -> tuple[int, int]:
+    """Read ``START:STOP`` (either may be left out) as a row range of a store.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not of that form or lies outside ``0:num_models``; ``name`` is the argument's.
+    """
+    start, colon, stop = text.partition(":")
+    try:
+        bounds = int(start or 0), int(stop or num_models)
+    except ValueError:
+        bounds = (-1, -1)
+    if not colon or not 0 <= bounds[0] < bounds[1] <= num_models:
+        raise ArgumentError(f"{name} must be START:STOP within 0:{num_models}, not {text!r}")
+    return bounds
 
 
 def nearest(word: str, known: Collection[str]) -> str:

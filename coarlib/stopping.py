@@ -32,18 +32,24 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
+        self._event = threading.Event()
         self._previous: dict[int, object] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise Abandoned(signal.Signals(number).name)
         self.requested = True
+        self._event.set()
         print(
             f"{signal.Signals(number).name}: finishing the rows in hand, then stopping "
             "(a second signal drops them)",
             file=sys.stderr,
             flush=True,
         )
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but wake when a stop is requested."""
+        self._event.wait(seconds)
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -77,9 +77,12 @@ class Task(ABC):
             The batch size never changes a row by more than :attr:`tolerance`.
         """
 
-    def settings(self) -> dict[str, Any]:
-        """Return what the store's provenance records about this task (JSON-able)."""
-        return {}
+    def fingerprint(self) -> str | None:
+        """Return a digest of what is evaluated (weights, data), for the store's provenance.
+
+        Read after :meth:`prepare`; None if the task cannot tell.
+        """
+        return None
 
 
 class ModuleTask(Task):

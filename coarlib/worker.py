@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,16 @@ from coarlib.progress import Progress
 from coarlib.row_checks import check_rows
 from coarlib.stopping import Abandoned, StopSignals
 from coarlib.store import RowWriter, Store
-from coarlib.store.layout import COMPLETED
+from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
 from coarlib.store.provenance import WorkerLog
 
 if TYPE_CHECKING:
     import torch
 
     from coarlib.task import Task
+
+# How often a worker that has nothing left to claim looks again.
+MAX_SECONDS_BETWEEN_LOOKS = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,24 @@ class FillOptions:
         Record rows with NaN or inf instead of refusing them.
     quiet : bool
         No progress bar.
+    claim : bool
+        Share the rows out with any other workers by claims, instead of doing all of them.
+    claim_ttl : float
+        Seconds without a heartbeat after which another worker's block is taken over.
+    claim_wait : bool
+        At the end, wait for blocks of other workers (and take them over should they die).
+    origin : dict
+        What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
     """
 
     rerun: bool = False
     rows_per_batch: int | None = None
     allow_nonfinite: bool = False
     quiet: bool = False
+    claim: bool = False
+    claim_ttl: float = DEFAULT_TTL
+    claim_wait: bool = True
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,6 +70,7 @@ class FillReport:
     skipped: int = 0
     refused: list[str] = field(default_factory=list)
     nonfinite_recorded: int = 0
+    taken_over: int = 0
     seconds: float = 0.0
     stopped: bool = False
     abandoned: bool = False
@@ -122,39 +139,42 @@ def fill(
     _check_masks_are_drawn(store, task, design)
     task.prepare(device)
     _check_width(store, task, design)
-    description = {"name": f"{type(task).__module__}.{type(task).__qualname__}"}
-    settings = {**description, "settings": task.settings()}
     size = options.rows_per_batch or task.rows_per_batch
     filler = _Filler(store, task, design, options, report)
     started = time.monotonic()
     with (
         StopSignals() as stop,
         RowWriter(store) as writer,
-        WorkerLog(store.path, settings) as log,
+        WorkerLog(store.path, _origin(task, options)) as log,
         Progress(len(todo), f"filling {store.path.name}", quiet=options.quiet) as progress,
     ):
         try:
-            for first in range(0, len(todo), size):
-                if stop.requested:
-                    report.stopped = True
-                    break
-                batch = todo[first : first + size]
-                filler.fill_batch(batch, writer, log)
-                progress.advance(len(batch))
+            for block in filler.blocks(todo, size, stop):
+                for first in range(0, len(block), size):
+                    if stop.requested:
+                        break
+                    batch = block[first : first + size]
+                    filler.fill_batch(batch, writer, log)
+                    progress.advance(len(batch))
         except Abandoned:
-            report.stopped = report.abandoned = True
+            report.abandoned = True
+        report.stopped = stop.requested
     report.seconds = time.monotonic() - started
     if report.refused:
         raise NonFiniteError(_refusal(report))
     return report
 
 
+def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
+    name = f"{type(task).__module__}:{type(task).__qualname__}"
+    return {"task": name, **options.origin, "model_digest": task.fingerprint()}
+
+
 def _rows_to_do(
     store: Store, rows: NDArray[np.int64], options: FillOptions, report: FillReport
 ) -> NDArray[np.int64]:
     committed = store.completed()[rows]
-    flags = store._read(COMPLETED)[rows]
-    unflagged = rows[committed & ~flags]
+    unflagged = rows[committed & (store.flags()[rows] != 1)]
     if len(unflagged):  # a writer died between checksum and flag
         with RowWriter(store) as writer:
             writer.mark_completed(unflagged)
@@ -194,6 +214,33 @@ class _Filler:
     design: MaskDesign | None
     options: FillOptions
     report: FillReport
+    refused: list[int] = field(default_factory=list)
+
+    def blocks(
+        self, rows: NDArray[np.int64], size: int, stop: StopSignals
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows to do: all at once, or block by block as this worker can claim them."""
+        if not self.options.claim:
+            yield rows
+            return
+        block_rows = settle_block_rows(self.store, size)
+        with Claims(self.store, block_rows, self.options.claim_ttl) as claims:
+            while not stop.requested:
+                rows = rows[~self.store.completed()[rows]]
+                rows = rows[~np.isin(rows, self.refused)]  # to try them again changes nothing
+                if not len(rows):
+                    return
+                block = claims.next_block(rows)
+                self.report.taken_over = claims.taken_over
+                if block is not None:
+                    # Again after claiming: the last owner may have committed some since.
+                    yield block[~self.store.completed()[block]]
+                    if not stop.requested:
+                        claims.finish()
+                elif not self.options.claim_wait:
+                    return
+                else:
+                    stop.wait(min(MAX_SECONDS_BETWEEN_LOOKS, claims.ttl / 6))
 
     def fill_batch(self, rows: NDArray[np.int64], writer: RowWriter, log: WorkerLog) -> None:
         """Compute, check and commit one batch of rows."""
@@ -204,6 +251,7 @@ class _Filler:
             self.report.nonfinite_recorded += len(problems)
         elif problems:
             self.report.refused.extend(problems.values())
+            self.refused.extend(problems)
             good = ~np.isin(rows, list(problems))
             if not good.any() and not self.report.written:
                 raise NonFiniteError(_refusal(self.report))
@@ -228,3 +276,25 @@ def _refusal(report: FillReport) -> str:
         f"{len(report.refused)} rows were refused and {report.written} written "
         "(--expt.allow_nonfinite 1 records them)"
     )
+
+
+def recompute(store: Store, task: Task, row: int, device: torch.device) -> dict[str, float]:
+    """Compute ``row`` again and return the largest difference of each array from the store's.
+
+    Differences are taken between stored values, so rounding to the stored dtype is included; a
+    NaN in one place only counts as infinite.
+    """
+    design, rows = store.design, np.array([row], dtype=np.int64)
+    task.prepare(device)
+    _check_width(store, task, design)
+    filler = _Filler(store, task, design, FillOptions(), FillReport())
+    arrays, _ = check_rows(store.spec.schema, rows, filler._compute(rows))
+    differences = {}
+    for key, value in arrays.items():
+        stored = np.asarray(store.array(key)[row : row + 1])
+        new, old = value.astype(np.float64), stored.astype(np.float64)
+        same = (new == old) | (np.isnan(new) & np.isnan(old))
+        gap = np.abs(new - old)
+        gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+        differences[key] = float(gap.max(initial=0.0))
+    return differences

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from coarlib.errors import ArgumentError, TaskError
 from coarlib.masks import MaskDesign
 from coarlib.stopping import EXIT_ABANDONED, EXIT_STOPPED
 from coarlib.store import Store, settle_design
+from coarlib.store.claims import DEFAULT_TTL
 from coarlib.task import Task, load_task
 from coarlib.worker import FillOptions, FillReport, fill, mask_key, row_range
 
@@ -36,9 +38,7 @@ WORKER_PARAMS = {
     "num_partitions": Param(Whole(1), "split the row range among this many workers", default=1),
     "partition_index": Param(Whole(0), "which part of the split is this worker's", default=0),
     "rerun": Param(Boolean(), "compute completed rows again", default=False),
-    "rows_per_batch": Param(
-        Whole(1), "rows computed and committed together; default: the task's"
-    ),
+    "rows_per_batch": Param(Whole(1), "rows computed and committed together; default: the task's"),
     "subsample_prob": Param(
         float, "probability that a component is kept, if the spec has no design"
     ),
@@ -46,6 +46,17 @@ WORKER_PARAMS = {
     "mask_size": Param(int, "width of a mask, checked against the store"),
     "allow_nonfinite": Param(Boolean(), "record rows with NaN or inf", default=False),
     "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="auto"),
+    "claim": Param(
+        Boolean(),
+        "share the rows out among all workers started so, until none is left",
+        default=False,
+    ),
+    "claim_ttl": Param(
+        float, "seconds without a heartbeat after which a block is taken over", default=DEFAULT_TTL
+    ),
+    "claim_wait": Param(
+        Boolean(), "wait at the end for other workers' blocks, in case they die", default=True
+    ),
     "quiet": Param(Boolean(), "no progress bar", default=False),
 }
 
@@ -64,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ArgumentError(f"--expt.task_args is not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ArgumentError("--expt.task_args must be a JSON object")
-    _fill(args, lambda: load_task(args.task, settings, args.base_dir))
+    origin = {"task": args.task, "settings": settings}
+    _fill(args, lambda: load_task(args.task, settings, args.base_dir), origin)
 
 
 def fill_with(
-    task_class: Callable[..., Task],
+    task_class: type[Task],
     params: Mapping[str, Param],
     argv: Sequence[str] | None,
     description: str,
@@ -77,24 +89,34 @@ def fill_with(
 
     Parameters
     ----------
-    task_class : callable returning a Task
+    task_class : subclass of Task
         Called with the values of ``params`` as keyword arguments.
     params : mapping of name to Param
         The set-up's own settings; each is an ``--expt.<name>`` argument.
     """
     args = parse(description, {"expt": {**WORKER_PARAMS, **params}}, argv).expt
-    _fill(args, lambda: task_class(**{name: getattr(args, name) for name in params}))
+    settings = {name: getattr(args, name) for name in params}
+    name = f"{task_class.__module__}:{task_class.__qualname__}"
+    _fill(args, lambda: task_class(**settings), {"task": name, "settings": settings})
 
 
-def _fill(args: SimpleNamespace, build_task: Callable[[], Task]) -> None:
+def _fill(args: SimpleNamespace, build_task: Callable[[], Task], origin: Mapping[str, Any]) -> None:
     store = Store.open(args.base_dir)
     rows = _rows(args, store)
     _settle_masks(args, store)
+    if args.claim and args.rerun:
+        raise ArgumentError("--expt.claim shares out missing rows; it cannot go with --expt.rerun")
+    if args.claim_ttl <= 0:
+        raise ArgumentError(f"--expt.claim_ttl must be above 0 seconds, not {args.claim_ttl}")
     options = FillOptions(
         rerun=args.rerun,
         rows_per_batch=args.rows_per_batch,
         allow_nonfinite=args.allow_nonfinite,
         quiet=args.quiet,
+        claim=args.claim,
+        claim_ttl=args.claim_ttl,
+        claim_wait=args.claim_wait,
+        origin={**origin, "directory": str(Path.cwd())},
     )
     report = fill(store, build_task(), rows, resolve_device(args.device), options)
     print(_summary(report, store))
@@ -150,6 +172,8 @@ def _summary(report: FillReport, store: Store) -> str:
         words.append(f"{report.skipped} were completed already")
     if report.nonfinite_recorded:
         words.append(f"{report.nonfinite_recorded} of them hold NaN or inf")
+    if report.taken_over:
+        words.append(f"{report.taken_over} blocks taken over from dead workers")
     if report.stopped:
         words.append("stopped by a signal, run the same command for the rest")
     done = len(store.completed_rows())

@@ -118,11 +118,12 @@ def test_a_spec_without_design(tmp_path, spec_content):
 def test_each_batch_leaves_a_line_that_says_where_rows_came_from(store):
     fill(store, linear(), np.arange(6), CPU)
     (file,) = (store.path / "workers").glob("*.jsonl")
-    head, *batches = [json.loads(line) for line in file.read_text().splitlines()]
-    assert head["task"]["name"].endswith("LinearTask")
-    assert head["task"]["settings"] == {"seconds": 0.0}
+    head, *batches, end = [json.loads(line) for line in file.read_text().splitlines()]
+    assert head["task"]["task"] == "linear_task:LinearTask"
+    assert head["task"]["model_digest"] == "linear-11"
     assert {"python", "coarlib", "numpy", "torch"} <= set(head["versions"])
     assert [batch["rows"] for batch in batches] == [[[0, 4]], [[4, 6]]]
+    assert set(end) == {"ended"}
 
 
 @pytest.mark.parametrize("bounds", [(0, 25), (-1, 3), (24, 25), (5, 5), (6, 5)])

@@ -125,6 +125,10 @@ class Store:
             return np.asarray(self.checksums() != 0)
         return self._read(COMPLETED)
 
+    def flags(self) -> NDArray[np.uint8]:
+        """Read the bytes of ``_completed`` as they are now, uint8 [num_models]; 1 = completed."""
+        return self._read(COMPLETED).view(np.uint8)
+
     def completed_rows(self) -> NDArray[np.int64]:
         """Read the indices of committed rows as they are now, ascending int64 [K]."""
         return np.flatnonzero(self.completed()).astype(np.int64)

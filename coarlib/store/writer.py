@@ -63,6 +63,7 @@ class RowWriter:
             In the stored dtypes.
         """
         checksums = row_checksums(rows, arrays)
+        self._check_still_there()
         self._withdraw(rows)
         for run in contiguous_runs(rows):
             first = int(rows[run.start])
@@ -70,6 +71,20 @@ class RowWriter:
                 self._pwrite(key, first, np.ascontiguousarray(arrays[key][run]))
             self._pwrite(CHECKSUMS, first, checksums[run])
             self._pwrite(COMPLETED, first, np.ones(run.stop - run.start, np.bool_))
+
+    def _check_still_there(self) -> None:
+        """Refuse to write into a store that was removed or replaced under the open descriptors."""
+        for key, descriptor in self._descriptors.items():
+            path = self._files[key].path
+            try:
+                same = os.path.samestat(os.stat(path), os.fstat(descriptor))
+            except OSError:
+                same = False
+            if not same:
+                raise StoreError(
+                    f"{path} was removed or replaced while this worker was writing; its rows in "
+                    "hand are lost, those in the store that is there now are untouched"
+                )
 
     def mark_completed(self, rows: NDArray[np.int64]) -> None:
         """Restore the flag of committed rows whose writer died between checksum and flag."""

@@ -22,8 +22,8 @@ class LinearTask(Task):
     def __init__(self, seconds: float = 0.0, dtype: str = "float64") -> None:
         self.seconds, self.dtype = seconds, dtype
 
-    def settings(self):
-        return {"seconds": self.seconds}
+    def fingerprint(self):
+        return "linear-11"
 
     def rows(self, indices, masks):
         time.sleep(self.seconds)

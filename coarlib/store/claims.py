@@ -1,0 +1,242 @@
+"""Claims: any number of workers share out the blocks of a store, with nothing else running.
+
+A claim is a file ``claims/<block>.<generation>`` made with O_EXCL and never renamed or deleted;
+the highest generation owns the block, and stealing means creating generation + 1. The owner
+touches its file; a claim is stale when its modification time has not changed for ``ttl`` seconds
+*on the observer's own monotonic clock*, so no two clocks are ever compared. A worker that stops
+cleanly leaves ``<block>.<generation>.free`` beside it. Correctness never rests on a claim: rows are
+functions of their index, so a row computed twice is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import StoreError
+from coarlib.store.heartbeat import Heartbeat
+from coarlib.store.layout import CLAIMS_DIR
+from coarlib.store.reader import Store
+
+# Network file systems cache attributes for up to 60 s.
+DEFAULT_TTL = 180.0
+HEARTBEATS_PER_TTL = 6
+# More blocks than this make the directory slow to list on a network file system.
+MAX_BLOCKS = 2000
+BLOCK_FILE = "block_rows"
+CLAIM_NAME = re.compile(r"(\d+)\.(\d+)(\.free)?")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim file: ``block`` of the store, taken for the ``generation``-th time."""
+
+    block: int
+    generation: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file in ``claims/``."""
+        return f"{self.block}.{self.generation}"
+
+
+def settle_block_rows(store: Store, wanted: int) -> int:
+    """Return how many rows a block has: ``wanted``, unless an earlier worker settled it.
+
+    Parameters
+    ----------
+    wanted : int
+        At least the rows that a worker computes together.
+    """
+    directory = store.path / CLAIMS_DIR
+    directory.mkdir(exist_ok=True)
+    file = directory / BLOCK_FILE
+    size = max(wanted, -(-store.num_models // MAX_BLOCKS))
+    temporary = directory / f".{BLOCK_FILE}.{socket.gethostname()}.{os.getpid()}"
+    try:
+        temporary.write_text(f"{size}\n")
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+        return int(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot settle the block size in {file}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def block_rows_of(store: Store) -> int | None:
+    """Return the settled rows of a block; None if no worker has claimed any yet."""
+    try:
+        return int((store.path / CLAIMS_DIR / BLOCK_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+class Claims:
+    """One worker's view of a store's claims; a context manager that keeps the own claim alive.
+
+    Parameters
+    ----------
+    store : Store
+    block_rows : int
+        Rows a block, the same for all workers (:func:`settle_block_rows`).
+    ttl : float
+        Seconds without a heartbeat after which a claim may be taken over; at least three times
+        what a batch of rows takes.
+    """
+
+    def __init__(self, store: Store, block_rows: int, ttl: float = DEFAULT_TTL) -> None:
+        self.store, self.block_rows, self.ttl = store, block_rows, ttl
+        self.taken_over = 0
+        self._directory = store.path / CLAIMS_DIR
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._own: Claim | None = None
+        self._heartbeat = Heartbeat(ttl / HEARTBEATS_PER_TTL)
+
+    def next_block(self, open_rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Claim a block that has open rows.
+
+        Parameters
+        ----------
+        open_rows : int64 [K]
+            Ascending rows that are wanted and not committed.
+
+        Returns
+        -------
+        int64 [B] or None
+            The open rows of the block now claimed; None if every such block has a living owner.
+        """
+        blocks = np.unique(open_rows // self.block_rows)
+        if not len(blocks):
+            return None
+        owners, released = self._list()
+        # Starting anywhere keeps a thousand workers from queueing at the same file.
+        offset = random.randrange(len(blocks))
+        for block in np.roll(blocks, -offset).tolist():
+            owner = owners.get(block)
+            if owner is None:
+                claim = Claim(block, 0)
+            elif owner in released or self._is_stale(owner):
+                claim = Claim(block, owner.generation + 1)
+            else:
+                continue
+            if self._create(claim):
+                self.taken_over += owner is not None and owner not in released
+                self._hold(claim)
+                return open_rows[open_rows // self.block_rows == block]
+        return None
+
+    def finish(self) -> None:
+        """Let go of the own claim after its rows are committed."""
+        self._hold(None)
+
+    def release(self) -> None:
+        """Give up the own claim unfinished, so that others need not wait until it is stale."""
+        if self._own is not None:
+            with suppress(OSError):
+                (self._directory / f"{self._own.name}.free").touch(exist_ok=False)
+            self._hold(None)
+
+    def living(self) -> list[Claim]:
+        """Return the claims that have an owner and are not known to be stale."""
+        owners, released = self._list()
+        return [c for c in owners.values() if c not in released and not self._is_stale(c)]
+
+    def _list(self) -> tuple[dict[int, Claim], set[Claim]]:
+        """Return {block: claim of the highest generation} and the claims that were released."""
+        owners: dict[int, Claim] = {}
+        released = set()
+        try:
+            names = os.listdir(self._directory)
+        except OSError as error:
+            raise StoreError(f"cannot list {self._directory}: {error.strerror}") from error
+        for name in names:
+            match = CLAIM_NAME.fullmatch(name)
+            if match is None:
+                continue
+            claim = Claim(int(match[1]), int(match[2]))
+            if match[3]:
+                released.add(claim)
+            elif claim.block not in owners or owners[claim.block].generation < claim.generation:
+                owners[claim.block] = claim
+        return owners, released
+
+    def _is_stale(self, claim: Claim) -> bool:
+        file = self._directory / claim.name
+        try:
+            touched = file.stat().st_mtime_ns
+        except OSError:
+            return False
+        now = time.monotonic()
+        before, since = self._seen.get(claim.name, (None, now))
+        if before != touched:
+            self._seen[claim.name], since = (touched, now), now
+        return now - since > self.ttl or self._owner_is_dead(file)
+
+    def _owner_is_dead(self, file: Path) -> bool:
+        """Whether the owner ran on this very system and is gone, so that no wait is needed."""
+        try:
+            owner = json.loads(file.read_text())
+        except (OSError, ValueError):
+            return False
+        here = process_identity(0)
+        if owner.get("system") != here["system"] or here["system"] is None:
+            return False
+        return process_identity(int(owner["pid"])).get("started") != owner.get("started")
+
+    def _create(self, claim: Claim) -> bool:
+        file = self._directory / claim.name
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot claim {file}: {error.strerror}") from error
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump({"host": socket.gethostname(), **process_identity(os.getpid())}, stream)
+        return True
+
+    def _hold(self, claim: Claim | None) -> None:
+        self._own = claim
+        self._heartbeat.file = None if claim is None else self._directory / claim.name
+
+    def __enter__(self) -> Claims:
+        self._heartbeat.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._heartbeat.__exit__(kind, error, trace)
+        self.release()
+
+
+def process_identity(pid: int) -> dict[str, object]:
+    """Say which process ``pid`` is: its system (boot and process namespace) and start time.
+
+    ``system`` is None where that cannot be known (no /proc); ``pid`` 0 asks only for the system.
+    """
+    found: dict[str, object] = {"pid": pid, "system": None, "started": None}
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        found["system"] = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    with suppress(OSError, IndexError):
+        if pid:
+            # Field 22 of stat, counted after the name in parentheses, which may hold spaces.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found["started"] = None if fields[0] == "Z" else fields[19]
+    return found

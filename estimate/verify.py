@@ -1,0 +1,63 @@
+"""Check every completed row of a store against its checksum, and repair what is torn.
+
+    coar verify STORE [--rows 0:1000] [--repair]
+
+Prints the rows whose bytes do not match and exits with 1 if there are any. With --repair they are
+marked as not completed, so that workers fill them again, and flags of sound rows are restored.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from coarlib.commandline import PLAIN, Boolean, Param, Whole, parse, row_slice, run
+from coarlib.store import Store
+from coarlib.store.verify import verify
+
+POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
+SECTIONS = {
+    PLAIN: {
+        "rows": Param(str, "only rows START:STOP"),
+        "repair": Param(Boolean(), "mark torn rows as not completed", default=False),
+        "threads": Param(Whole(1), "threads; default: all cores"),
+        "quiet": Param(Boolean(), "no progress bar", default=False),
+    }
+}
+SHOWN = 20
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Verify the store that the arguments name."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    options = args.options
+    store = Store.open(args.store)
+    rows = None if options.rows is None else row_slice(options.rows, store.num_models, "--rows")
+    started = time.monotonic()
+    report = verify(store, rows, options.repair, options.threads, options.quiet)
+    seconds = time.monotonic() - started
+    print(
+        f"{report.checked} completed rows checked in {seconds:.1f} s "
+        f"({report.bytes / 1e9 / max(seconds, 1e-9):.2f} GB/s)"
+    )
+    for rows_found, what in (
+        (report.torn, "do not match their checksum"),
+        (report.unflagged, "are committed without their completed flag"),
+        (report.unfounded, "are flagged as completed without a checksum"),
+    ):
+        if rows_found:
+            shown = ", ".join(map(str, rows_found[:SHOWN]))
+            more = ", …" if len(rows_found) > SHOWN else ""
+            print(f"{len(rows_found)} rows {what}: {shown}{more}")
+    if report.sound:
+        print("no row is torn or altered")
+    elif report.repaired:
+        print("repaired: run the workers again for the rows that are no longer completed")
+    else:
+        print("run with --repair to have them filled again")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,114 @@
+"""What a user sees of a store: status, provenance, recomputation."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from coarlib.errors import StoreError
+from coarlib.store import RowWriter, Store
+from coarlib.store.claims import Claims, settle_block_rows
+from coarlib.store.provenance import batch_of
+from coarlib.store.status import slurm_array, status
+
+TASK = ROOT / "tests" / "zoo" / "linear_task.py"
+
+
+@pytest.fixture
+def filled(store, command):
+    """Rows 0..9 filled by a real worker."""
+    done = command(
+        "estimate.make_dataset",
+        *("--expt.base_dir", store.path, "--expt.task", TASK, "--expt.end_index", 10),
+    )
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+def test_counts_ranges_rate_and_size(filled, make_rows):
+    with RowWriter(filled) as writer:
+        writer.write(np.array([15]), make_rows(filled, np.array([15])))
+    found = status(Store.open(filled.path))
+    assert (found.complete, found.claimed, found.missing) == (11, 0, 13)
+    assert found.missing_ranges == [(10, 15), (16, 24)]
+    assert found.rows_per_second > 0
+    assert found.eta_seconds > 0
+    assert found.workers == []
+    assert found.bytes_when_full == 24 * filled.spec.row_bytes
+    assert found.bytes_on_disk > 0
+
+
+def test_claimed_rows_and_living_workers(store):
+    settle_block_rows(store, 6)
+    with Claims(store, 6) as claims:
+        claims.next_block(np.arange(24))
+        assert (status(store).claimed, status(store).missing) == (6, 18)
+    assert status(store).claimed == 0
+
+
+def test_interrupted_rows(filled):
+    with open(filled.path / "_completed.npy", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\1")
+    assert status(filled).interrupted == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "size", "expected"),
+    [
+        ([(0, 1000)], 100, "0-9"),
+        ([(5, 6), (99, 101), (950, 1000)], 100, "0-1,9"),
+        ([(0, 3)], 1, "0-2"),
+        ([], 10, ""),
+    ],
+)
+def test_a_slurm_array_covers_what_is_missing(missing, size, expected):
+    assert slurm_array(missing, size) == expected
+
+
+def test_status_for_people_and_for_scripts(filled, command):
+    people = command("estimate", "status", filled.path, "--rows_per_task", 4).stdout
+    assert "10 of 24 rows complete (41.7%)" in people
+    assert "rows to fill 10-23" in people
+    assert "--array=2-5" in people
+    scripts = json.loads(command("estimate", "status", filled.path, "--json").stdout)
+    assert scripts["complete"] == 10
+    assert scripts["missing_ranges"] == [[10, 24]]
+
+
+def test_where_a_row_came_from(filled, command):
+    batch = batch_of(filled.path, 5)
+    assert batch.holds(5)
+    assert batch.worker["task"]["task"] == str(TASK)
+    assert batch.worker["task"]["model_digest"] == "linear-11"
+    with pytest.raises(StoreError, match="has recorded row 20"):
+        batch_of(filled.path, 20)
+    shown = json.loads(command("estimate", "provenance", filled.path, 5, "--json").stdout)
+    assert shown["row"] == 5
+    assert shown["completed"]
+    assert {"started", "seconds", "worker", "task", "versions"} <= set(shown)
+    missing = command("estimate", "provenance", filled.path, 20)
+    assert missing.returncode == 2
+
+
+def test_a_log_cut_short_by_a_crash_is_still_read(filled):
+    (log,) = (filled.path / "workers").glob("*.jsonl")
+    log.write_bytes(log.read_bytes()[:-40])
+    assert batch_of(filled.path, 0).holds(0)
+
+
+def test_recomputing_a_row(filled, command):
+    same = command("estimate", "recompute", filled.path, 3)
+    assert same.returncode == 0, same.stderr
+    assert "is what the task computes" in same.stdout
+    values = np.array(filled.array("margins")[3:4]) + np.float16(0.5)
+    with RowWriter(filled) as writer:
+        writer.write(
+            np.array([3]), {"masks": np.array(filled.array("masks")[3:4]), "margins": values}
+        )
+    differs = command("estimate", "recompute", filled.path, 3)
+    assert differs.returncode == 1
+    assert "differs by more than the task's tolerance" in differs.stdout
+    assert (filled.array("margins")[3] == values[0]).all()
+    assert command("estimate", "recompute", filled.path, 20).returncode == 2
