@@ -66,7 +66,10 @@ def write(job):
 
 
 def loader(job):
-    built = beton.ffcv_loader(job["path"], **job["arguments"])
+    arguments = job["arguments"]
+    if "target_slice" in arguments:
+        arguments["target_slice"] = slice(*arguments["target_slice"])
+    built = beton.ffcv_loader(job["path"], **arguments)
     np.savez(job["out"], **collect(built))
 
 

@@ -221,3 +221,30 @@ def test_write_dataset_then_ffcvs_loader_gives_every_row(ffcv, command, tmp_path
         assert (got["mask"] == arrays["masks"][rows]).all()
         assert got["targets"].dtype == np.float32
         assert (got["targets"] == arrays["test_margins"][rows].astype(np.float32)).all()
+
+
+def test_ffcv_loader_gives_upstreams_batches(ffcv, coar_file, tmp_path):
+    path, source = coar_file
+    rows = np.arange(20, 300)
+    cases = {
+        "all": {"batch_size": 64, "order": "sequential", "drop_last": False},
+        "part": {"batch_size": 40, "indices": rows.tolist(), "target_slice": [3, -2]},
+        "quasi": {"batch_size": 64, "order": "quasi_random", "os_cache": False},
+    }
+    ffcv(
+        [
+            {"do": "loader", "path": path, "arguments": arguments, "out": tmp_path / f"{name}.npz"}
+            for name, arguments in cases.items()
+        ]
+    )
+    whole, part, quasi = (load(tmp_path / f"{name}.npz") for name in cases)
+    for field, values in source.items():
+        assert whole[field].tobytes() == values.tobytes()
+        assert whole[field].shape == values.shape
+    assert len(quasi["idx"]) == 256
+    place = {number: row for row, number in enumerate(source["idx"].tolist())}
+    chosen = [place[number] for number in part["idx"].tolist()]
+    assert sorted(chosen) == rows.tolist()
+    assert chosen != rows.tolist()
+    assert (part["mask"] == source["mask"][chosen]).all()
+    assert (part["targets"] == source["targets"][chosen][:, 3:-2]).all()
