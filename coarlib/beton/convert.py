@@ -14,8 +14,12 @@ _RARE = 1 / 64
 
 
 def check_castable(name: str, source: np.dtype, target: np.dtype) -> None:
-    """Refuse a conversion that changes the kind of a number (BetonError)."""
-    if not np.can_cast(source, target, "same_kind"):
+    """Refuse a conversion that changes the kind of a number (BetonError).
+
+    Numbers become bool where they are all 0 or 1, which :func:`copy_rows` sees to.
+    """
+    zeros_and_ones = target == np.bool_ and source.kind in "iuf"
+    if not zeros_and_ones and not np.can_cast(source, target, "same_kind"):
         raise BetonError(f"field '{name}' has dtype {target}, but its source has dtype {source}")
 
 
@@ -38,13 +42,13 @@ def copy_rows(name: str, target: np.ndarray, source: np.ndarray) -> None:
 
 def _narrow(name: str, target: np.ndarray, source: np.ndarray) -> None:
     with np.errstate(over="ignore"):
-        np.copyto(target, source, casting="same_kind")
+        np.copyto(target, source, casting="unsafe")  # the kind was checked
     if target.dtype.kind in "fc":
         lost = np.isfinite(source) & ~np.isfinite(target)
     else:
         lost = source != target
     if lost.any():
-        value = source[lost].ravel()[0]
+        value = source[lost].ravel()[0].item()
         raise BetonError(f"{value!r} does not fit field '{name}' of dtype {target.dtype}")
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from coarlib.beton.fields import Field, Int, NDArray
 from coarlib.beton.writer import write
-from coarlib.errors import BetonError
+from coarlib.errors import BetonError, TornRowError
 from coarlib.store import Store
+from coarlib.store.verify import verify
 
 __all__ = ["parse_slice", "write_store"]
 
@@ -65,8 +66,8 @@ def write_store(
     path : path
         The file to write (see :func:`coarlib.beton.write`).
     x_name, y_name : str
-        The store's arrays of masks (bool [num_models, M]) and outputs ([num_models, T]; further
-        dimensions are flattened).
+        The store's arrays of masks (bool or 0/1, [num_models, M]) and outputs ([num_models, T]);
+        further dimensions are flattened.
     y_slice : str, optional
         Targets to keep, ``"a:b"`` or a single index; all by default.
     y_dtype : str
@@ -86,20 +87,21 @@ def write_store(
     Raises
     ------
     BetonError
-        If there is nothing to write, the masks are not bool, or a value overflows ``y_dtype``.
+        If there is nothing to write, a mask holds more than 0 and 1, or a value overflows
+        ``y_dtype``.
     StoreError
         If the store has no such array.
+    TornRowError
+        If the bytes of a completed row do not match its checksum (not with ignore_completed).
     """
     if y_dtype not in TARGET_DTYPES:
         raise BetonError(f"y_dtype must be {', '.join(TARGET_DTYPES)}, not {y_dtype}")
     masks, outputs = _matrix(store, x_name), _matrix(store, y_name)
-    if masks.dtype != np.bool_:
-        raise BetonError(f"{x_name} of {store.path} has dtype {masks.dtype}; masks are bool")
-    if outputs.dtype.kind != "f":
-        raise BetonError(f"{y_name} of {store.path} has dtype {outputs.dtype}; outputs are floats")
+    if outputs.dtype.kind not in "fiu":
+        raise BetonError(f"{y_name} of {store.path} has dtype {outputs.dtype}; outputs are numbers")
     if y_slice is not None:
         outputs = outputs[:, parse_slice(y_slice, outputs.shape[1])]
-    rows = _rows(store, completed_name, ignore_completed)
+    rows = _rows(store, completed_name, ignore_completed, quiet)
     if y_dtype == "float16":
         print("warning: ffcv's Loader hangs on float16 fields; coarlib reads them", file=sys.stderr)
     fields: dict[str, Field] = {
@@ -118,7 +120,7 @@ def _matrix(store: Store, name: str) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _rows(store: Store, completed_name: str, ignore_completed: bool) -> np.ndarray:
+def _rows(store: Store, completed_name: str, ignore_completed: bool, quiet: bool) -> np.ndarray:
     if completed_name == COMPLETED:
         done = store.completed_rows()
     else:
@@ -135,6 +137,17 @@ def _rows(store: Store, completed_name: str, ignore_completed: bool) -> np.ndarr
                 file=sys.stderr,
             )
         return np.arange(store.num_models)
+    if store.verified and completed_name == COMPLETED:
+        _refuse_torn(store, quiet)
     if not len(done):
         raise BetonError(f"no row of {store.path} is completed; there is nothing to write")
     return done
+
+
+def _refuse_torn(store: Store, quiet: bool) -> None:
+    torn = verify(store, quiet=quiet).torn
+    if torn:
+        raise TornRowError(
+            f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "
+            f"is {torn[0]}); run coar verify --repair there and fill them again"
+        )

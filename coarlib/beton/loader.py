@@ -11,6 +11,7 @@ import numpy as np
 
 from coarlib.beton.fields import Field, Float, NDArray
 from coarlib.beton.reader import Beton
+from coarlib.beton.tensors import check_torch_dtype
 from coarlib.devices import resolve_device
 from coarlib.errors import BetonError
 
@@ -105,6 +106,7 @@ def ffcv_loader(
 
 def _check_fields(fields: dict[str, Field]) -> None:
     for name, field in fields.items():
+        check_torch_dtype(name, field.dtype)
         if field.dtype == np.float16:
             raise BetonError(
                 f"field '{name}' is float16, on which ffcv's Loader hangs; write it as float32 or "

@@ -43,7 +43,7 @@ def tensor_batches(
         If torch has no such dtype as a field's.
     """
     for name in names:
-        _check_dtype(name, file.fields[name].dtype)
+        check_torch_dtype(name, file.fields[name].dtype)
     longest = max(map(len, batches), default=0)
     copier: _Pinned | _Plain = _Plain(file, names, device)
     if device.type == "cuda":
@@ -64,7 +64,8 @@ def _prepared(
             yield copier.hand_over(pending.popleft().result())
 
 
-def _check_dtype(name: str, dtype: np.dtype) -> None:
+def check_torch_dtype(name: str, dtype: np.dtype) -> None:
+    """Refuse a field whose dtype torch does not have (BetonError)."""
     import torch
 
     try:

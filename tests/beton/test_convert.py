@@ -51,6 +51,9 @@ def test_narrowing_keeps_values_that_fit(dtype):
         (np.array([1 << 31]), np.int32),
         (np.array([-129]), np.int8),
         (np.array(["abcd"], "S4"), "S2"),
+        (np.array([0, 1, 2]), bool),
+        (np.array([0.5]), bool),
+        (np.array([np.nan]), bool),
     ],
 )
 def test_values_that_do_not_fit_are_refused(values, dtype):
@@ -65,7 +68,7 @@ def test_nan_and_inf_pass_through_narrowing():
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("f4", "i4"), ("c8", "f4"), ("i8", "?"), ("S1", "i4")]
+    ("source", "target"), [("f4", "i4"), ("c8", "f4"), ("M8[s]", "?"), ("S1", "i4")]
 )
 def test_changes_of_kind_are_refused(source, target):
     with pytest.raises(BetonError, match="source has dtype"):

@@ -6,6 +6,7 @@ import pytest
 from coarlib import beton
 from coarlib.beton.dataset import parse_slice
 from coarlib.errors import BetonError
+from coarlib.store import RowWriter
 
 ROWS, FEATURES, TARGETS = 50, 21, 9
 DONE = [3, 4, 5, 17, 18, 40, 49]
@@ -100,8 +101,8 @@ def test_another_completed_array_can_be_named(command, directory, tmp_path):
         (["--cfg.y_slice", "a"], "'a:b' or a single index"),
         (["--cfg.y_dtype", "int8"], "y_dtype must be"),
         (["--cfg.y_name", "test_margin"], "did you mean 'test_margins'"),
-        (["--cfg.x_name", "test_margins"], "masks are bool"),
-        (["--cfg.y_name", "masks"], "outputs are floats"),
+        (["--cfg.x_name", "test_margins"], "does not fit field 'mask' of dtype bool"),
+        (["--cfg.y_name", "masks"], "outputs are numbers"),
         (["--cfg.completed_name", "masks"], "not one flag a row"),
         (["--cfg.ignore_complete"], "did you mean '--cfg.ignore_completed'"),
     ],
@@ -112,6 +113,35 @@ def test_bad_input_is_one_sentence_and_exit_2(command, directory, tmp_path, more
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x.beton").exists()
+
+
+def test_masks_of_zeros_and_ones_become_bool(command, directory, tmp_path):
+    path, arrays = directory
+    np.save(path / "masks.npy", arrays["masks"].astype(np.int8))
+    result = run(command, path, tmp_path / "x.beton")
+    assert result.returncode == 0, result.stderr
+    check(tmp_path / "x.beton", arrays, DONE)
+
+
+def test_a_torn_row_is_never_written(command, store, make_rows, tmp_path):
+    rows = np.array([1, 2, 9])
+    with RowWriter(store) as writer:
+        writer.write(rows, make_rows(store, rows))
+    arguments = ("--cfg.data_dir", store.path, "--cfg.out_path", tmp_path / "x.beton")
+    arguments += ("--cfg.y_name", "margins")
+    result = command("estimate.write_dataset", *arguments)
+    assert result.returncode == 0, result.stderr
+    with beton.open(tmp_path / "x.beton") as file:
+        before = file.rows(slice(None))
+    assert before["idx"].tolist() == rows.tolist()
+    margins = np.load(store.path / "margins.npy", mmap_mode="r+")
+    margins[9, 1] += 1
+    margins.flush()
+    result = command("estimate.write_dataset", *arguments)
+    assert result.returncode == 2
+    assert "do not match their checksums (the first is 9)" in result.stderr
+    with beton.open(tmp_path / "x.beton") as file:
+        assert (file.rows(slice(None))["targets"] == before["targets"]).all()
 
 
 def test_nothing_completed_is_an_error(command, directory, tmp_path):
