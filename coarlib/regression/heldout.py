@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.regression.moments import read_blocks
+from coarlib.regression.blocks import read_blocks
 from coarlib.regression.problem import target_blocks
 from coarlib.regression.rows import ArrayRows, RowSource
 from coarlib.scoring.ranks import doubled_ranks

@@ -171,17 +171,14 @@ def _extreme_eigenvalues(matrix: torch.Tensor, inverse: torch.Tensor) -> tuple[f
 
 def min_norm(problem: Problem, reason: str) -> Solution:
     """Fit the least-squares weights of smallest norm by an eigendecomposition of R."""
-    values, vectors = torch.linalg.eigh(problem.gram)
-    cutoff = float(values[-1]) * len(values) * 1e-13
-    used = values > max(cutoff, 1e-12)
-    values, vectors = values[used], vectors[:, used]
-    rank = int(used.sum())
+    values, vectors = problem.eigen()
+    rank = len(values)
     solution = Solution.empty(problem, f"least squares of smallest norm ({reason})")
     rss = np.zeros(problem.num_targets)
     for targets in target_blocks(problem.num_targets):
         c = problem.covariance(targets)
         weight = vectors @ ((vectors.T @ c) / values[:, None])
-        left = c - problem.gram @ weight
+        left = c - problem.times_gram(weight)
         yy = problem.variance[targets]
         bound = (vectors.T @ left).square().sum(0).cpu().numpy() / float(values[0])
         solution.gap[targets] = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)

@@ -10,8 +10,6 @@ error).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +19,12 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.progress import Progress
+from coarlib.regression.blocks import BLOCK_BYTES, read_blocks
 from coarlib.regression.counts import PairCounter
 from coarlib.regression.rows import ArrayRows, RowSource
 
-__all__ = ["Accumulator", "Moments", "read_blocks", "rows_per_block"]
+__all__ = ["Accumulator", "Moments"]
 
-MAX_BLOCK_ROWS = 8192  # float32 sums of so many rows keep six digits
-BLOCK_BYTES = 512 * 2**20
 # A variance below this share of the mean square is rounding: the target never varies.
 CONSTANT_SHARE = 1e-10
 
@@ -40,8 +37,11 @@ class Moments:
     ----------
     num_rows, num_excluded : int
         Rows that were summed, and rows left out because an output was NaN or infinite.
-    pairs : int32 [N, N]
-        Exact X'X; the diagonal counts how often each feature was kept.
+    kept : int64 [N]
+        How many rows kept each feature.
+    pairs : int32 [N, N] or None
+        Exact X'X, its diagonal being ``kept``; None where only the dual form is wanted, which
+        needs no N × N matrix.
     offset : float64 [T]
         The constant subtracted from the outputs.
     cross : float64 [N, T]
@@ -52,7 +52,8 @@ class Moments:
 
     num_rows: int
     num_excluded: int
-    pairs: NDArray[np.int32]
+    kept: NDArray[np.int64]
+    pairs: NDArray[np.int32] | None
     offset: NDArray[np.float64]
     cross: NDArray[np.float64]
     total: NDArray[np.float64]
@@ -71,6 +72,7 @@ class Moments:
         *,
         device: torch.device | str = "cpu",
         nonfinite: str = "exclude",
+        with_pairs: bool = True,
         block_bytes: int = BLOCK_BYTES,
         quiet: bool = True,
     ) -> Moments:
@@ -86,6 +88,8 @@ class Moments:
         nonfinite : str
             ``"exclude"`` counts rows with a NaN or infinite output and leaves them out;
             ``"refuse"`` makes the first one an error.
+        with_pairs : bool
+            Count X'X; without it only the dual form can be solved.
         block_bytes : int
             Memory for one block of rows.
         quiet : bool
@@ -96,7 +100,8 @@ class Moments:
         RegressionError
             For non-finite outputs where refused, or where no row is left.
         """
-        sums = Accumulator(source.num_features, source.num_targets, device, nonfinite)
+        shape = source.num_features, source.num_targets
+        sums = Accumulator(*shape, device, nonfinite, with_pairs)
         with Progress(_count(source, positions), "moments", quiet=quiet) as progress:
             for block, masks, outputs in read_blocks(source, positions, block_bytes):
                 sums.add(masks, outputs)
@@ -106,17 +111,12 @@ class Moments:
     @property
     def num_features(self) -> int:
         """Number of features N."""
-        return len(self.pairs)
+        return len(self.kept)
 
     @property
     def num_targets(self) -> int:
         """Number of targets T."""
         return len(self.offset)
-
-    @property
-    def kept(self) -> NDArray[np.int64]:
-        """How many rows kept each feature, int64 [N]."""
-        return np.diagonal(self.pairs).astype(np.int64)
 
     @property
     def mean_mask(self) -> NDArray[np.float64]:
@@ -184,10 +184,14 @@ class Moments:
                 f"joined with moments of {other.num_features} and {other.num_targets}"
             )
         same = other.with_offset(self.offset)
+        pairs = None
+        if self.pairs is not None and same.pairs is not None:
+            pairs = self.pairs + np.int32(sign) * same.pairs
         return Moments(
             num_rows=self.num_rows + sign * same.num_rows,
             num_excluded=self.num_excluded + sign * same.num_excluded,
-            pairs=self.pairs + np.int32(sign) * same.pairs,
+            kept=self.kept + sign * same.kept,
+            pairs=pairs,
             offset=self.offset,
             cross=self.cross + sign * same.cross,
             total=self.total + sign * same.total,
@@ -206,6 +210,8 @@ class Accumulator:
         product either way.
     nonfinite : str
         ``"exclude"`` or ``"refuse"``.
+    with_pairs : bool
+        Whether X'X is counted.
     """
 
     def __init__(
@@ -214,13 +220,16 @@ class Accumulator:
         num_targets: int,
         device: torch.device | str = "cpu",
         nonfinite: str = "exclude",
+        with_pairs: bool = True,
     ) -> None:
         if nonfinite not in ("exclude", "refuse"):
             raise RegressionError(f"nonfinite must be exclude or refuse, not {nonfinite!r}")
         self.device, self._nonfinite = torch.device(device), nonfinite
         self.num_rows = self.num_excluded = 0
-        self._bits = PairCounter(num_features) if self.device.type == "cpu" else None
+        self._with_pairs, on_cpu = with_pairs, self.device.type == "cpu"
+        self._bits = PairCounter(num_features) if with_pairs and on_cpu else None
         self._pairs: torch.Tensor | None = None
+        self._kept = np.zeros(num_features, np.int64)
         self._complement: bool | None = None
         self._offset: NDArray[np.float64] | None = None
         # MPS has no float64: it multiplies, the CPU adds up.
@@ -272,9 +281,10 @@ class Accumulator:
             # The rarer value gives the smaller sums, hence the smaller rounding.
             self._complement = bool(masks.mean() > 0.5)
         values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
+        self._kept += masks.sum(0)
         if self._bits is not None:
             self._bits.add(masks)
-        else:
+        elif self._with_pairs:
             self._add_pairs(values)
         rare = torch.logical_not(values) if self._complement else values
         self._cross += torch.mm(rare.float().T, centred).to(self._home)
@@ -303,11 +313,13 @@ class Accumulator:
         cross = self._cross.cpu().numpy()
         if self._complement:
             np.subtract(total, cross, out=cross)
+        pairs = None
         if self._bits is not None:
             pairs = self._bits.total()
         elif self._pairs is not None:
             pairs = self._pairs.cpu().numpy()
-        return Moments(self.num_rows, self.num_excluded, pairs, self._offset, cross, total, square)
+        counts = self.num_rows, self.num_excluded, self._kept, pairs
+        return Moments(*counts, self._offset, cross, total, square)
 
 
 def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -339,38 +351,5 @@ def int8_pairs(values: torch.Tensor) -> torch.Tensor:
     return torch._int_mm(padded.T.contiguous(), padded)[:features, :features]
 
 
-def rows_per_block(source: RowSource, block_bytes: int = BLOCK_BYTES) -> int:
-    """How many rows a block may have within ``block_bytes`` (two blocks are held at a time)."""
-    row_bytes = 6 * source.num_features + (2 * source.output_dtype.itemsize + 4) * (
-        source.num_targets
-    )
-    return int(np.clip(block_bytes // max(1, row_bytes), 64, MAX_BLOCK_ROWS))
-
-
 def _count(source: RowSource, positions: NDArray[np.int64] | None) -> int:
     return len(source.row_ids) if positions is None else len(positions)
-
-
-def read_blocks(
-    source: RowSource,
-    positions: NDArray[np.int64] | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[Any]]]:
-    """Iterate over blocks of rows, reading the next one while the caller works.
-
-    Yields
-    ------
-    (int64 [B], bool [B, N], real [B, T])
-        Positions, masks and outputs.
-    """
-    if positions is None:
-        positions = np.arange(len(source.row_ids), dtype=np.int64)
-    size = rows_per_block(source, block_bytes)
-    blocks = [positions[start : start + size] for start in range(0, len(positions), size)]
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(source.read, blocks[0]) if blocks else None
-        for index, block in enumerate(blocks):
-            masks, outputs = ahead.result()  # type: ignore[union-attr]
-            if index + 1 < len(blocks):
-                ahead = pool.submit(source.read, blocks[index + 1])
-            yield block, masks, outputs

@@ -11,16 +11,17 @@ formed from exact counts in float64: its Cholesky factor is safe to condition 1e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
 
-__all__ = ["Problem", "Solution", "target_blocks"]
+__all__ = ["Problem", "Solution", "positive", "standardisation", "target_blocks"]
 
 TARGET_BLOCK = 2048
 
@@ -38,6 +39,9 @@ class Problem:
         Mean and standard deviation (divisor n) of the active features.
     gram : float64 torch [M, M]
         Correlation matrix R.
+
+    Products with R and its eigenvectors go through methods, so that
+    :class:`~coarlib.regression.dual.DualProblem` can do without the matrix.
     """
 
     moments: Moments
@@ -49,9 +53,9 @@ class Problem:
     @classmethod
     def from_moments(cls, moments: Moments, device: torch.device | str = "cpu") -> Problem:
         """Standardise ``moments``; R lives on ``device``."""
-        active = np.flatnonzero(~moments.constant_features)
-        mean = moments.mean_mask[active]
-        scale = np.sqrt(mean * (1 - mean))
+        if moments.pairs is None:
+            raise RegressionError("these moments were taken without X'X; use the dual form")
+        active, mean, scale = standardisation(moments)
         every = len(active) == moments.num_features
         pairs = moments.pairs if every else moments.pairs[np.ix_(active, active)]
         gram = torch.from_numpy(np.ascontiguousarray(pairs)).to(device).double()
@@ -63,6 +67,53 @@ class Problem:
         gram /= scale_t[None, :]
         gram.fill_diagonal_(1.0)
         return cls(moments, active, mean, scale, gram)
+
+    def reweighted(self, size: NDArray[np.float64]) -> Problem:
+        """Return the problem with feature j multiplied by ``size[j]``, float64 [M].
+
+        Ridge on it is ridge with prior variances proportional to ``size²``.
+        """
+        size_t = torch.as_tensor(size, device=self.device)
+        gram = self.gram * size_t[:, None] * size_t[None, :]
+        return replace(self, scale=self.scale / size, gram=gram)
+
+    def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return R W, float64 [M, t]."""
+        return self.gram @ weight
+
+    def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positive eigenvalues [K], ascending, and eigenvectors [M, K] of R."""
+        values, vectors = torch.linalg.eigh(self.gram)
+        used = positive(values)
+        limit = self.num_rows - 1
+        if int(used.sum()) > limit:  # rounding noise: centred rows span at most n - 1 dimensions
+            used[: len(values) - limit] = False
+        return values[used], vectors[:, used]
+
+    def posterior(
+        self, variance: torch.Tensor, c: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Posterior under independent priors, in units of each target's noise variance.
+
+        Parameters
+        ----------
+        variance : float64 [M]
+            Prior variances τ.
+        c : float64 [M, t]
+            Covariances of some targets.
+
+        Returns
+        -------
+        mean : [M, t], marginal variance : [M], log det(I + n R diag(τ)) : float
+        """
+        n, root = self.num_rows, variance.sqrt()
+        inner = self.gram * (n * root)[:, None] * root[None, :]
+        inner.diagonal().add_(1.0)
+        factor = torch.linalg.cholesky(inner)
+        inverse = torch.cholesky_inverse(factor)
+        mean = root[:, None] * (inverse @ ((n * root)[:, None] * c))
+        logdet = 2 * float(factor.diagonal().log().sum())
+        return mean, variance * inverse.diagonal(), logdet
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +132,7 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where R lives."""
+        """Where products are formed."""
         return self.gram.device
 
     @property
@@ -89,7 +140,7 @@ class Problem:
         """Variance yy of each target, float64 [T]."""
         return self.moments.output_variance
 
-    def covariance(self, targets: slice = slice(None)) -> torch.Tensor:
+    def covariance(self, targets: slice | NDArray[np.int64] = slice(None)) -> torch.Tensor:
         """Return c = X'y/n of some targets, float64 [M, t] on the problem's device.
 
         Zero for targets that never vary, so that every solver gives them zero weights.
@@ -115,6 +166,21 @@ class Problem:
         """Return the intercept that belongs to raw weights [N, t], float64 [t]."""
         mean = self.moments.mean_mask
         return self.moments.mean_output[targets] - mean @ raw.astype(np.float64, copy=False)
+
+
+def standardisation(
+    moments: Moments,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the features that vary, and their means and standard deviations."""
+    active = np.flatnonzero(~moments.constant_features)
+    mean = moments.mean_mask[active]
+    return active, mean, np.sqrt(mean * (1 - mean))
+
+
+def positive(values: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues (ascending) that are above rounding, bool."""
+    top = float(values[-1]) if len(values) else 0.0
+    return values > max(top * len(values) * 1e-13, 1e-300)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from coarlib.regression.least_squares import add_errors, solve_least_squares
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution, target_blocks
 
-__all__ = ["RidgePath", "lambda_grid", "moment_error", "solve_ridge_path"]
+__all__ = ["RidgePath", "lambda_grid", "moment_error", "pooled_choice", "solve_ridge_path"]
 
 GRID_POINTS = 50
 SMALLEST, LARGEST = 1e-6, 1e3  # λ relative to 1, the variance of a standardised feature
@@ -44,14 +44,8 @@ class RidgePath:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        values, vectors = torch.linalg.eigh(problem.gram)
-        top = float(values[-1]) if len(values) else 0.0
-        used = values > max(top * len(values) * 1e-13, 1e-12)
-        limit = problem.num_rows - 1
-        if int(used.sum()) > limit:  # rounding noise: centred rows span at most n - 1 dimensions
-            used[: len(values) - limit] = False
-        self.values, self.vectors = values[used], vectors[:, used]
-        self.rank = int(used.sum())
+        self.values, self.vectors = problem.eigen()
+        self.rank = len(self.values)
 
     def rotated(self, targets: slice) -> torch.Tensor:
         """Return ĉ = V'c, float64 [K, t]."""
@@ -86,6 +80,11 @@ class RidgePath:
         scores = self.rss(lams, targets) * np.where(np.isfinite(factor), factor, 1)[:, None]
         scores[~np.isfinite(factor)] = np.inf
         return scores
+
+    def gcv_all(self, lams: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Generalised cross-validation of all targets, float64 [L, T]."""
+        parts = [self.gcv(lams, targets) for targets in target_blocks(self.problem.num_targets)]
+        return np.concatenate(parts, axis=1)
 
     def weights(self, lam: NDArray[np.float64] | float, targets: slice) -> torch.Tensor:
         """Return standardised weights at one λ or one per target, float64 [M, t]."""
@@ -130,7 +129,7 @@ class RidgePath:
         """Bound (objective - optimum) / (½ yy) by the gradient and the smallest curvature."""
         lam_t = torch.as_tensor(lam, device=weight.device)
         problem = self.problem
-        gradient = problem.covariance(targets) - problem.gram @ weight - lam_t * weight
+        gradient = problem.covariance(targets) - problem.times_gram(weight) - lam_t * weight
         # Weights and gradient lie in the span of X, where the curvature is at least this.
         bound = (gradient.square().sum(0) / (lam_t + self.values[0])).cpu().numpy()
         yy = problem.variance[targets]
@@ -177,6 +176,8 @@ def moment_error(
     raw = problem.raw_weight(weight)
     n = moments.num_rows
     # Residual r = (y - m_y) - (x - m_x)'w with the fit's means m: exact in sums over rows.
+    if moments.pairs is None:
+        raise RegressionError("errors from moments need X'X of the validation rows")
     part = moments.targets(targets).with_offset(problem.moments.mean_output[targets])
     mean = problem.moments.mean_mask
     kept = moments.kept.astype(np.float64)
@@ -222,8 +223,7 @@ def solve_ridge_path(
     path = RidgePath(problem)
     scores = np.zeros((len(grid), problem.num_targets))
     if choose == "gcv":
-        for targets in target_blocks(problem.num_targets):
-            scores[:, targets] = path.gcv(grid, targets)
+        scores = path.gcv_all(grid)
     elif choose == "validation" and validation is not None:
         scores = _path_errors(path, grid, validation)
     elif choose == "folds" and folds is not None and len(folds) > 1:
@@ -234,15 +234,28 @@ def solve_ridge_path(
         raise RegressionError(
             f"choose={choose!r} needs validation moments or at least two folds of moments"
         )
-    varying = problem.variance > 0
-    relative = scores[:, varying] / problem.variance[varying]
-    curve = relative.mean(1) if varying.any() else np.zeros(len(grid))
+    curve = _relative_curve(path, scores)
     best = np.full(problem.num_targets, int(np.argmin(curve)))
     if not pooled:
-        best[varying] = np.argmin(relative, axis=0)
+        best = np.argmin(scores, axis=0)
     solution = path.solution(grid[best], f"ridge by eigendecomposition, λ by {choose}")
     solution.details |= {"grid": grid.tolist(), "curve": curve.tolist()}
     return solution
+
+
+def _relative_curve(path: RidgePath, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over targets of criterion [L, T] relative to each target's variance, [L]."""
+    variance = path.problem.variance
+    varying = variance > 0
+    if not varying.any():
+        return np.zeros(len(scores))
+    return np.asarray((scores[:, varying] / variance[varying]).mean(1))
+
+
+def pooled_choice(path: RidgePath, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """λ with the smallest pooled GCV, the same for every target, float64 [T]."""
+    best = int(np.argmin(_relative_curve(path, path.gcv_all(grid))))
+    return np.full(path.problem.num_targets, grid[best])
 
 
 def _path_errors(

@@ -6,8 +6,8 @@ from regression_problems import linear_rows, make_store
 
 from coarlib import beton
 from coarlib.errors import BetonError, RegressionError
+from coarlib.regression.blocks import read_blocks
 from coarlib.regression.experiment import Experiment, solver_for, split_rows
-from coarlib.regression.moments import read_blocks
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
 from coarlib.store import Store
 
