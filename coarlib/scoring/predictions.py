@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.linalg import blas
 
 from coarlib.errors import ScoringError
 from coarlib.scoring.arrays import as_array, as_masks, blocks, in_threads
 
 __all__ = ["subset_sums"]
 
-_MASK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 _MOST_SLICES = 3
 _MANTISSA = 53
 _EXAMPLES_A_THREAD = 256
@@ -59,54 +60,74 @@ def subset_sums(scores: Any, masks: Any) -> NDArray[np.float64]:
     finite = np.isfinite(largest)
     exponents = np.frexp(np.where(finite, largest, 1))[1]
     scale = np.ldexp(1.0, -np.maximum(exponents, -1000))
-    sums = _sliced_sums(scores, scale, masks, np.arange(scores.shape[0]), slices=1)
+    sums = _sliced_sums(scores, scale, masks)
     sums /= scale[:, None]
     sums[~finite] = np.nan
     return sums
 
 
 def _sliced_sums(
-    scores: NDArray[Any],
-    scale: NDArray[np.float64],
-    masks: NDArray[Any],
-    rows: NDArray[np.int64],
-    slices: int,
+    scores: NDArray[Any], scale: NDArray[np.float64], masks: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Sum ``scale * scores`` (at most 1 in magnitude) over the masks' columns ``rows``."""
-    grid_bits = max(2, len(rows).bit_length())
+    """Sum ``scale * scores``, at most 1 in magnitude, over each mask.
+
+    Slice s holds multiples of ``2**(s * (grid_bits - 53) + grid_bits - 53)``, and no sum of N of
+    them needs more than 53 bits. Examples go chunk by chunk, so that slices stay in the cache;
+    since sums are exact, the chunks do not show in the result.
+    """
+    (num_examples, targets), subsets = scores.shape, masks.shape[0]
+    grid_bits = max(2, num_examples.bit_length())
     anchor = 1.5 * 2.0 ** (grid_bits - 1)  # adding and subtracting it rounds to the grid
-    head = np.empty(scores.shape)
-    rest = np.zeros(scores.shape[0], dtype=bool)
-    last = slices == _MOST_SLICES
-
-    def cut(piece: slice) -> None:
-        _cut_slice(scores[piece], scale, 0.0 if last else anchor, head[piece], rest[piece])
-
-    in_threads(cut, len(scores), _EXAMPLES_A_THREAD)
-    sums = _masked_product(head, masks, rows)
-    if not rest.any():
-        return sums
-    left = np.flatnonzero(rest)
     finer = 2.0 ** (_MANTISSA - grid_bits)
-    remainder = (scores[left] * scale - head[left]) * finer
-    remainder[~np.isfinite(remainder)] = 0  # their columns become NaN at the end
-    sums += _sliced_sums(remainder, np.ones_like(scale), masks, rows[left], slices + 1) / finer
-    return sums
+    sums = [np.zeros((targets, subsets))]
+    for piece in blocks(num_examples, max(64, _CHUNK_BYTES // (8 * (targets + subsets + 1)))):
+        examples = np.arange(piece.start, piece.stop)
+        part, factor = scores[piece], scale
+        for level in range(_MOST_SLICES):
+            last = level == _MOST_SLICES - 1
+            head, inexact = _cut(part, factor, 0.0 if last else anchor)
+            if level == len(sums):
+                sums.append(np.zeros((targets, subsets)))
+            _accumulate(sums[level], head, _kept(masks, examples))
+            if last or not inexact.any():
+                break
+            part = (part[inexact] * factor - head[inexact]) * finer
+            part[~np.isfinite(part)] = 0  # their columns become NaN at the end
+            examples, factor = examples[inexact], np.ones_like(scale)
+    total = sums.pop()
+    while sums:
+        total = sums.pop() + total / finer
+    return total
 
 
-def _masked_product(
-    values: NDArray[np.float64], masks: NDArray[Any], rows: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return ``(masks[:, rows] @ values).T`` without converting all masks to float64 at once."""
-    sums = np.empty((values.shape[1], masks.shape[0]))
-    everything = len(rows) == masks.shape[1]
-    for piece in blocks(masks.shape[0], _MASK_BYTES // (8 * max(len(rows), 1))):
-        block = masks[piece]
-        if masks.dtype != bool and not ((block == 0) | (block == 1)).all():
-            raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
-        kept = np.asarray(block if everything else block[:, rows], dtype=np.float64)
-        np.matmul(values.T, kept.T, out=sums[:, piece])
-    return sums
+def _kept(masks: NDArray[Any], examples: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Columns of the masks as float64, checked."""
+    whole = examples[-1] - examples[0] + 1 == len(examples)
+    part = masks[:, examples[0] : examples[-1] + 1] if whole else masks[:, examples]
+    if masks.dtype != bool and not ((part == 0) | (part == 1)).all():
+        raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
+    return np.asarray(part, dtype=np.float64, order="C")
+
+
+def _accumulate(
+    sums: NDArray[np.float64], values: NDArray[np.float64], kept: NDArray[np.float64]
+) -> None:
+    """Add ``values.T @ kept.T`` to ``sums`` [T, M] in place (BLAS sees the transposes)."""
+    if sums.size:
+        blas.dgemm(1.0, kept.T, values.T, 1.0, sums.T, trans_a=1, trans_b=1, overwrite_c=1)
+
+
+def _cut(
+    scores: NDArray[Any], scale: NDArray[np.float64], anchor: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Round scaled scores to the grid of ``anchor`` (0: not at all); which rows are inexact."""
+    head, inexact = np.empty(scores.shape), np.empty(len(scores), dtype=bool)
+
+    def work(piece: slice) -> None:
+        _cut_slice(scores[piece], scale, anchor, head[piece], inexact[piece])
+
+    in_threads(work, len(scores), _EXAMPLES_A_THREAD)
+    return head, inexact
 
 
 def _column_maxima(scores: NDArray[Any]) -> NDArray[np.float64]:

@@ -36,11 +36,11 @@ def test_sums_are_exact(kind, count):
             assert sums[target, row] == float(kept)
 
 
-def test_sums_do_not_depend_on_blocks_of_masks(monkeypatch):
+def test_sums_do_not_depend_on_chunks_of_examples(monkeypatch):
     rng = np.random.default_rng(0)
     scores, masks = rng.standard_normal((300, 5)), rng.random((40, 300)) < 0.5
     whole = subset_sums(scores, masks)
-    monkeypatch.setattr("coarlib.scoring.predictions._MASK_BYTES", 8 * 300 * 7)
+    monkeypatch.setattr("coarlib.scoring.predictions._CHUNK_BYTES", 0)
     np.testing.assert_array_equal(subset_sums(scores, masks), whole)
 
 

@@ -1,0 +1,133 @@
+"""LDS, rank correlation and mislabel AUC: times and differences against dattri, TRAK and scipy.
+
+    python benchmarks/lds.py
+
+Peers compute what they compute in use: p-values are included everywhere. The physical limit beside
+each ratio is the part that no method avoids: the float64 product of masks and scores, or sorting
+the same numbers as plain integers.
+"""
+
+import numpy as np
+import reporting
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from coarlib.scoring import correlate, lds, mislabel_detection_auc
+
+try:
+    from dattri import metric as dattri
+except ImportError:
+    dattri = None
+
+
+def main():
+    results = {
+        "lds": subsets_of_examples(),
+        "rank_correlation": many_rows(),
+        "mislabel_auc": mislabel(),
+    }
+    reporting.save("lds", results, "scipy", "numba", "torch", "dattri", "scikit-learn")
+
+
+def subsets_of_examples(subsets=100, examples=5000, targets=1000):
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((examples, targets)).astype("f4")
+    indices = np.stack([rng.choice(examples, examples // 2, replace=False) for _ in range(subsets)])
+    masks = np.zeros((subsets, examples), dtype=bool)
+    np.put_along_axis(masks, indices, True, axis=1)
+    noise = 80 * rng.standard_normal((subsets, targets))
+    margins = (masks.astype("f4") @ scores + noise).astype("f4")
+    torch_scores, truth = torch.tensor(scores), (torch.tensor(margins), torch.tensor(indices))
+
+    def trak_form():
+        predicted = (torch.tensor(masks).float() @ torch_scores).numpy()
+        return np.array([spearmanr(predicted[:, t], margins[:, t]) for t in range(targets)])
+
+    doubles, as_doubles = scores.astype("f8"), masks.astype("f8")
+    lds(scores, masks, margins, resamples=2)  # compiles
+    calls = {
+        "coarlib": lambda: lds(scores, masks, margins, resamples=0),
+        "coarlib with interval (1000 resamples)": lambda: lds(scores, masks, margins),
+        "TRAK form (product + scipy loop)": trak_form,
+        "limit: float64 product": lambda: as_doubles @ doubles,
+    }
+    if dattri:
+        calls["dattri.metric.lds"] = lambda: dattri.lds(torch_scores, truth)
+    seconds = reporting.best_seconds(5, **calls)
+    found = lds(scores, masks, margins, resamples=0)
+    exact = masks.astype("f8") @ doubles
+    r, p = np.array([spearmanr(exact[:, t], margins[:, t]) for t in range(targets)]).T
+    difference = {
+        "r": float(np.abs(found.correlation - r).max()),
+        "p": float(np.abs(found.p_value - p).max()),
+    }
+    title = f"LDS with p-values, M={subsets}, N={examples}, T={targets}, float32"
+    return report(title, seconds, difference)
+
+
+def many_rows(rows=10_000, targets=2_000):
+    rng = np.random.default_rng(0)
+    predicted = rng.standard_normal((rows, targets))
+    margins = (predicted + rng.standard_normal((rows, targets))).astype("f2")
+
+    def scipy_loop():
+        return np.array([spearmanr(predicted[:, t], margins[:, t]) for t in range(targets)])
+
+    keys = (
+        rng.integers(0, 2**63, (targets, rows), dtype="u8"),
+        rng.integers(0, 2**32, (targets, rows), dtype="u4"),
+    )
+    correlate(predicted[:, :2], margins[:, :2])  # compiles
+    found = correlate(predicted, margins)
+    r, p = scipy_loop().T
+    seconds = reporting.best_seconds(
+        3,
+        **{
+            "coarlib": lambda: correlate(predicted, margins),
+            "scipy loop": scipy_loop,
+            "limit: sorting both as integers, one thread": lambda: [np.sort(k) for k in keys],
+        },
+    )
+    distinct = int(np.median([np.unique(column).size for column in margins.T[:50]]))
+    title = (
+        f"Spearman with p-values, M={rows}, T={targets}, float64 and float16 ({distinct} distinct)"
+    )
+    difference = {
+        "r": float(np.abs(found.r - r).max()),
+        "p": float(np.abs(found.p - p).max()),
+    }
+    return report(title, seconds, difference)
+
+
+def mislabel(count=50_000, dattri_count=2_000):
+    rng = np.random.default_rng(0)
+    wrong = rng.random(count) < 0.1
+    scores = (rng.standard_normal(count) + wrong).round(2)
+    calls = {
+        "coarlib": lambda: mislabel_detection_auc(scores, wrong),
+        "scikit-learn": lambda: roc_auc_score(wrong, scores),
+        "limit: sorting the scores": lambda: np.sort(scores),
+    }
+    if dattri:
+        few = torch.tensor(scores[:dattri_count]), torch.tensor(wrong[:dattri_count])
+        calls[f"dattri at n={dattri_count} (quadratic)"] = lambda: dattri.mislabel_detection_auc(
+            *few
+        )
+    seconds = reporting.best_seconds(5, **calls)
+    difference = abs(mislabel_detection_auc(scores, wrong).auc - roc_auc_score(wrong, scores))
+    return report(f"mislabel AUC, n={count}, tied scores", seconds, {"auc": difference})
+
+
+def report(title, seconds, difference):
+    rows = [
+        {"method": name, "ms": 1e3 * value, "times coarlib": value / seconds["coarlib"]}
+        for name, value in seconds.items()
+    ]
+    reporting.table(title, rows)
+    print(f"  largest difference from the oracle: {difference}")
+    return {"problem": title, "methods": rows, "difference_from_oracle": difference}
+
+
+if __name__ == "__main__":
+    main()
