@@ -1,0 +1,1 @@
+"""GPT-2 on TinyStories: 64,512 components."""

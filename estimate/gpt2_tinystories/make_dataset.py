@@ -1,0 +1,31 @@
+"""Fill a store with TinyStories margins of GPT-2 under ablation (64,512 components).
+
+python -m estimate.gpt2_tinystories.make_dataset --expt.base_dir STORE --expt.subsample_prob 0.975
+    --expt.start_index 0 --expt.end_index 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.gpt2_tinystories.task import HUB_DATA, Gpt2Task
+from estimate.make_dataset import fill_with
+
+PARAMS = {
+    "model_path": Param(str, "folder of GPT-2, or its name on the hub", default="gpt2"),
+    "data_path": Param(str, "JSON list of stories, or a name on the hub", default=HUB_DATA),
+    "num_stories": Param(Whole(1), "the last so many stories are used", default=500),
+    "batch_size": Param(Whole(1), "stories in one forward pass", default=12),
+    "autocast": Param(str, "none, bf16 or fp16", default="none"),
+    "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(Gpt2Task, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)

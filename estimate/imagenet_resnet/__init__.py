@@ -1,0 +1,1 @@
+"""ResNet-50 on ImageNet: 22,720 conv filters."""

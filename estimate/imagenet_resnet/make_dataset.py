@@ -1,0 +1,31 @@
+"""Fill a store with ImageNet margins of ResNet-50 under filter ablation (22,720 filters).
+
+python -m estimate.imagenet_resnet.make_dataset --expt.base_dir STORE --expt.subsample_prob 0.95
+    --expt.start_index 0 --expt.end_index 100 --expt.beton_path IMAGES
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.imagenet_resnet.task import ImagenetResnetTask
+from estimate.make_dataset import fill_with
+
+PARAMS = {
+    "beton_path": Param(str, "images: .beton, folder or .npz", default="betons/imagenet_val.beton"),
+    "model_path": Param(str, "a state dict; empty downloads torchvision's", default=""),
+    "subsample_skip": Param(Whole(1), "use every so-many-th image", default=1),
+    "batch_size": Param(Whole(1), "images in one forward pass", default=500),
+    "autocast": Param(str, "none, bf16 or fp16", default="none"),
+    "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(ImagenetResnetTask, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)
