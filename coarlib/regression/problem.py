@@ -205,6 +205,8 @@ class Solution:
         Residual standard deviation of each target.
     details : dict
         Numbers particular to the solver (condition number, degrees of freedom …).
+    path : dict
+        What happened along a path of λ, arrays [T, L], where there was one.
     """
 
     weight: NDArray[np.float32]
@@ -216,6 +218,7 @@ class Solution:
     error_feature: NDArray[np.float64] | None = None
     error_target: NDArray[np.float64] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    path: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, problem: Problem, status: str) -> Solution:
