@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto", threads: int | None = None) -> torch.device:
     """Return the torch device called ``name``.
 
     Parameters
     ----------
     name : str
         ``auto`` (the first accelerator, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    threads : int, optional
+        CPU threads that torch may use in this process; unchanged by default. Several workers on
+        one machine are fastest with one thread each.
 
     Raises
     ------
@@ -25,6 +28,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     import torch
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

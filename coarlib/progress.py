@@ -62,6 +62,11 @@ class Progress:
             flush=True,
         )
 
+    def reach(self, done: int) -> None:
+        """Count at least ``done`` units in all (others may be working on the same thing)."""
+        if done > self._done:
+            self.advance(done - self._done)
+
     def __enter__(self) -> Progress:
         return self
 

@@ -149,7 +149,7 @@ def fill(
         Progress(len(todo), f"filling {store.path.name}", quiet=options.quiet) as progress,
     ):
         try:
-            for block in filler.blocks(todo, size, stop):
+            for block in filler.blocks(todo, size, stop, progress):
                 for first in range(0, len(block), size):
                     if stop.requested:
                         break
@@ -217,7 +217,7 @@ class _Filler:
     refused: list[int] = field(default_factory=list)
 
     def blocks(
-        self, rows: NDArray[np.int64], size: int, stop: StopSignals
+        self, rows: NDArray[np.int64], size: int, stop: StopSignals, progress: Progress
     ) -> Iterator[NDArray[np.int64]]:
         """Yield the rows to do: all at once, or block by block as this worker can claim them."""
         if not self.options.claim:
@@ -227,6 +227,7 @@ class _Filler:
         with Claims(self.store, block_rows, self.options.claim_ttl) as claims:
             while not stop.requested:
                 rows = rows[~self.store.completed()[rows]]
+                progress.reach(progress.total - len(rows))
                 rows = rows[~np.isin(rows, self.refused)]  # to try them again changes nothing
                 if not len(rows):
                     return

@@ -10,6 +10,9 @@ that is done already is skipped, so the demo resumes where it was stopped.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,12 +24,12 @@ from numpy.typing import NDArray
 from coarlib.ablation import find_components
 from coarlib.ablation.baselines import leave_one_out, random_scores
 from coarlib.commandline import Param, parse, run
+from coarlib.errors import SetupError
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import Explained, plot_attributions
 from coarlib.scoring import bootstrap_interval, correlate
 from coarlib.store import Store
 from estimate import initialize_store, run_regression, write_dataset
-from estimate.digits import make_dataset
 from estimate.digits.model import digits, load_or_train
 
 SECTIONS = {
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def fill() -> None:
         for store in (rows, singles):
-            make_dataset.main(_flags("expt", base_dir=store, model_path=model))
+            _fill_with_all_cores(store, model)
 
     def write() -> None:
         names = {"x_name": "masks", "y_name": "test_margins"}
@@ -91,6 +94,23 @@ def _stage(name: str, work: Callable[[], None], done: Path | None = None) -> Non
     started = time.monotonic()
     work()
     print(f"   {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _fill_with_all_cores(store: Path, model: Path) -> None:
+    """Start one single-threaded worker a core; they share the rows out by claims."""
+    count = os.cpu_count() or 1
+    flags = _flags("expt", base_dir=store, model_path=model, claim=1, threads=1)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "estimate.digits.make_dataset", *flags],
+            # One bar is enough; every worker prints its own summary.
+            stderr=None if number == 0 else subprocess.DEVNULL,
+        )
+        for number in range(count)
+    ]
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise SetupError(f"a worker of {store} failed with exit code {max(codes)}")
 
 
 def _flags(section: str, **values: object) -> list[str]:

@@ -57,6 +57,7 @@ WORKER_PARAMS = {
     "claim_wait": Param(
         Boolean(), "wait at the end for other workers' blocks, in case they die", default=True
     ),
+    "threads": Param(Whole(1), "CPU threads of this worker; default: all cores"),
     "quiet": Param(Boolean(), "no progress bar", default=False),
 }
 
@@ -118,7 +119,8 @@ def _fill(args: SimpleNamespace, build_task: Callable[[], Task], origin: Mapping
         claim_wait=args.claim_wait,
         origin={**origin, "directory": str(Path.cwd())},
     )
-    report = fill(store, build_task(), rows, resolve_device(args.device), options)
+    device = resolve_device(args.device, args.threads)
+    report = fill(store, build_task(), rows, device, options)
     print(_summary(report, store))
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
