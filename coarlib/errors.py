@@ -55,3 +55,11 @@ class RegressionError(CoarlibError):
 
 class ScoringError(CoarlibError):
     """Attributions and the rows they are scored on do not fit together."""
+
+
+class HistoryError(CoarlibError):
+    """A training history cannot be recorded, read, replayed or explained as asked."""
+
+
+class ClusterError(CoarlibError):
+    """A plan of cluster jobs is wrong, or the queue refuses what it is asked."""

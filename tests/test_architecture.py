@@ -29,8 +29,19 @@ MAY_IMPORT = {
     "retraining": {"task", "outputs", "masks"},
     "worker": {"store", "spec", "masks", "task", "row_checks", "stopping"},
     "editing": {"ablation", "outputs", "regression"},
-    "interop": {"scoring", "retraining", "store", "spec", "masks", "regression", "beton"},
+    "path_kernel": {"store", "spec", "task", "outputs", "ablation", "regression", "scoring"},
+    "interop": {
+        "path_kernel",
+        "scoring",
+        "retraining",
+        "store",
+        "spec",
+        "masks",
+        "regression",
+        "beton",
+    },
     "report": {"store", "spec", "regression", "scoring", "beton"},
+    "cluster": {"store", "spec", "stopping", "regression"},
 }
 NO_TORCH = ["coarlib.store", "coarlib.spec", "coarlib.masks", "coarlib.beton"]
 

@@ -1,0 +1,325 @@
+"""Explaining predictions by a training history: data, components, tensors and steps."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from coarlib.ablation import ComponentSet
+from coarlib.errors import HistoryError
+from coarlib.path_kernel.accumulate import SOURCES, ComponentColumns, Layout, parse_axes
+from coarlib.path_kernel.adjoint import CHECKS, Sweep
+from coarlib.path_kernel.decomposition import ABOUT_FILE, Decomposition
+from coarlib.path_kernel.features import Features
+from coarlib.path_kernel.gradients import SampleGradients
+from coarlib.path_kernel.history import History
+from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE
+from coarlib.path_kernel.queries import Output, Queries
+from coarlib.path_kernel.replay import Replay
+from coarlib.path_kernel.resuming import frozen_digest
+from coarlib.path_kernel.sources import Sources
+from coarlib.path_kernel.training import Samples, TrainingLoss, random_or_coupled
+from coarlib.path_kernel.walk import Recorded, Walk
+from coarlib.progress import Progress
+from coarlib.spec import ArraySpec, StoreSpec
+from coarlib.store import RowWriter, Store, initialize
+
+DEFAULT_MEMORY = 512 * 2**20
+MEANINGS = ("taken", "acted")
+"""A contribution's step: where the sample's gradient was taken, or where it moved parameters."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recorded run, ready to be explained; built by :func:`subject`.
+
+    Attributes
+    ----------
+    walk : Walk
+    model : nn.Module
+        A copy on the walk's device and in its dtype.
+    loss : TrainingLoss
+    samples : Samples
+    """
+
+    walk: Walk
+    model: nn.Module
+    loss: TrainingLoss
+    samples: Samples
+
+    def put(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Move a tensor to the walk's device, numbers with a fraction to its dtype."""
+        dtype = self.walk.dtype if tensor.is_floating_point() else None
+        return tensor.to(self.walk.device, dtype)
+
+
+def subject(
+    history: Recorded | str | Path,
+    model: nn.Module,
+    loss: TrainingLoss,
+    samples: Samples | Sequence[torch.Tensor] | Dataset[Any],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    replay_tolerance: float = 0.0,
+) -> Subject:
+    """Put a history together with the model, loss and data it was recorded with.
+
+    Parameters
+    ----------
+    history : path of a recorded history, or a history
+    model : nn.Module
+        Its trained parameters do not matter; buffers and frozen parameters do.
+    loss, samples
+        As given to :func:`coarlib.path_kernel.record`.
+    device, dtype
+        To compute on and in; those of the model by default.
+    replay_tolerance : float
+        See :class:`coarlib.path_kernel.replay.Replay`.
+
+    Raises
+    ------
+    HistoryError
+        If model or samples are not those of the history.
+    """
+    if isinstance(history, str | Path):
+        history = History(history)
+    samples = samples if isinstance(samples, Samples) else Samples(samples)
+    settings = history.settings
+    some = next(model.parameters())
+    named = dict(model.named_parameters())
+    for name, shape in zip(settings.table.names, settings.table.shapes, strict=True):
+        if name not in named or tuple(named[name].shape) != shape:
+            raise HistoryError(f"the model has no parameter {name} of shape {list(shape)}")
+    if settings.frozen_digest and settings.frozen_digest != frozen_digest(model, settings.table):
+        raise HistoryError(
+            "buffers or frozen parameters of the model are not those it was recorded with"
+        )
+    if settings.data_digest and settings.data_digest != samples.digest():
+        raise HistoryError("these are not the training samples that the history was recorded with")
+    replay = Replay(model, loss, samples, replay_tolerance) if settings.every > 1 else None
+    place = torch.device(device) if device is not None else some.device
+    walk = Walk(history, place, dtype or some.dtype, replay)
+    moved = copy.deepcopy(model).to(walk.device, walk.dtype).requires_grad_(False)
+    for _, module, _ in random_or_coupled(moved):
+        module.eval()  # recording refused them in training mode
+    return Subject(walk, moved, loss, samples)
+
+
+def explain(
+    subject: Subject,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    output: str | Output = "all",
+    by: Sequence[str | Sequence[str]] = ("sample",),
+    components: ComponentSet | None = None,
+    step_window: int | None = None,
+    meaning: str = "taken",
+    tolerance: float | None = None,
+    memory: int = DEFAULT_MEMORY,
+    out: str | Path | None = None,
+    rows: range | None = None,
+    quiet: bool = False,
+) -> Decomposition | None:
+    """Decompose outputs of the trained model on test points.
+
+    Parameters
+    ----------
+    subject : Subject
+    inputs [N, ...], targets [N, ...]
+        Test points; targets as ``output`` needs them.
+    output : str or callable
+        ``"all"`` outputs, the ``"logit"``, ``"log_probability"`` or ``"margin"`` of the target, a
+        ``"contrast"`` of two targets, or a function of (one point's output, its target).
+    by : sequence
+        What to accumulate by: ``"sample"``, ``"component"``, ``"tensor"``, ``"step"``, or pairs.
+    components : ComponentSet, optional
+    step_window : int, optional
+        Updates in one entry of the step axis; 1 by default.
+    meaning : {"taken", "acted"}
+        Count a contribution at the step its gradient was taken (the adjoint form: fast, memory
+        independent of the training set) or at the steps in which it acted through the momentum.
+        Sums over steps are equal.
+    tolerance : float, optional
+        Largest quadrature error of any output in one update; 2e-7 in float64, 1e-5 in float32.
+    memory : int
+        Bytes that gradients and accumulators may take together, about; sets the tile of test
+        points.
+    out : str or Path, optional
+        A store of results, one row a test point; finished rows are kept and not computed again.
+    rows : range, optional
+        Compute only these test points (several processes may share ``out``).
+    quiet : bool
+
+    Returns
+    -------
+    Decomposition, or None where ``out`` still lacks rows that other processes compute.
+
+    Raises
+    ------
+    HistoryError
+        If the request contradicts itself, or ``out`` holds another explanation.
+    """
+    if meaning not in MEANINGS:
+        raise HistoryError(f"meaning must be taken or acted, not {meaning!r}")
+    walk = subject.walk
+    history, settings = walk.history, walk.history.settings
+    queries = Queries(subject.model, subject.put(inputs), subject.put(targets), output)
+    outputs = queries.count_outputs(walk.theta(history.first))
+    tracked = settings.table.subset(settings.tracked)
+    layout = Layout(
+        axes=parse_axes(by, components is not None),
+        tensors=tracked.names,
+        num_samples=settings.num_samples,
+        first=history.first,
+        last=history.last,
+        window=step_window or 1,
+        components=None if components is None else ComponentColumns(components, tracked),
+    )
+    allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
+    about = {
+        "by": [list(axes) for axes in layout.axes],
+        "meaning": meaning,
+        "tolerance": allowed,
+        "output": output if isinstance(output, str) else getattr(output, "__name__", "custom"),
+        "tensors": list(tracked.names),
+        "components": None if components is None else components.to_json(),
+        "first": history.first,
+        "last": history.last,
+        "window": layout.window,
+        "optimizer": settings.kind.name,
+        "num_test": len(queries),
+        "num_outputs": outputs,
+    }
+    plan = _Memory.plan(memory, outputs, tracked.total, walk.dtype, layout, meaning)
+    features = Features(queries, tracked.names, allowed, plan.chunk)
+    sources = Sources(
+        SampleGradients(subject.model, subject.loss),
+        subject.samples,
+        tracked.names,
+        layout.by_sample,
+        chunk_bytes=plan.chunk,
+    )
+    sink = _Sink.make(out, _schema(layout, outputs, walk.dtype), len(queries), about)
+    wanted = sink.missing(rows or range(len(queries)))
+    tiles = [wanted[b : b + plan.tile] for b in range(0, len(wanted), plan.tile)]
+    with Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet) as progress:
+        sweep = Sweep(walk, features, sources, layout, progress.advance)
+        for tile in tiles:
+            points = torch.from_numpy(tile).to(walk.device)
+            if meaning == "taken":
+                found = sweep.adjoint(points)
+            else:
+                found = sweep.forward(points, plan.sample_tile)
+            sink.write(tile, found)
+    return sink.result()
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Tile sizes that keep within a number of bytes."""
+
+    tile: int
+    sample_tile: int
+    chunk: int
+
+    @classmethod
+    def plan(
+        cls,
+        memory: int,
+        outputs: int,
+        parameters: int,
+        dtype: torch.dtype,
+        *more: Any,
+    ) -> _Memory:
+        layout, meaning = more
+        size = torch.finfo(dtype).bits // 8
+        accumulated = sum(int(np.prod(shape)) for shape in layout.arrays().values())
+        point = outputs * size * (2 * parameters + 2 * accumulated)
+        chunk = memory // 4
+        share = memory // 2 if meaning == "taken" else memory // 4
+        return cls(max(1, share // point), max(1, memory // 4 // (size * parameters)), chunk)
+
+
+def _schema(layout: Layout, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:
+    double, own = np.dtype(np.float64), np.dtype(str(dtype).removeprefix("torch."))
+    plain = ("initial", "final", *SOURCES, *CHECKS)
+    return {
+        **{name: ArraySpec(double, (outputs,)) for name in plain},
+        **{name: ArraySpec(own, (outputs, *rest)) for name, rest in layout.arrays().items()},
+    }
+
+
+class _Sink:
+    """Where finished test points go: a store, or memory."""
+
+    def __init__(
+        self, schema: dict[str, ArraySpec], count: int, about: dict[str, Any], store: Store | None
+    ) -> None:
+        self._about, self._store, self._schema = about, store, schema
+        self._arrays: dict[str, NDArray[Any]] = {}
+        if store is None:
+            self._arrays = {k: np.zeros((count, *a.shape), a.dtype) for k, a in schema.items()}
+
+    @classmethod
+    def make(
+        cls,
+        out: str | Path | None,
+        schema: dict[str, ArraySpec],
+        count: int,
+        about: dict[str, Any],
+    ) -> _Sink:
+        if out is None:
+            return cls(schema, count, about, None)
+        path = Path(out)
+        initialize(path, StoreSpec(count, schema))
+        file = path / ABOUT_FILE
+        if not file.exists():
+            draft = path / f".{ABOUT_FILE}.{os.getpid()}"
+            draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            os.replace(draft, file)
+        there = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in json.loads(json.dumps(about)).items():
+            if there.get(key) != value:
+                raise HistoryError(
+                    f"{path} holds another explanation ({key} is {there.get(key)!r:.80} there and "
+                    f"{value!r:.80} now); choose another path"
+                )
+        return cls(schema, count, about, Store.open(path))
+
+    def missing(self, rows: range) -> NDArray[np.int64]:
+        chosen = np.array(rows, np.int64)
+        if self._store is None:
+            return chosen
+        return chosen[~self._store.completed()[chosen]]
+
+    def write(self, rows: NDArray[np.int64], found: dict[str, torch.Tensor]) -> None:
+        arrays = {
+            key: found[key].detach().cpu().numpy().astype(array.dtype, copy=False)
+            for key, array in self._schema.items()
+        }
+        if self._store is None:
+            for key, values in arrays.items():
+                self._arrays[key][rows] = values
+            return
+        with RowWriter(self._store) as writer:
+            writer.write(rows, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+
+    def result(self) -> Decomposition | None:
+        if self._store is None:
+            return Decomposition(self._arrays, self._about)
+        if not self._store.completed().all():
+            return None
+        return Decomposition.open(self._store.path)

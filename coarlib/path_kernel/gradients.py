@@ -1,0 +1,96 @@
+"""Gradients of the training loss: of a batch, of its regulariser, and of every sample at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from coarlib.path_kernel.parameters import Tensors
+from coarlib.path_kernel.training import TrainingLoss
+
+
+@contextmanager
+def differentiable_attention() -> Iterator[None]:
+    """Use the attention kernels that have forward-mode and batched derivatives."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@dataclass(frozen=True)
+class SampleGradients:
+    """Gradients of the training loss with respect to some tensors of the model.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Called as ``model(inputs)``.
+    loss : TrainingLoss
+    """
+
+    model: nn.Module
+    loss: TrainingLoss
+
+    def per_sample(
+        self,
+        moving: Tensors,
+        fixed: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> Tensors:
+        """Return the gradient of each sample's loss.
+
+        Parameters
+        ----------
+        moving, fixed : tensors by name
+            Derivatives are taken with respect to ``moving``; ``fixed`` are the other parameters.
+        inputs [B, ...], targets [B, ...]
+
+        Returns
+        -------
+        dict of name to [B, *shape]
+        """
+        gradient = vmap(grad(self._of_one), in_dims=(None, None, 0, 0), randomness="error")
+        with differentiable_attention():
+            return {k: v.detach() for k, v in gradient(moving, fixed, inputs, targets).items()}
+
+    def _of_one(
+        self, moving: Tensors, fixed: Tensors, one: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        outputs = functional_call(self.model, {**fixed, **moving}, (one[None],))
+        return self.loss.function(outputs, target[None])
+
+    def regulariser(self, moving: Tensors, fixed: Tensors) -> Tensors | None:
+        """Return the gradient of the loss regulariser, ``{name: [*shape]}``; None without one."""
+        penalty = self.loss.regulariser
+        if penalty is None:
+            return None
+        of_moving: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] = lambda part: penalty(  # noqa: E731
+            {**fixed, **part}
+        )
+        return {k: v.detach() for k, v in grad(of_moving)(moving).items()}
+
+    def batch(
+        self,
+        parameters: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor | None]:
+        """Return the gradient of the whole objective on a batch (None where there is none)."""
+        leaves = {k: v.detach().clone().requires_grad_() for k, v in parameters.items()}
+        with torch.enable_grad():
+            outputs = functional_call(self.model, leaves, (inputs,))
+            value = self.loss.of_batch(outputs, targets, leaves, weights)
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return dict(zip(leaves, found, strict=True))

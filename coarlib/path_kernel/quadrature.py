@@ -1,0 +1,250 @@
+"""Adaptive quadrature of the test gradient along one update, point by point.
+
+The exact integral of the slope over any part of an update is known from two forward passes:
+∫_a^b ⟨∂f(θ + αΔ)/∂θ, Δ⟩ dα = f(b) - f(a). So the error of a rule is *measured*, for every point
+and output, and refined only where it is too large. Slopes are forward-mode derivatives, which
+cost two forward passes for all outputs together; the gradients themselves are computed afterwards,
+at the nodes that were chosen.
+
+Rules: the midpoint, else two Gauss-Legendre nodes, else the interval is split. Where a piecewise
+linear activation kinks, the slopes left and right of it and the values at the ends say where: with
+f(a) + s1 (t - a) = f(b) - s2 (b - t). Splits alternate between that place and the middle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from coarlib.path_kernel.parameters import Tensors
+from coarlib.path_kernel.queries import Queries
+
+GAUSS_2 = 0.5 - 0.5 / 3**0.5
+"""First node of the two-point rule on [0, 1]; the second is 1 minus it, both weights 1/2."""
+
+DEFAULT_TOLERANCE = {torch.float64: 2e-7, torch.float32: 1e-5}
+ROUNDING = 32.0
+"""A tolerance below this many units in the last place of f cannot be met and is raised to it."""
+
+MAX_ROUNDS = 40
+_KINK_MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Where to evaluate gradients on one update.
+
+    Attributes
+    ----------
+    points : int64 [M]
+        Position within the tile of each evaluation.
+    alpha, weight : float [M]
+        Place on the update and quadrature weight; weights of a point sum to 1.
+    integral : float [n, K]
+        The rule's value of f(θ_next) - f(θ).
+    """
+
+    points: torch.Tensor
+    alpha: torch.Tensor
+    weight: torch.Tensor
+    integral: torch.Tensor
+
+
+class Quadrature:
+    """Chooses nodes for each point of a tile on each update.
+
+    Parameters
+    ----------
+    queries : Queries
+    tolerance : float
+        Largest absolute error of any output over one update.
+    """
+
+    def __init__(self, queries: Queries, tolerance: float) -> None:
+        self._queries, self.tolerance = queries, tolerance
+        self.evaluations = 0
+
+    def nodes(
+        self,
+        theta: Tensors,
+        delta: Tensors,
+        points: torch.Tensor,
+        before: torch.Tensor,
+        after: torch.Tensor,
+    ) -> Nodes:
+        """Choose nodes.
+
+        Parameters
+        ----------
+        theta, delta : tensors by name
+            Parameters before the update, and the update.
+        points : int64 [n]
+        before, after : float [n, K]
+            Outputs at both ends.
+        """
+        change = after - before
+        eps = torch.finfo(before.dtype).eps
+        scale = before.abs().amax(1) + after.abs().amax(1)
+        tolerance = (ROUNDING * eps * scale).clamp(min=self.tolerance)
+        pool = _Pool(before.new_zeros(0, 3), points.new_zeros(0))
+        half = before.new_tensor(0.5)
+        integral = self._queries.slopes(theta, delta, half, points)
+        bad = ((change - integral).abs().amax(1) > tolerance).nonzero().squeeze(1)
+        fine = _without(points, bad)
+        pool.add(fine, half.expand(len(fine)), half.new_ones(len(fine)))
+        if len(bad):
+            refine = _Refinement(self._queries, theta, delta, points, tolerance)
+            integral[bad] = refine.run(bad, before[bad], after[bad], pool)
+        self.evaluations += len(pool.rows)
+        return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)
+
+
+class _Pool:
+    """Accepted nodes."""
+
+    def __init__(self, rows: torch.Tensor, points: torch.Tensor) -> None:
+        self.rows, self.points = rows[:, :2], points
+
+    def add(self, points: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor) -> None:
+        self.rows = torch.cat([self.rows, torch.stack([alpha, weight], 1)])
+        self.points = torch.cat([self.points, points])
+
+
+@dataclass
+class _Intervals:
+    """Parts [a, b] of the update of single points, with values and slopes at two Gauss nodes."""
+
+    point: torch.Tensor  # [I]
+    a: torch.Tensor
+    b: torch.Tensor
+    at_a: torch.Tensor  # [I, K]
+    at_b: torch.Tensor
+    slope_1: torch.Tensor
+    slope_2: torch.Tensor
+
+    @property
+    def width(self) -> torch.Tensor:
+        return self.b - self.a
+
+    @property
+    def integral(self) -> torch.Tensor:
+        return self.width[:, None] * (self.slope_1 + self.slope_2) / 2
+
+    @property
+    def errors(self) -> torch.Tensor:
+        return (self.at_b - self.at_a - self.integral).abs()
+
+    def pick(self, rows: torch.Tensor) -> _Intervals:
+        return _Intervals(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def join(self, other: _Intervals) -> _Intervals:
+        return _Intervals(
+            *(
+                torch.cat([getattr(self, name), getattr(other, name)])
+                for name in self.__dataclass_fields__
+            )
+        )
+
+    def kink(self) -> torch.Tensor:
+        """Where a single kink would explain each interval's error; the middle where none would."""
+        worst = self.errors.argmax(1, keepdim=True)
+        slope_1, slope_2, at_a, at_b = (
+            values.gather(1, worst).squeeze(1)
+            for values in (self.slope_1, self.slope_2, self.at_a, self.at_b)
+        )
+        place = (at_b - at_a + slope_1 * self.a - slope_2 * self.b) / (slope_1 - slope_2)
+        margin = _KINK_MARGIN * self.width
+        inside = (place > self.a + margin) & (place < self.b - margin)
+        return torch.where(inside, place, (self.a + self.b) / 2)
+
+
+class _Refinement:
+    """Splits intervals until every point meets its tolerance."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        theta: Tensors,
+        delta: Tensors,
+        points: torch.Tensor,
+        tolerance: torch.Tensor,
+    ) -> None:
+        self._queries, self._theta, self._delta = queries, theta, delta
+        self._points, self._tolerance = points, tolerance
+
+    def run(
+        self, bad: torch.Tensor, before: torch.Tensor, after: torch.Tensor, pool: _Pool
+    ) -> torch.Tensor:
+        """Add nodes of the points ``bad`` to the pool; return their integrals [len(bad), K]."""
+        zeros = before.new_zeros(len(bad))
+        whole = self._measured(bad, zeros, zeros + 1, before, after, shared=True)
+        open_, done = whole, whole.pick(torch.zeros(0, dtype=torch.int64))
+        for round_ in range(MAX_ROUNDS):
+            split, keep = self._too_large(open_.join(done))
+            if len(split.point) == 0:
+                break
+            middle = (split.a + split.b) / 2
+            place = split.kink() if round_ % 2 == 0 else middle
+            usable = (place > split.a) & (place < split.b)
+            done = keep.join(split.pick((~usable).nonzero().squeeze(1)))
+            open_ = self._halves(split.pick(usable.nonzero().squeeze(1)), place[usable])
+            if len(open_.point) == 0:
+                break
+        found = open_.join(done)
+        offset = found.width * GAUSS_2
+        half = found.width / 2
+        tile = self._points[found.point]
+        pool.add(tile, found.a + offset, half)
+        pool.add(tile, found.b - offset, half)
+        order = torch.empty_like(self._points)
+        order[bad] = torch.arange(len(bad), device=bad.device)
+        total = torch.zeros_like(before)
+        return total.index_add_(0, order[found.point], found.integral)
+
+    def _too_large(self, all_: _Intervals) -> tuple[_Intervals, _Intervals]:
+        """Separate the intervals to split: the largest errors of points above their tolerance."""
+        error = all_.errors.amax(1)
+        count = len(self._points)
+        total = error.new_zeros(count).index_add_(0, all_.point, error)
+        parts = error.new_zeros(count).index_add_(0, all_.point, torch.ones_like(error))
+        allowed = self._tolerance / parts.clamp(min=1) / 2
+        chosen = (total > self._tolerance)[all_.point] & (error > allowed[all_.point])
+        return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))
+
+    def _halves(self, split: _Intervals, place: torch.Tensor) -> _Intervals:
+        points = self._points[split.point]
+        at = self._queries.values_at(self._theta, self._delta, place, points)
+        left = (split.point, split.a, place, split.at_a, at)
+        right = (split.point, place, split.b, at, split.at_b)
+        joined = (torch.cat(pair) for pair in zip(left, right, strict=True))
+        return self._measured(*joined)
+
+    def _measured(
+        self,
+        point: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        at_a: torch.Tensor,
+        at_b: torch.Tensor,
+        *,
+        shared: bool = False,
+    ) -> _Intervals:
+        offset = (b - a) * GAUSS_2
+        points = self._points[point]
+        if shared:
+            slopes = [
+                self._queries.slopes(self._theta, self._delta, place, points)
+                for place in ((a + offset)[0], (b - offset)[0])
+            ]
+        else:
+            alpha = torch.cat([a + offset, b - offset])
+            both = self._queries.slopes_at(self._theta, self._delta, alpha, points.repeat(2))
+            slopes = list(both.chunk(2))
+        return _Intervals(point, a, b, at_a, at_b, *slopes)
+
+
+def _without(points: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+    keep = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    keep[removed] = False
+    return points[keep]

@@ -1,0 +1,192 @@
+"""What is explained: outputs of the model on test points, and their derivatives along a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.nn import functional as F
+
+from coarlib.commandline import nearest
+from coarlib.errors import HistoryError
+from coarlib.path_kernel.parameters import Tensors
+
+Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(the model's output on one point, its target) -> a number or [K] numbers."""
+
+
+def _all(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return outputs.reshape(-1)
+
+
+def _logit(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return outputs.gather(-1, target.reshape(1))
+
+
+def _log_probability(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return _logit(F.log_softmax(outputs, -1), target)
+
+
+def _contrast(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return _logit(outputs, target[0]) - _logit(outputs, target[1])
+
+
+def _margin(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    others = outputs.scatter(-1, target.reshape(1), -torch.inf)
+    return _logit(outputs, target) - others.amax(-1, keepdim=True)
+
+
+OUTPUTS = MappingProxyType(
+    {
+        "all": _all,
+        "logit": _logit,
+        "log_probability": _log_probability,
+        "contrast": _contrast,
+        "margin": _margin,
+    }
+)
+"""``contrast`` takes targets ``[N, 2]``: the output of the first minus that of the second."""
+
+
+class Queries:
+    """K outputs of a model on N test points, as functions of the trained parameters.
+
+    Parameters
+    ----------
+    model : nn.Module
+    inputs [N, ...], targets [N, ...]
+    output : str or Output
+        A name of :data:`OUTPUTS` or a differentiable function of one point's output.
+
+    Raises
+    ------
+    HistoryError
+        If the output is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        output: str | Output = "all",
+    ) -> None:
+        if isinstance(output, str):
+            if output not in OUTPUTS:
+                raise HistoryError(f"unknown output {output}{nearest(output, OUTPUTS)}")
+            output = OUTPUTS[output]
+        self._model, self._output = model, output
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def _of_outputs(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self._output(outputs, target).reshape(-1)
+
+    def _of_one(self, parameters: Tensors, one: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self._of_outputs(functional_call(self._model, parameters, (one[None],))[0], target)
+
+    def _of_batch(self, parameters: Tensors, points: torch.Tensor) -> torch.Tensor:
+        outputs = functional_call(self._model, parameters, (self.inputs[points],))
+        return vmap(self._of_outputs)(outputs, self.targets[points])
+
+    def values(self, theta: Tensors, points: torch.Tensor) -> torch.Tensor:
+        """Return the outputs ``[n, K]`` of some points."""
+        with torch.no_grad():
+            return self._of_batch(theta, points)
+
+    def values_at(
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``f(x_m; θ + α_m Δ)``, ``[m, K]``: every point at its own place of the step."""
+
+        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self._of_one(_between(theta, delta, a), x, y)
+
+        with torch.no_grad():
+            return vmap(one)(alpha, self.inputs[points], self.targets[points])
+
+    def slopes(
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``⟨∂f/∂θ, Δ⟩`` at ``θ + αΔ`` by forward mode, ``[n, K]``, one α for all."""
+        found = jvp(
+            lambda a: self._of_batch(_between(theta, delta, a), points),
+            (alpha,),
+            (torch.ones_like(alpha),),
+        )[1]
+        return found.detach()
+
+    def slopes_at(
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``⟨∂f/∂θ, Δ⟩`` of point m at ``θ + α_m Δ``, ``[m, K]``."""
+
+        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            def along(b: torch.Tensor) -> torch.Tensor:
+                return self._of_one(_between(theta, delta, b), x, y)
+
+            return jvp(along, (a,), (torch.ones_like(a),))[1]
+
+        return vmap(one)(alpha, self.inputs[points], self.targets[points]).detach()
+
+    def directional(self, theta: Tensors, tangents: Tensors, points: torch.Tensor) -> torch.Tensor:
+        """Return ``⟨∂f/∂θ, tangent⟩``, ``[R, n, K]``, for R tangents ``{name: [R, *shape]}``."""
+
+        def along(tangent: Tensors) -> torch.Tensor:
+            moving = {name: theta[name] for name in tangent}
+            of_moving = lambda part: self._of_batch({**theta, **part}, points)  # noqa: E731
+            return jvp(of_moving, (moving,), (tangent,))[1]
+
+        return vmap(along)(tangents).detach()
+
+    def jacobian(self, moving: Tensors, fixed: Tensors, points: torch.Tensor) -> Tensors:
+        """Return ``∂f/∂θ`` of some points at one θ, ``{name: [n, K, *shape]}``."""
+        each = vmap(self._derivative, in_dims=(None, None, 0, 0))
+        return each(moving, fixed, self.inputs[points], self.targets[points])
+
+    def jacobian_at(
+        self,
+        theta: Tensors,
+        delta: Tensors,
+        moving: tuple[str, ...],
+        place: tuple[torch.Tensor, torch.Tensor],
+    ) -> Tensors:
+        """Return ``∂f/∂θ`` of point m at ``θ + α_m Δ``, ``{name: [m, K, *shape]}``.
+
+        ``place`` is α ``[m]`` and the points ``[m]``.
+        """
+        alpha, points = place
+
+        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Tensors:
+            here = _between(theta, delta, a)
+            part = {name: here.pop(name) for name in moving}
+            return self._derivative(part, here, x, y)
+
+        return vmap(one)(alpha, self.inputs[points], self.targets[points])
+
+    def _derivative(
+        self, moving: Tensors, fixed: Tensors, one: torch.Tensor, target: torch.Tensor
+    ) -> Tensors:
+        def of_moving(part: Tensors) -> torch.Tensor:
+            return self._of_one({**fixed, **part}, one, target)
+
+        if self.num_outputs == 1:
+            found = grad(lambda part: of_moving(part).sum())(moving)
+            return {name: values[None] for name, values in found.items()}
+        return jacrev(of_moving)(moving)
+
+    num_outputs: int = 0
+
+    def count_outputs(self, theta: Tensors) -> int:
+        """Evaluate one point to learn K, and keep it as ``num_outputs``."""
+        self.num_outputs = int(self.values(theta, torch.zeros(1, dtype=torch.int64)).shape[1])
+        return self.num_outputs
+
+
+def _between(theta: Tensors, delta: Tensors, alpha: torch.Tensor) -> Tensors:
+    return {name: values + alpha * delta[name] for name, values in theta.items()}

@@ -1,0 +1,332 @@
+"""Recording a training run: one row an update, taken just before ``optimizer.step()``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from coarlib.errors import HistoryError
+from coarlib.path_kernel.checks import GradientCheck
+from coarlib.path_kernel.clipping import watch_clipping
+from coarlib.path_kernel.gradients import SampleGradients
+from coarlib.path_kernel.history import (
+    SETTINGS_FILE,
+    History,
+    Settings,
+    create,
+    digest_of,
+    read_settings,
+)
+from coarlib.path_kernel.optimizers import (
+    INACTIVE,
+    SECOND_MOMENT_KEY,
+    OptimizerKind,
+    state_row,
+    write_row,
+)
+from coarlib.path_kernel.parameters import ParameterTable
+from coarlib.path_kernel.resuming import find_step, frozen_digest, select
+from coarlib.path_kernel.rows import BufferedRows
+from coarlib.path_kernel.training import (
+    Samples,
+    TrainingLoss,
+    random_or_coupled,
+    refuse_inexact,
+)
+from coarlib.store import Store
+
+
+def record(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    store: str | Path,
+    *,
+    samples: Samples | Sequence[torch.Tensor] | Dataset[Any],
+    loss: TrainingLoss,
+    num_steps: int,
+    max_batch: int,
+    every: int = 1,
+    window: tuple[int, int] | None = None,
+    track: Iterable[str] = ("*",),
+    storage: str | None = None,
+    keep_momentum: bool = False,
+    weighted: bool = False,
+    check_every: int = 100,
+    quiet: bool = False,
+) -> Recorder:
+    """Record the training history of a run; use as ``with record(…) as history:``.
+
+    Inside, call ``history.batch(sample_numbers)`` before every ``optimizer.step()``; all else is
+    noticed by itself. A history that is already there is continued: restore your own checkpoint,
+    call this again, and the recorder finds by the digest of the parameters which step it is
+    (``history.step``).
+
+    Parameters
+    ----------
+    model, optimizer
+        As trained; SGD, Adam or AdamW of ``torch.optim``.
+    store : str or Path
+        Directory of the history.
+    samples : Samples, (inputs, targets) or Dataset
+        The training set, whose numbers ``batch`` is given.
+    loss : TrainingLoss
+        The objective; the gradients of the first step and of every ``check_every``-th are compared
+        with it.
+    num_steps : int
+        Updates of the whole run.
+    max_batch : int
+        The largest batch.
+    every : int
+        Keep every k-th state and replay the updates between when explaining.
+    window : (start, stop), optional
+        Record only these updates.
+    track : iterable of str
+        Name patterns of the tensors whose contributions will be wanted.
+    storage : {"float32", "float64", "bfloat16"}, optional
+        How states are stored; the model's own dtype by default.
+    keep_momentum : bool
+        Keep the momentum with every state.
+    weighted : bool
+        Allow ``batch(numbers, weights)`` with a weight a sample.
+    check_every : int
+        Steps between two comparisons of gradients; 0 for the first step only.
+    quiet : bool
+        Do not print the estimate of bytes.
+
+    Returns
+    -------
+    Recorder
+
+    Raises
+    ------
+    HistoryError
+        Names what cannot be recorded exactly: the optimizer or its option, a BatchNorm in training
+        mode, dropout, clipping by value, a gradient that is not that of ``loss``.
+    """
+    kind = OptimizerKind.of(optimizer)
+    table = ParameterTable.of(model, optimizer)
+    samples = samples if isinstance(samples, Samples) else Samples(samples)
+    start, stop = window or (0, num_steps)
+    if not 0 <= start < stop <= num_steps:
+        raise HistoryError(f"the window {start} to {stop} does not lie in 0 to {num_steps}")
+    if every < 1 or max_batch < 1:
+        raise HistoryError("every and max_batch must be at least 1")
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    settings = Settings(
+        kind=kind,
+        table=table,
+        tracked=select(table, track),
+        start=start,
+        stop=stop,
+        num_steps=num_steps,
+        every=every,
+        storage=storage or dtype,
+        keep_momentum=keep_momentum or every > 1 or start > 0 or _began_before(optimizer, store),
+        max_batch=max_batch,
+        weighted=weighted,
+        num_samples=len(samples),
+        data_digest=samples.digest(),
+        frozen_digest=frozen_digest(model, table),
+    )
+    if settings.storage not in ("float32", "float64", "bfloat16"):
+        raise HistoryError(
+            f"states cannot be stored as {settings.storage}; use float32, float64 or bfloat16"
+        )
+    if every > 1 and settings.storage != dtype:
+        raise HistoryError(f"replayed steps need states in the model's own dtype, {dtype}")
+    check = GradientCheck(SampleGradients(model, loss), samples, check_every)
+    recorder = Recorder(Path(store), settings, model, optimizer, check)
+    if not quiet:
+        print(settings.describe(), file=sys.stderr)
+    return recorder
+
+
+def _began_before(optimizer: torch.optim.Optimizer, store: str | Path) -> bool:
+    """Whether momentum from before the recording has to be kept."""
+    if (Path(store) / SETTINGS_FILE).exists():
+        return read_settings(Path(store)).keep_momentum
+    return bool(optimizer.state)
+
+
+class Recorder:
+    """What :func:`record` returns; ``step`` is the number of the next update."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        check: GradientCheck,
+    ) -> None:
+        self.path, self.settings = path, settings
+        self._model, self._optimizer, self._check = model, optimizer, check
+        named = dict(model.named_parameters())
+        self._parameters: list[torch.Tensor] = [named[name] for name in settings.table.names]
+        stored = set(settings.table.names if settings.every > 1 else settings.tracked)
+        self._with_moment = [
+            parameter
+            for name, parameter in zip(settings.table.names, self._parameters, strict=True)
+            if name in stored
+        ]
+        self._clip = [1.0] * len(self._parameters)
+        self._risky = random_or_coupled(model)
+        refuse_inexact(self._risky)
+        new = create(path, settings)
+        self.step = 0 if new else find_step(History(path), self._parameters)
+        self._counts = self._initial_counts()
+        self._batch: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+        self._inside_update = False
+        self._stack = ExitStack()
+
+    def _initial_counts(self) -> NDArray[np.int32]:
+        states = [self._optimizer.state.get(p, {}) for p in self._parameters]
+        if self.settings.kind.adaptive:
+            return np.array([int(state.get("step", 0)) for state in states], np.int32)
+        started = [state.get("momentum_buffer") is not None for state in states]
+        return np.array(started, np.int32)
+
+    def __enter__(self) -> Recorder:
+        bfloat16 = self.settings.storage == "bfloat16"
+        self._step_rows = BufferedRows(Store.open(self.path / "steps"))
+        self._state_rows = BufferedRows(Store.open(self.path / "states"), bfloat16)
+        handle = self._optimizer.register_step_pre_hook(self._before_step)
+        after = self._optimizer.register_step_post_hook(self._after_step)
+        self._stack.callback(handle.remove)
+        self._stack.callback(after.remove)
+        self._stack.enter_context(watch_clipping(self._parameters, self._clip))
+        if self.step == 0 and self.settings.has_ends:
+            self._write_state(self.settings.num_states - 2)
+        return self
+
+    def batch(self, numbers: ArrayLike | torch.Tensor, weights: ArrayLike | None = None) -> None:
+        """Declare the samples of the next update.
+
+        Parameters
+        ----------
+        numbers : int [B]
+            Sample numbers.
+        weights : float [B], optional
+            Weight of each sample's loss in the objective; by the reduction (1/B or 1) otherwise.
+
+        Raises
+        ------
+        HistoryError
+        """
+        samples = np.asarray(numbers, np.int64).reshape(-1)
+        settings = self.settings
+        if not 0 < len(samples) <= settings.max_batch:
+            raise HistoryError(
+                f"a batch of {len(samples)} samples does not fit max_batch={settings.max_batch}"
+            )
+        if samples.min() < 0 or samples.max() >= settings.num_samples:
+            raise HistoryError(
+                f"sample {int(samples.max())} of the batch is not one of {settings.num_samples}"
+            )
+        if weights is not None and not settings.weighted:
+            raise HistoryError("weights of samples need record(…, weighted=True)")
+        default = self._check.gradients.loss.weight(len(samples))
+        given = np.full(len(samples), default) if weights is None else np.asarray(weights, float)
+        self._batch = samples, given
+
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        settings = self.settings
+        if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
+            raise HistoryError("optimizer.step(closure) cannot be recorded; call backward before")
+        if self.step >= settings.num_steps:
+            raise HistoryError(
+                f"the history was declared for {settings.num_steps} updates; this is one more"
+            )
+        refuse_inexact(self._risky)
+        active = np.array([p.grad is not None for p in self._parameters])
+        if settings.start <= self.step < settings.stop:
+            self._record_step(active)
+        elif self.step == settings.stop:
+            self._write_state(settings.num_states - 1 - 2 * settings.has_ends)
+        self._counts[active] += 1
+        self._inside_update = True
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.step += 1
+        self._batch = None
+        self._clip[:] = [1.0] * len(self._clip)
+        self._inside_update = False
+
+    def _record_step(self, active: NDArray[np.bool_]) -> None:
+        settings, row = self.settings, self.step - self.settings.start
+        if self._batch is None:
+            raise HistoryError(
+                f"update {self.step} has no batch; call history.batch(numbers) before it"
+            )
+        samples, weights = self._batch
+        self._check.at(
+            row,
+            settings.table,
+            self._parameters,
+            samples,
+            weights if settings.weighted else None,
+            clip=self._clip,
+        )
+        state = settings.state_row(self.step)
+        digest = None if state is None else self._write_state(state)
+        slot = self._step_rows.slot(row)
+        slot["samples"].fill_(-1)[: len(samples)] = torch.from_numpy(samples)
+        if settings.weighted:
+            slot["weights"].zero_()[: len(samples)] = torch.from_numpy(weights)
+        else:
+            slot["weights"].fill_(float(weights[0]))
+        slot["hyper"].copy_(torch.from_numpy(settings.kind.hyperparameters(self._optimizer)))
+        slot["counts"].copy_(torch.from_numpy(np.where(active, self._counts, INACTIVE)))
+        slot["clip"].copy_(torch.tensor(self._clip, dtype=torch.float64))
+        slot["digest"].fill_(self._digest() if digest is None else digest)
+        self._step_rows.commit()
+
+    def _digest(self) -> int:
+        return digest_of(torch.cat([p.detach().reshape(-1) for p in self._parameters]))
+
+    def _write_state(self, row: int) -> int | None:
+        """Write the state as it is now; returns θ's digest if its bytes are those stored."""
+        slot = self._state_rows.slot(row)
+        slot["step"].fill_(self.step)
+        write_row(self._parameters, slot["theta"])
+        if "second_moment" in slot:
+            moments = slot["second_moment"]
+            state_row(self._optimizer, self._with_moment, SECOND_MOMENT_KEY, moments)
+        if "momentum" in slot:
+            key = self.settings.kind.momentum_key
+            state_row(self._optimizer, self._parameters, key, slot["momentum"])
+        exact = slot["theta"].dtype == self._parameters[0].dtype
+        digest = digest_of(slot["theta"]) if exact else None
+        self._state_rows.commit()
+        return digest
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        settings = self.settings
+        try:
+            if not self._inside_update:
+                last = settings.state_row(settings.stop)
+                if last is not None and settings.start <= self.step <= settings.stop:
+                    self._write_state(last)
+                if settings.has_ends and self.step == settings.num_steps:
+                    self._write_state(settings.num_states - 1)
+        finally:
+            try:
+                self._step_rows.close()
+            finally:
+                self._state_rows.close()

@@ -1,0 +1,153 @@
+"""Walking along a history in either direction, one update at a time, within bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from coarlib.errors import HistoryError
+from coarlib.path_kernel.history import History, Settings, State, StepRecord
+from coarlib.path_kernel.optimizers import Update, update_of
+from coarlib.path_kernel.parameters import Tensors
+from coarlib.path_kernel.replay import Replay
+
+
+class Recorded(Protocol):
+    """What an explanation needs of a history (on disk, or in memory)."""
+
+    settings: Settings
+    first: int
+    last: int
+
+    def record(self, step: int) -> StepRecord:
+        """Return update ``step`` without its tensors."""
+
+    def state(self, step: int) -> State | None:
+        """Return the state before update ``step``, None if it is not kept."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update with its tensors.
+
+    Attributes
+    ----------
+    record : StepRecord
+    theta, theta_next : tensors by name
+        All trained parameters before and after.
+    updates : dict of name to Update
+        Coefficients of the tracked tensors.
+    clip : dict of name to float
+    """
+
+    record: StepRecord
+    theta: Tensors
+    theta_next: Tensors
+    updates: dict[str, Update]
+    clip: dict[str, float]
+
+    @property
+    def number(self) -> int:
+        """The update's number."""
+        return self.record.number
+
+
+class Walk:
+    """Gives the updates of a history on a device and in a dtype.
+
+    Parameters
+    ----------
+    history : Recorded
+    device : torch.device
+    dtype : torch.dtype
+        Computations are made in it; parameters are converted.
+    replay : Replay, optional
+        Needed where not every state is kept.
+    """
+
+    def __init__(
+        self,
+        history: Recorded,
+        device: torch.device,
+        dtype: torch.dtype,
+        replay: Replay | None = None,
+    ) -> None:
+        self.history, self.device, self.dtype = history, device, dtype
+        self._replay = replay
+        self._every = history.settings.every
+        self._states: OrderedDict[int, State] = OrderedDict()
+        self._table = history.settings.table
+        self._tracked = self._table.subset(history.settings.tracked)
+
+    @property
+    def numbers(self) -> range:
+        """The updates, in order."""
+        return range(self.history.first, self.history.last)
+
+    def theta(self, step: int) -> Tensors:
+        """Return the parameters before update ``step``."""
+        return self._table.views(self._state(step).theta)
+
+    def step(self, number: int) -> Step:
+        """Return update ``number``."""
+        record = self.history.record(number)
+        after = self._state(number + 1)
+        moments = self._moments(after)
+        kind, table = self.history.settings.kind, self._table
+        updates, clips = {}, {}
+        for name, group, count, clip in zip(
+            table.names, table.groups, record.counts, record.clip, strict=True
+        ):
+            if name in moments:
+                updates[name] = update_of(kind, group, record.hyper, int(count), moments[name])
+                clips[name] = float(clip)
+        return Step(record, self.theta(number), table.views(after.theta), updates, clips)
+
+    def prior_momentum(self) -> Tensors | None:
+        """Return the momentum from before the first update; None where there was none."""
+        state = self._state(self.history.first)
+        if state.momentum is None or not state.momentum.any():
+            return None
+        views = self._table.views(state.momentum)
+        return {name: views[name] for name in self._tracked.names}
+
+    def _moments(self, state: State) -> dict[str, torch.Tensor | None]:
+        if state.second_moment is None:
+            return dict.fromkeys(self._tracked.names)
+        whole = len(state.second_moment) == self._table.total
+        views = (self._table if whole else self._tracked).views(state.second_moment)
+        return {name: views[name] for name in self._tracked.names}
+
+    def _state(self, step: int) -> State:
+        if step not in self._states:
+            self._load(step)
+        self._states.move_to_end(step)
+        return self._states[step]
+
+    def _load(self, step: int) -> None:
+        kept = self.history.state(step)
+        if kept is not None:
+            self._keep(step, kept)
+            return
+        if self._replay is None or not isinstance(self.history, History):
+            raise HistoryError(
+                f"the state before update {step} is not kept; give the training samples and loss "
+                "so that it can be replayed"
+            )
+        first = self.history.first
+        begin = first + (step - first) // self._every * self._every
+        end = min(begin + self._every, self.history.last)
+        for number, state in enumerate(self._replay.segment(self.history, begin, end), begin):
+            self._keep(number, state)
+
+    def _keep(self, step: int, state: State) -> None:
+        def move(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.to(self.device, self.dtype)
+
+        theta = state.theta.to(self.device, self.dtype)
+        self._states[step] = State(theta, move(state.second_moment), move(state.momentum))
+        while len(self._states) > self._every + 2:
+            self._states.popitem(last=False)
