@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import mmap
+import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,19 @@ import numpy as np
 from coarlib.beton.fields import Field
 from coarlib.beton.layout import Layout
 from coarlib.errors import BetonError
+
+THREADS = min(4, os.cpu_count() or 1)
+BYTES_A_THREAD = 4 << 20
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="coarlib-copy")
+
+
+# A forked child has none of its parent's threads; it makes its own when it needs them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class Arrays:
@@ -56,11 +73,23 @@ class Arrays:
         if last - first == len(rows) and bool(np.all(np.diff(rows) == 1)):
             self._copy_range(name, first, last, target)
             return
+        # Python's lock is held between rows, so threads would not make this loop faster.
         data, size = self._data, self._layout.array_sizes[name]
         for place, offset in enumerate(self._offsets[rows, self._columns[name]].tolist()):
             target[place] = data[offset : offset + size]
 
     def _copy_range(self, name: str, first: int, last: int, target: np.ndarray) -> None:
+        """Copy rows first..last-1 into uint8 [rows, nbytes], large parts side by side."""
+        threads = min(THREADS, -(-target.nbytes // BYTES_A_THREAD), last - first)
+        cuts = np.linspace(first, last, threads + 1).astype(int).tolist()
+        parts = [(name, a, b, target[a - first : b - first]) for a, b in itertools.pairwise(cuts)]
+        if threads == 1:
+            self._copy_part(*parts[0])
+        else:
+            for done in [_pool().submit(self._copy_part, *part) for part in parts]:
+                done.result()
+
+    def _copy_part(self, name: str, first: int, last: int, target: np.ndarray) -> None:
         """Copy rows first..last-1 into uint8 [rows, nbytes], a run at a time."""
         size = self._layout.array_sizes[name]
         run = int(np.searchsorted(self.run_starts, first, side="right"))

@@ -1,7 +1,10 @@
 """Recycled memory and torch tensors: the same rows, and nothing held is ever changed."""
 
 import gc
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +97,24 @@ def test_an_abandoned_iteration_leaves_no_thread(coar_file):
         del iterator
     gc.collect()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("beton")]
+
+
+def test_large_batches_are_copied_by_threads_also_after_a_fork(tmp_path):
+    fields = {"x": beton.NDArray(np.float32, (10_007,))}
+    source = {"x": np.random.default_rng(0).random((1000, 10_007), np.float32)}
+    path = beton.write(tmp_path / "x.beton", fields, source, quiet=True)
+    with beton.open(path) as file:
+        assert (file.rows(slice(3, 999))["x"] == source["x"][3:999]).all()
+        child = os.fork()
+        if child == 0:  # hangs if the child waits for its parent's threads
+            os._exit(int(not (file.rows(slice(3, 999))["x"] == source["x"][3:999]).all()))
+        deadline = time.monotonic() + 60
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if done[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert done == (child, 0)
 
 
 def test_what_torch_cannot_hold_is_named(tmp_path):
