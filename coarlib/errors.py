@@ -63,3 +63,7 @@ class HistoryError(CoarlibError):
 
 class ClusterError(CoarlibError):
     """A plan of cluster jobs is wrong, or the queue refuses what it is asked."""
+
+
+class ReportError(CoarlibError):
+    """What a report is asked to show cannot be read or does not fit together."""

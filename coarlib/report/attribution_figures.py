@@ -1,0 +1,195 @@
+"""Figures of attributions themselves: strongest features, layers, nearest examples, steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.report.style import HELPS, HURTS, INK, line_style, styled
+
+__all__ = [
+    "Explained",
+    "attribution_bars",
+    "contribution_over_steps",
+    "draw_bars",
+    "draw_image",
+    "layer_map",
+    "nearest_examples",
+]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One example and the features (components, training examples) that matter most for it.
+
+    Attributes
+    ----------
+    image : array [H, W] or [H, W, 3]
+    title : str
+    names : sequence of str
+        Names of the features, strongest first.
+    weights : float [K]
+        What keeping each adds to the output.
+    errors : float [K] or None
+        Half-widths of their intervals.
+    """
+
+    image: NDArray[Any]
+    title: str
+    names: Sequence[str]
+    weights: NDArray[Any]
+    errors: NDArray[Any] | None = None
+
+
+def attribution_bars(
+    names: Sequence[str],
+    weights: NDArray[Any],
+    errors: NDArray[Any] | None = None,
+    *,
+    image: NDArray[Any] | None = None,
+    title: str = "",
+    output: str = "output",
+) -> Any:
+    """Draw the strongest features of one example as bars, with its image beside them.
+
+    Parameters
+    ----------
+    names : sequence of K str
+    weights : float [K]
+    errors : float [K], optional
+        Half-widths of intervals.
+    image : array [H, W] or [H, W, 3], optional
+    title, output : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled() as plt:
+        height = 0.8 + 0.26 * len(names)
+        if image is None:
+            figure, bars = plt.subplots(figsize=(5.5, height))
+        else:
+            figure, (picture, bars) = plt.subplots(
+                1, 2, figsize=(7.4, max(height, 2)), width_ratios=[1.4, 4]
+            )
+            draw_image(picture, image)
+        extent = np.append(weights, 0)
+        draw_bars(bars, names, weights, errors, (1.2 * extent.min(), 1.2 * extent.max()))
+        bars.set(xlabel=f"change of the {output} when kept", title=title)
+        return figure
+
+
+def draw_image(axes: Any, image: NDArray[Any], title: str = "") -> None:
+    """Draw an image without ticks; grey ones dark on light."""
+    axes.imshow(image, cmap="gray_r" if image.ndim == 2 else None)
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+
+
+def draw_bars(
+    axes: Any,
+    names: Sequence[str],
+    weights: NDArray[Any],
+    errors: NDArray[Any] | None,
+    limits: tuple[float, float],
+) -> None:
+    """Draw signed horizontal bars, the first on top."""
+    places = np.arange(len(weights))[::-1]
+    colours = [HELPS if weight > 0 else HURTS for weight in weights]
+    axes.barh(places, weights, xerr=errors, color=colours, height=0.7, ecolor=INK)
+    axes.set_yticks(places, names)
+    axes.axvline(0, color=INK, lw=0.8)
+    if limits[0] < limits[1]:
+        axes.set_xlim(*limits)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def layer_map(values: NDArray[Any], layers: Sequence[str], columns: Sequence[str]) -> Any:
+    """Draw the mean absolute attribution of each layer (rows) for each group of targets (columns).
+
+    Parameters
+    ----------
+    values : float [L, C]
+    layers : sequence of L str
+    columns : sequence of C str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled() as plt:
+        size = (2.6 + 0.45 * len(columns), 1.2 + 0.22 * len(layers))
+        figure, axes = plt.subplots(figsize=(min(size[0], 10), min(size[1], 14)))
+        mesh = axes.pcolormesh(np.asarray(values, float), cmap="cividis", vmin=0)
+        step = max(1, len(layers) // 60)
+        axes.set_yticks(np.arange(0.5, len(layers), step), list(layers)[::step])
+        axes.set_xticks(np.arange(0.5, len(columns)), columns)
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.set_xlabel("class of the examples" if len(columns) > 1 else "")
+        figure.colorbar(mesh, ax=axes, label="mean |attribution|")
+        return figure
+
+
+def nearest_examples(
+    images: NDArray[Any], queries: Sequence[int], neighbours: NDArray[Any], cosines: NDArray[Any]
+) -> Any:
+    """Draw examples (left) and those whose attributions are most alike.
+
+    Parameters
+    ----------
+    images : array [T, H, W] or [T, H, W, 3]
+    queries : sequence of Q int
+    neighbours : int [Q, K]
+    cosines : float [Q, K]
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled() as plt:
+        width = neighbours.shape[1] + 1
+        shape = len(queries), width
+        figure, grid = plt.subplots(
+            *shape, figsize=(1.1 * width, 1.3 * len(queries)), squeeze=False
+        )
+        for line, query in enumerate(queries):
+            draw_image(grid[line][0], images[query], f"{query}")
+            for at, (other, cosine) in enumerate(zip(neighbours[line], cosines[line], strict=True)):
+                draw_image(grid[line][at + 1], images[other], f"{other}: {cosine:.2f}")
+        return figure
+
+
+def contribution_over_steps(steps: NDArray[Any], contributions: Mapping[str, NDArray[Any]]) -> Any:
+    """Draw how a prediction builds up over training steps.
+
+    Parameters
+    ----------
+    steps : int [S]
+        First update of each entry.
+    contributions : mapping of name to float [S]
+        What the updates added to an output; drawn as running sums.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled() as plt:
+        figure, axes = plt.subplots(figsize=(7, 3.2))
+        for at, (name, values) in enumerate(contributions.items()):
+            axes.plot(steps, np.cumsum(values), label=name, lw=1.3, **line_style(at))
+        axes.axhline(0, color=INK, lw=0.5)
+        axes.set(xlabel="update", ylabel="contribution so far")
+        axes.legend()
+        return figure
