@@ -1,0 +1,147 @@
+"""Rows that retrain: functions of (seed, row, run), whoever computes them, and checkpoints."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coarlib.errors import TaskError
+from coarlib.masks import MaskDesign, draw
+from coarlib.outputs import margin_log_sum_exp
+from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
+from coarlib.scoring import noise_ceiling
+from coarlib.spec import parse_spec
+from coarlib.store import Store, initialize
+from coarlib.worker import fill
+
+EXAMPLES, TARGETS = 60, 9
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(EXAMPLES + TARGETS, 12, generator=GENERATOR)
+LABELS = (INPUTS @ torch.randn(12, 3, generator=GENERATOR)).argmax(1)
+DESIGN = MaskDesign(kind="fixed_size", keep_prob=0.5, seed=3)
+
+
+def model():
+    return nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def evaluate(network, device):
+    assert not network.training
+    assert not torch.is_grad_enabled()
+    return margin_log_sum_exp(network(INPUTS[EXAMPLES:].to(device)), LABELS[EXAMPLES:].to(device))
+
+
+def trainer():
+    return Trainer(model, INPUTS[:EXAMPLES], LABELS[:EXAMPLES], epochs=2, batch_size=10)
+
+
+def task(**changed):
+    return RetrainTask(trainer(), evaluate, **changed)
+
+
+def rows_of(made, indices):
+    indices = np.asarray(indices)
+    return made.rows(indices, draw(DESIGN, indices, EXAMPLES))["test_margins"]
+
+
+def test_a_row_is_the_same_alone_in_any_order_and_in_any_batch():
+    together = rows_of(task(), range(6))
+    for made, tolerance in ((task(at_once=1), 1e-4), (task(at_once=4), 1e-4)):
+        backwards = rows_of(made, range(5, -1, -1))[::-1]
+        np.testing.assert_allclose(backwards, together, atol=tolerance)
+    one_by_one = task(at_once=1)
+    assert one_by_one.tolerance == 0
+    alone = np.concatenate([rows_of(one_by_one, [i]) for i in range(6)])
+    np.testing.assert_array_equal(alone, rows_of(one_by_one, range(6)))
+
+
+def test_runs_differ_and_are_averaged_or_kept():
+    kept = rows_of(task(runs=3, keep_runs=True, at_once=1), range(4))
+    assert kept.shape == (4, 3, TARGETS)
+    assert np.std(kept, axis=1).min() > 1e-3
+    np.testing.assert_allclose(rows_of(task(runs=3, at_once=1), range(4)), kept.mean(axis=1))
+    np.testing.assert_array_equal(kept[:, :1], rows_of(task(keep_runs=True, at_once=1), range(4)))
+    assert 0 <= noise_ceiling(rows_of(task(runs=4, keep_runs=True), range(30))).mean <= 1
+
+
+def test_any_training_function_will_do():
+    calls = []
+
+    def train(subset, seed, device):
+        calls.append((tuple(subset), seed))
+        return trainer().train(subset, seed, device).train()  # evaluate() still sees eval mode
+
+    found = rows_of(RetrainTask(train, evaluate, EXAMPLES), range(3))
+    np.testing.assert_array_equal(found, rows_of(task(at_once=1), range(3)))
+    masks = draw(DESIGN, np.arange(3), EXAMPLES)
+    assert [c[0] for c in calls] == [tuple(np.flatnonzero(mask)) for mask in masks]
+    assert len({seed for _, seed in calls}) == 3
+    with pytest.raises(TaskError, match="num_examples is needed"):
+        RetrainTask(train, evaluate)
+
+
+def make_store(path, rows=8):
+    spec = {
+        "num_models": rows,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [EXAMPLES]},
+            "test_margins": {"dtype": "float32", "shape": [TARGETS]},
+        },
+        "design": {"kind": "fixed_size", "keep_prob": 0.5, "seed": 3},
+    }
+    initialize(path, parse_spec(json.dumps(spec)))
+    return Store.open(path)
+
+
+def work(path, part):
+    torch.set_num_threads(1)
+    fill(Store.open(path), task(at_once=1), np.arange(8)[part::4], torch.device("cpu"))
+
+
+def test_a_store_made_by_four_processes_is_the_store_made_by_one(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        make_store(tmp_path / "one")
+        fill(Store.open(tmp_path / "one"), task(at_once=1), np.arange(8), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    make_store(tmp_path / "four")
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(tmp_path / "four", part)) for part in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    one, four = Store.open(tmp_path / "one"), Store.open(tmp_path / "four")
+    assert len(four.completed_rows()) == 8
+    for key in ("masks", "test_margins"):
+        np.testing.assert_array_equal(one.array(key), four.array(key))
+    assert np.std(one.array("test_margins"), axis=0).min() > 0
+
+
+def test_checkpoints_are_reevaluated_and_never_replaced_by_training(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    made = rows_of(task(runs=2, checkpoints=tmp_path), range(3))
+
+    def again(**changed):
+        return ReevaluateTask(model, evaluate, EXAMPLES, tmp_path, **{"runs": 2, **changed})
+
+    np.testing.assert_allclose(rows_of(again(), [2, 0, 1]), made[[2, 0, 1]], atol=1e-6)
+    with pytest.raises(TaskError, match=r"no checkpoint .*row_000003_run_0"):
+        rows_of(again(), [3])
+    with pytest.raises(TaskError, match="stale: its seed is 0"):
+        rows_of(again(seed=1), [0])
+    with pytest.raises(TaskError, match="stale: its subset"):
+        again().rows(np.array([0]), np.ones((1, EXAMPLES), dtype=bool))
+    wider = ReevaluateTask(lambda: nn.Linear(12, 3), evaluate, EXAMPLES, tmp_path)
+    with pytest.raises(TaskError, match="of another model"):
+        rows_of(wider, [0])
+    file = tmp_path / "row_000001_run_0.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(TaskError, match="damaged"):
+        rows_of(again(), [1])
