@@ -8,19 +8,38 @@ says that it is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from coarlib import scoring
-from coarlib.errors import ScoringError
+from coarlib.errors import ScoringError, TaskError
+from coarlib.retraining.directory import (
+    INDICES,
+    read_indices,
+    read_metadata,
+    retrain_lds,
+    retrain_loo,
+)
+from coarlib.retraining.loaders import sampled_examples, subset_loader
 from coarlib.scoring.arrays import as_array
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-__all__ = ["brittleness", "flip_label", "lds", "loo_corr", "mislabel_detection_auc"]
+__all__ = [
+    "brittleness",
+    "calculate_lds_ground_truth",
+    "calculate_loo_ground_truth",
+    "flip_label",
+    "lds",
+    "loo_corr",
+    "mislabel_detection_auc",
+    "retrain_lds",
+    "retrain_loo",
+]
 
 DEFAULT_SEARCH_SPACE = range(0, 200, 20)
 
@@ -176,31 +195,108 @@ def brittleness(  # noqa: PLR0917 - the signature is dattri's
     return None if np.isinf(smallest) else int(smallest)
 
 
-def sampled_examples(loader: DataLoader[Any]) -> np.ndarray:
-    """Return which examples of the dataset a loader draws, int64 [N].
+def calculate_lds_ground_truth(
+    target_func: Callable[[Path, DataLoader[Any]], torch.Tensor],
+    retrain_dir: str | Path,
+    test_dataloader: DataLoader[Any],
+    *,
+    higher_is_better: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evaluate the models of a ``retrain_lds`` directory, dattri's or ours, moved or not.
 
-    A sampler with ``indices`` (SubsetRandomSampler) restricts the dataset; others draw all of it.
+    Parameters
+    ----------
+    target_func : callable (checkpoint path, test loader) -> [T]
+    retrain_dir : str or Path
+    test_dataloader : DataLoader
+    higher_is_better : bool
+        False (as dattri assumes): the target is a loss, so values are negated. True: kept.
+
+    Returns
+    -------
+    values : float64 tensor [M, T]
+        Mean over runs; higher = better.
+    indices : int64 tensor [M, k]
+
+    Raises
+    ------
+    TaskError
+        If the directory is not one, or a subset or model is missing.
     """
-    indices = getattr(loader.sampler, "indices", None)
-    if indices is not None:
-        return np.asarray(as_array(list(indices), "sampler indices"), dtype=np.int64)
-    return np.arange(len(loader.sampler), dtype=np.int64)  # type: ignore[arg-type]
+    path = Path(retrain_dir)
+    metadata = read_metadata(path, "lds")
+    values, indices = [], []
+    for i in range(metadata["num_subsets"]):
+        folder = path / str(i)  # not the map's entry, which dattri wrote relative to elsewhere
+        indices.append(torch.from_numpy(read_indices(folder / INDICES)))
+        runs = []
+        for j in range(metadata["num_runs_per_subset"]):
+            file = folder / f"model_weights_{j}.pt"
+            if not file.is_file():
+                raise TaskError(f"{file} is missing; the same call of retrain_lds trains the rest")
+            runs.append(_target(target_func(file, test_dataloader)))
+        values.append(torch.stack(runs).mean(dim=0))
+    result = torch.stack(values)
+    return result if higher_is_better else -result, torch.stack(indices)
 
 
-def subset_loader(
-    loader: DataLoader[Any], examples: Any, generator: torch.Generator | None = None
-) -> DataLoader[Any]:
-    """Return a shuffling loader like ``loader`` over ``examples`` of its dataset only."""
-    return torch.utils.data.DataLoader(
-        torch.utils.data.Subset(loader.dataset, [int(index) for index in examples]),
-        batch_size=loader.batch_size,
-        shuffle=True,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
-        generator=generator,
-    )
+def calculate_loo_ground_truth(
+    target_func: Callable[[Any, DataLoader[Any]], torch.Tensor],
+    retrain_dir: str | Path,
+    test_dataloader: DataLoader[Any],
+    *,
+    model: torch.nn.Module | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evaluate the models of a ``retrain_loo`` directory.
+
+    Parameters
+    ----------
+    target_func : callable
+        ``(model, test loader) -> [T]`` if ``model`` is given, which gets each state in turn, in
+        evaluation mode; else ``(checkpoint path, test loader) -> [T]``.
+    retrain_dir : str or Path
+        Made by :func:`retrain_loo`. Whole modules as dattri pickles them are not loaded.
+    test_dataloader : DataLoader
+    model : nn.Module, optional
+
+    Returns
+    -------
+    values : float64 tensor [K, T]
+        As measured, neither negated nor relative to the full model: :func:`loo_corr` needs
+        neither, and takes ``higher_is_better``.
+    removed : int64 tensor [K]
+        Which example each model lacks, ascending.
+
+    Raises
+    ------
+    TaskError
+        If the directory is not one, holds no model, or a file is not a plain state dict.
+    """
+    read_metadata(retrain_dir, "loo")
+    found = {
+        int(file.parent.name.removeprefix("index_")): file
+        for file in Path(retrain_dir).glob("index_*/model_weights.pt")
+    }
+    if not found:
+        raise TaskError(f"{retrain_dir} holds no retrained models (index_*/model_weights.pt)")
+    values = []
+    for _, file in sorted(found.items()):
+        subject = file if model is None else _with_state(model, file)
+        values.append(_target(target_func(subject, test_dataloader)))
+    return torch.stack(values), torch.tensor(sorted(found))
+
+
+def _with_state(model: torch.nn.Module, file: Path) -> torch.nn.Module:
+    try:
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a pickled or foreign file
+        reason = " ".join(str(error).split())[:200]
+        raise TaskError(f"{file} is not a state dict of the model: {reason}") from error
+    return model.eval()
+
+
+def _target(values: Any) -> torch.Tensor:
+    return torch.as_tensor(values).detach().double().cpu().reshape(-1)
 
 
 def _predicted(
