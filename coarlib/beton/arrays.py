@@ -18,6 +18,8 @@ from coarlib.errors import BetonError
 
 THREADS = min(4, os.cpu_count() or 1)
 BYTES_A_THREAD = 4 << 20
+SMALL_ARRAY = 4096  # bytes; above, a loop over rows is faster than indexing by NumPy
+PIECE_BYTES = 1 << 20  # what indexing gathers at a time, so that it stays in the cache
 
 
 @functools.cache
@@ -73,10 +75,22 @@ class Arrays:
         if last - first == len(rows) and bool(np.all(np.diff(rows) == 1)):
             self._copy_range(name, first, last, target)
             return
-        # Python's lock is held between rows, so threads would not make this loop faster.
-        data, size = self._data, self._layout.array_sizes[name]
-        for place, offset in enumerate(self._offsets[rows, self._columns[name]].tolist()):
-            target[place] = data[offset : offset + size]
+        self._gather(self._offsets[rows, self._columns[name]], target)
+
+    def _gather(self, offsets: np.ndarray, target: np.ndarray) -> None:
+        """Copy the bytes at each offset into uint8 [rows, nbytes].
+
+        One thread: Python's lock is held between the rows of the loop.
+        """
+        data, size = self._data, target.shape[1]
+        if size > SMALL_ARRAY:
+            for place, offset in enumerate(offsets.tolist()):
+                target[place] = data[offset : offset + size]
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(data, size)
+        step = PIECE_BYTES // size
+        for first in range(0, len(offsets), step):
+            target[first : first + step] = windows[offsets[first : first + step]]
 
     def _copy_range(self, name: str, first: int, last: int, target: np.ndarray) -> None:
         """Copy rows first..last-1 into uint8 [rows, nbytes], large parts side by side."""

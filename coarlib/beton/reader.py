@@ -76,6 +76,9 @@ class Beton:
     def __len__(self) -> int:
         return self.layout.num_rows
 
+    def __reduce__(self) -> tuple[type[Beton], tuple[Path]]:
+        return Beton, (self.path,)  # another process opens and checks the file itself
+
     def __enter__(self) -> Beton:
         return self
 

@@ -67,6 +67,7 @@ def write(
         dtype, the disk is full, or another process is writing the same file.
     """
     path = Path(path)
+    source = {name: np.asanyarray(values) for name, values in source.items()}
     total = _check_source(fields, source)
     rows = _check_rows(rows, total)
     layout = plan(fields, len(rows), page_size)

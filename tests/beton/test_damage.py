@@ -12,7 +12,7 @@ from coarlib.beton.layout import HEADER, MIN_PAGE_SIZE, TABLE_ENTRY
 from coarlib.errors import BetonError
 
 CUTS = 1000
-MUTATIONS_A_FILE = 2000
+MUTATIONS_A_FILE = 1000
 
 
 def refused(path):

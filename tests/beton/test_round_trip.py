@@ -1,5 +1,7 @@
 """What is written is what is read, for every schema, order and way of reading."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,6 +92,20 @@ def test_batches_cover_the_file_once_in_either_order(coar_file):
         assert (shuffled(1) != shuffled(2)).any()
         subset = [batch["idx"] for batch in file.batches(3, indices=slice(290, 300))]
         assert np.concatenate(subset).tolist() == source["idx"][290:].tolist()
+
+
+def test_an_open_file_can_be_sent_to_another_process(coar_file):
+    path, source = coar_file
+    with beton.open(path) as file, pickle.loads(pickle.dumps(file)) as other:
+        assert (other.rows([7])["targets"] == source["targets"][[7]]).all()
+
+
+def test_lists_are_written_as_arrays(tmp_path):
+    fields = {"x": beton.NDArray(np.int64, (2,)), "loss": beton.Float()}
+    path = beton.write(tmp_path / "x.beton", fields, {"x": [[1, 2], [3, 4]], "loss": [0.5, 2]})
+    with beton.open(path) as file:
+        assert file.rows([1, 0])["x"].tolist() == [[3, 4], [1, 2]]
+        assert file.rows(np.array([False, True]))["loss"].tolist() == [2.0]
 
 
 def test_rows_out_of_range_unknown_fields_and_closed_files_are_refused(coar_file):
