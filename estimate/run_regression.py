@@ -3,8 +3,12 @@
 python -m run_regression --config cifar_resnet/regression_config.yaml
     --data.data_path X.beton|STORE --cfg.out_dir OUT
 
-Upstream's configuration files are accepted as they are; `manual_max_lambda: 0` with `k: 1` means
-least squares. Weights are saved in raw mask units (the effect of keeping a component).
+Upstream's configuration files are accepted as they are. Without --cfg.solver, what they mean is
+done: `manual_max_lambda: 0` with `k: 1` is least squares, `-1` a lasso path of k λ. `--cfg.solver
+auto` tries ridge, shared-prior ridge and lasso and keeps what predicts the held-out rows best.
+Weights are saved in raw mask units (the effect of keeping a component). The first num_train
+completed rows are fitted, the next num_val score the fit, and the saved weights come from both.
+An interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from coarlib.commandline import Boolean, Param, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import DATAMODELS
-from coarlib.regression.experiment import Experiment, solver_for, split_rows
+from coarlib.regression.checkpoint import PARTIAL, discard_partial
+from coarlib.regression.experiment import AUTO, Experiment, solver_for, split_rows
 from coarlib.regression.fit import SOLVERS
+from coarlib.regression.lasso import EPS, NUM_LAMBDAS
 from coarlib.regression.rows import open_rows
 
 SECTIONS = {
@@ -37,11 +43,15 @@ SECTIONS = {
     },
     "cfg": {
         "out_dir": Param(str, "where to write the result; never overwritten", required=True),
-        "solver": Param(str, f"{', '.join(SOLVERS)}; default: what manual_max_lambda and k mean"),
+        "solver": Param(str, f"{', '.join((AUTO, *SOLVERS))}; default: as upstream (see above)"),
         "k": Param(int, "number of λ on the lasso path", required=True),
         "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
         "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
-        "lam": Param(float, "λ of ridge; default: by generalised cross-validation"),
+        "lam": Param(float, "λ of ridge or lasso, standardised units; default: by the data"),
+        "l1_ratio": Param(float, "1 = lasso, less = elastic net", default=1.0),
+        "positive": Param(Boolean(), "lasso with weights ≥ 0", default=False),
+        "tol": Param(float, "largest relative duality gap of the lasso", default=1e-6),
+        "memory_gb": Param(float, "memory that may be used; default: most of what is free"),
         "use_bias": Param(Boolean(), "fit an intercept", default=True),
         "device": Param(str, "auto, cpu, cuda, cuda:1 …", default="auto"),
         "lr": Param(float, "step size of streaming solvers; others need none", default=0.01),
@@ -67,35 +77,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise RegressionError(
             f"the target range {args.data.target_start_ind} to {args.data.target_end_ind} is empty"
         )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        solver = args.cfg.solver or solver_for(
-            args.cfg.manual_max_lambda, args.cfg.k, len(split.train), source.num_features
-        )
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+    solver = args.cfg.solver or upstreams_solver(args, len(split.train), source.num_features)
+    limit = args.cfg.memory_gb
     experiment = Experiment(
         source=source,
         split=split,
         solver=solver,
-        options=solver_options(args, solver),
+        options=solver_options(args),
         device=resolve_device(args.cfg.device),
         use_bias=args.cfg.use_bias,
+        partial_dir=out_dir / PARTIAL,
+        memory_limit=None if limit is None else limit * 1e9,
     )
     attributions = experiment.run()
     attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}
     attributions.save(out_dir)
+    discard_partial(out_dir)
     print(
         f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
     )
 
 
 def check_out_dir(path: Path) -> None:
-    """RegressionError if ``path`` holds anything: results are never overwritten."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """RegressionError if ``path`` holds anything but an interrupted run: nothing is overwritten."""
+    if path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {PARTIAL}):
         raise RegressionError(
             f"--cfg.out_dir {path} already exists; give another directory or move it away"
         )
+
+
+def upstreams_solver(args: SimpleNamespace, num_rows: int, num_features: int) -> str:
+    """Return the solver that manual_max_lambda and k mean, printing warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        solver = solver_for(args.cfg.manual_max_lambda, args.cfg.k, num_rows, num_features)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return solver
 
 
 def target_range(args: SimpleNamespace) -> slice:
@@ -108,11 +126,20 @@ def target_range(args: SimpleNamespace) -> slice:
     return slice(start, None if end == -1 else end)
 
 
-def solver_options(args: SimpleNamespace, solver: str) -> dict[str, Any]:
-    """Pick the arguments that concern the solver."""
-    if solver == "ridge" and args.cfg.lam is not None:
-        return {"lam": args.cfg.lam}
-    return {}
+def solver_options(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
+    """Return the arguments that concern each solver."""
+    cfg = args.cfg
+    lasso: dict[str, Any] = {"l1_ratio": cfg.l1_ratio, "positive": cfg.positive, "tol": cfg.tol}
+    lasso |= {"num_lambdas": cfg.k, "eps": cfg.eps}
+    fixed = cfg.lam
+    if fixed is None and cfg.manual_max_lambda > 0:
+        fixed = cfg.manual_max_lambda
+    if cfg.solver == AUTO or cfg.k == 1:
+        lasso |= {"num_lambdas": NUM_LAMBDAS, "eps": EPS}
+    ridge: dict[str, Any] = {}
+    if fixed is not None:
+        lasso["lam"] = ridge["lam"] = fixed
+    return {"lasso": lasso, "ridge": ridge}
 
 
 if __name__ == "__main__":

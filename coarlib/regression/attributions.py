@@ -26,12 +26,8 @@ from coarlib.regression.problem import Problem, Solution
 
 __all__ = ["Attributions"]
 
-DATAMODELS, ERRORS, SCORES, SUMMARY = (
-    "datamodels.pt",
-    "standard_errors.npz",
-    "scores.npz",
-    "summary.json",
-)
+DATAMODELS, SUMMARY = "datamodels.pt", "summary.json"
+ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
 SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 
@@ -58,6 +54,8 @@ class Attributions:
         Scores on rows that the (validation) fit has not seen.
     summary : dict
         How the fit was made, JSON values only.
+    path : dict
+        The course of a λ path, arrays [T, L] (saved as ``path.npz``), where there was one.
     """
 
     weight: NDArray[np.float32]
@@ -69,6 +67,7 @@ class Attributions:
     error_target: NDArray[np.float64] | None = None
     held_out: HeldOut | None = None
     summary: dict[str, Any] = field(default_factory=dict)
+    path: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def from_solution(cls, problem: Problem, solution: Solution) -> Attributions:
@@ -96,6 +95,7 @@ class Attributions:
             solution.error_target,
             None,
             summary,
+            solution.path,
         )
 
     @property
@@ -176,6 +176,7 @@ class Attributions:
             error_feature=feature if feature is None or feature.ndim == 1 else feature[:, pick],
             error_target=None if self.error_target is None else self.error_target[pick],
             held_out=None,
+            path={key: values[pick] for key, values in self.path.items()},
         )
 
     def standardised(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -223,10 +224,13 @@ class Attributions:
             if self.error_target is not None:
                 errors["target"] = self.error_target
             _write(path / ERRORS, lambda file: np.savez(file, **errors))
+        path_arrays: dict[str, Any] = self.path
         scores: dict[str, Any] = {"gap": self.gap, "mean_mask": self.mean_mask}
         if self.held_out is not None:
             scores |= {name: getattr(self.held_out, name) for name in SCORE_FIELDS}
         _write(path / SCORES, lambda file: np.savez(file, **scores))
+        if self.path:
+            _write(path / PATH, lambda file: np.savez(file, **path_arrays))
         text = json.dumps(self._full_summary(), indent=1, allow_nan=False)
         _write(path / SUMMARY, lambda file: file.write(text.encode()))
         content = {
@@ -295,6 +299,7 @@ class Attributions:
             error_target=errors.get("target"),
             held_out=_held_out(held, scores) if held else None,
             summary=summary,
+            path=_read_npz(path / PATH),
         )
 
 

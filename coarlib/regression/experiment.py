@@ -9,21 +9,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.commandline import nearest
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.fit import fit
-from coarlib.regression.heldout import score_rows
+from coarlib.regression.budget import Prediction, Size, choose_form
+from coarlib.regression.checkpoint import resumable_moments
+from coarlib.regression.dual import finite_masks
+from coarlib.regression.fit import SOLVERS, USE_VALIDATION, fit
+from coarlib.regression.heldout import HeldOut, score_rows
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 
-__all__ = ["Experiment", "Split", "solver_for", "split_rows"]
+__all__ = ["AUTO", "Experiment", "Split", "solver_for", "split_rows"]
 
+AUTO = "auto"
+CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
 ROWS_A_FEATURE = 3  # below this, plain least squares predicts poorly
 
 
@@ -114,44 +121,111 @@ class Experiment:
     source : RowSource
     split : Split
     solver : str
-    options : dict
-        Arguments of the solver.
+        One of ``SOLVERS``, or ``"auto"``: of ridge, shared prior, tempered prior and lasso the
+        one that predicts the held-out rows best.
+    options : dict of solver name to its arguments
     device : torch.device
     use_bias : bool
         Fit an intercept; without it the outputs' means are left out, as fast_l1 does.
+    partial_dir : Path, optional
+        Where an interrupted pass over the rows leaves its sums.
+    memory_limit : float, optional
+        Bytes that may be used; by default most of what is free.
+    quiet : bool
+        Show no progress bars.
     say : callable
-        Receives a line of progress for people.
+        Receives lines for people.
     """
 
     source: RowSource
     split: Split
     solver: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     use_bias: bool = True
+    partial_dir: Path | None = None
+    memory_limit: float | None = None
     quiet: bool = False
     say: Callable[[str], None] = print
 
     def run(self) -> Attributions:
         """Fit on the training rows, score on the held-out ones, and fit on both."""
-        train = self._moments(self.split.train)
+        if self.solver not in (*SOLVERS, AUTO):
+            known = (*SOLVERS, AUTO)
+            raise RegressionError(
+                f"unknown solver {self.solver!r}{nearest(self.solver, known)} "
+                f"(there are {', '.join(known)})"
+            )
+        held = self.split.validation
+        if self.solver == AUTO and len(held) == 0:
+            raise RegressionError("solver auto chooses on held-out rows; set --data.num_val")
+        self._dual = self._plan().form == "dual"
+        train = self._moments(self.split.train, "train")
         self._report(train)
-        if len(self.split.validation) == 0:
-            return self._finished(self._fit(train), train.num_rows, 0)
-        validation = self._moments(self.split.validation)
-        fitted = self._fit(train)
-        self.say(fitted.summary["status"])
-        held_out = score_rows(fitted.predict, self.source, self.split.validation)
-        self.say(str(held_out))
-        final = self._fit(train + validation)
+        if len(held) == 0:
+            return self._finished(self._fit(self.solver, train, self.split.train), train, None)
+        validation = self._moments(held, "validation")
+        solver, fitted, held_out, scores = self._best(train, validation)
+        both = np.union1d(self.split.train, held)
+        lam = {"lam": fitted.lam, "start": fitted.weight} if solver in USE_VALIDATION else {}
+        final = self._fit(solver, train + validation, both, **lam)
         final.held_out = held_out
-        return self._finished(final, train.num_rows, validation.num_rows)
+        final.path = fitted.path or final.path
+        if self.solver == AUTO:
+            final.summary["candidates"] = scores
+        return self._finished(final, train, validation)
 
-    def _moments(self, positions: NDArray[np.int64]) -> Moments:
-        return Moments.from_rows(self.source, positions, device=self.device, quiet=self.quiet)
+    def _plan(self) -> Prediction:
+        rows, held = len(self.split.train), len(self.split.validation)
+        size = Size(rows, held, self.source.num_features, self.source.num_targets)
+        plan = choose_form(self.solver, size, self.memory_limit)
+        self.say(f"solver {self.solver}, {plan.form} form, predicted: {plan}")
+        return plan
 
-    def _fit(self, moments: Moments) -> Attributions:
-        result = fit(moments, self.solver, device=self.device, **self.options)
+    def _moments(self, positions: NDArray[np.int64], role: str) -> Moments:
+        common: dict[str, Any] = {
+            "device": self.device,
+            "with_pairs": not self._dual,
+            "quiet": self.quiet,
+        }
+        if self.partial_dir is None:
+            return Moments.from_rows(self.source, positions, **common)
+        path = self.partial_dir / f"{role}.npz"
+        return resumable_moments(self.source, positions, path, say=self.say, **common)
+
+    def _candidates(self) -> list[str]:
+        if self.solver != AUTO:
+            return [self.solver]
+        return [name for name in CANDIDATES if not (self._dual and name == "lasso")]
+
+    def _best(
+        self, train: Moments, validation: Moments
+    ) -> tuple[str, Attributions, HeldOut, dict[str, float]]:
+        """Fit every candidate on the training rows; return the one that predicts best."""
+        found: list[tuple[str, Attributions, HeldOut]] = []
+        for name in self._candidates():
+            use = {"validation": validation} if name in USE_VALIDATION else {}
+            fitted = self._fit(name, train, self.split.train, **use)
+            held_out = score_rows(fitted.predict, self.source, self.split.validation)
+            self.say(f"{name}: {fitted.summary['status']}")
+            found.append((name, fitted, held_out))
+            if self.solver == AUTO:
+                self.say(f"{name}: {held_out}")
+        scores = {name: held_out.mean for name, _, held_out in found}
+        best = max(found, key=lambda item: np.nan_to_num(item[2].mean, nan=-2.0))
+        if self.solver == AUTO:
+            self.say(f"chosen on the held-out rows: {best[0]}")
+        self.say(str(best[2]))
+        return *best, scores
+
+    def _fit(
+        self, solver: str, moments: Moments, positions: NDArray[np.int64], **extra: Any
+    ) -> Attributions:
+        options = self.options.get(solver, {}) | extra
+        if "lam" in extra or "lam" in options:
+            options.pop("validation", None)
+        masks = finite_masks(self.source, positions) if self._dual else None
+        result = fit(moments, solver, masks=masks, device=self.device, **options)
         if not self.use_bias:
             result.bias = result.bias - moments.mean_output
         return result
@@ -168,15 +242,18 @@ class Experiment:
         if (never := int(train.constant_targets.sum())) > 0:
             self.say(f"{never} targets never vary: their weights are 0, their scores NaN")
 
-    def _finished(self, result: Attributions, train: int, validation: int) -> Attributions:
+    def _finished(
+        self, result: Attributions, train: Moments, validation: Moments | None
+    ) -> Attributions:
+        held = 0 if validation is None else validation.num_rows
         result.summary |= {
             "data": self.source.description,
-            "rows_for_validation_fit": train,
-            "rows_held_out": validation,
+            "rows_for_validation_fit": train.num_rows,
+            "rows_held_out": held,
         }
-        if validation:
+        if held:
             self.say(
-                f"final weights: fitted on all {train + validation} rows (the correlation above "
-                f"is that of the fit on {train})"
+                f"final weights: fitted on all {train.num_rows + held} rows (the correlation "
+                f"above is that of the fit on {train.num_rows})"
             )
         return result

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from coarlib.commandline import nearest
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
+from coarlib.regression.dual import DualProblem
+from coarlib.regression.lasso import solve_lasso
 from coarlib.regression.least_squares import solve_least_squares, solve_ridge
 from coarlib.regression.moments import Moments
-from coarlib.regression.problem import Problem
+from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.ridge import solve_ridge_path
+from coarlib.regression.shared_prior import solve_shared_prior
 
-__all__ = ["SOLVERS", "fit", "fit_least_squares"]
+__all__ = ["SOLVERS", "USE_VALIDATION", "fit", "fit_least_squares"]
 
-SOLVERS = ("least_squares", "ridge")
+
+def _ridge(problem: Problem, lam: float | None = None, **options: Any) -> Solution:
+    """Ridge at ``lam``, or with λ chosen by the data."""
+    if lam is None:
+        return solve_ridge_path(problem, **options)
+    if isinstance(problem, DualProblem):
+        return solve_ridge_path(problem, np.array([lam]), **options)
+    return solve_ridge(problem, lam, **options)
+
+
+SOLVERS: dict[str, Callable[..., Solution]] = {
+    "least_squares": solve_least_squares,
+    "ridge": _ridge,
+    "shared_prior": solve_shared_prior,
+    "tempered_prior": partial(solve_shared_prior, temper=0.5),
+    "lasso": solve_lasso,
+}
+USE_VALIDATION = ("lasso",)  # their λ comes from held-out rows, so a final fit is given it
 
 
 def fit(
     moments: Moments,
     solver: str = "ridge",
     *,
-    lam: float | None = None,
+    masks: NDArray[np.bool_] | None = None,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Attributions:
@@ -33,11 +57,15 @@ def fit(
     ----------
     moments : Moments
     solver : str
-        ``"least_squares"``, or ``"ridge"`` (at ``lam``, or λ chosen by generalised
-        cross-validation; options of :func:`~coarlib.regression.ridge.solve_ridge_path`).
-    lam : float, optional
-        Penalty in standardised units.
+        ``"least_squares"``; ``"ridge"`` (at ``lam``, or λ by generalised cross-validation);
+        ``"shared_prior"`` (empirical Bayes); ``"tempered_prior"`` (half-way between the last two);
+        ``"lasso"`` (at ``lam``, or a path with ``validation`` moments; elastic net by
+        ``l1_ratio``).
+    masks : bool [n, N], optional
+        The masks of the rows, for the dual form; needed where the moments are without X'X.
     device : torch.device or str
+    **options
+        Arguments of the solver's own function.
 
     Raises
     ------
@@ -45,16 +73,21 @@ def fit(
         For an unknown solver or contradictory options.
     """
     if solver not in SOLVERS:
-        raise RegressionError(f"unknown solver {solver!r}{nearest(solver, SOLVERS)}")
-    problem = Problem.from_moments(moments, device)
-    if solver == "least_squares":
-        if lam:
-            raise RegressionError("least squares has no λ; use solver='ridge'")
-        solution = solve_least_squares(problem, **options)
-    elif lam is not None:
-        solution = solve_ridge(problem, lam, **options)
+        raise RegressionError(
+            f"unknown solver {solver!r}{nearest(solver, SOLVERS)} (there are {', '.join(SOLVERS)})"
+        )
+    if masks is None:
+        problem = Problem.from_moments(moments, device)
+    elif solver == "lasso":
+        raise RegressionError("the lasso works on X'X and has no dual form")
     else:
-        solution = solve_ridge_path(problem, **options)
+        problem = DualProblem.from_masks(moments, masks, device)
+    try:
+        solution = SOLVERS[solver](problem, **options)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise RegressionError(f"solver {solver} does not take these options: {error}") from error
     attributions = Attributions.from_solution(problem, solution)
     attributions.summary["solver"] = solver
     return attributions

@@ -294,7 +294,7 @@ class Accumulator:
         self._pairs = pairs if self._pairs is None else self._pairs.add_(pairs)
 
     def moments(self) -> Moments:
-        """Return the sums of the rows so far (call once: the arrays are handed over).
+        """Return the sums of the rows so far; more rows may be added afterwards.
 
         Raises
         ------
@@ -311,14 +311,13 @@ class Accumulator:
             raise RegressionError(f"nothing to fit: {reason}")
         total, square = self._sums.cpu().numpy()
         cross = self._cross.cpu().numpy()
-        if self._complement:
-            np.subtract(total, cross, out=cross)
+        cross = total - cross if self._complement else cross.copy()
         pairs = None
         if self._bits is not None:
-            pairs = self._bits.total()
+            pairs = self._bits.total().copy()
         elif self._pairs is not None:
             pairs = self._pairs.cpu().numpy()
-        counts = self.num_rows, self.num_excluded, self._kept, pairs
+        counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
         return Moments(*counts, self._offset, cross, total, square)
 
 

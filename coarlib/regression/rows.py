@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from coarlib.commandline import nearest
@@ -49,6 +50,10 @@ class RowSource(Protocol):
     @property
     def output_dtype(self) -> np.dtype[Any]:
         """Dtype of the outputs as stored."""
+        ...
+
+    def identity(self, row_ids: NDArray[np.int64]) -> str:
+        """Digest of which rows these are and, where that is cheap, of their content."""
         ...
 
     def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
@@ -100,6 +105,10 @@ class ArrayRows:
     def output_dtype(self) -> np.dtype[Any]:
         """Dtype of the outputs."""
         return self.outputs.dtype
+
+    def identity(self, row_ids: NDArray[np.int64]) -> str:
+        """Digest of the rows' numbers."""
+        return _digest(np.sort(row_ids))
 
     def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Read rows by position."""
@@ -166,6 +175,13 @@ class StoreRows:
     def output_dtype(self) -> np.dtype[Any]:
         """Dtype of the outputs."""
         return self._outputs.dtype
+
+    def identity(self, row_ids: NDArray[np.int64]) -> str:
+        """Digest of the rows' numbers and checksums, and of the target range."""
+        rows = np.sort(row_ids)
+        checksums = self._store.checksums()[rows] if self._store.verified else rows
+        width = int(np.prod(self._outputs.shape[1:]))
+        return _digest(rows, checksums, np.array(self._targets.indices(width)))
 
     def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Read rows by position."""
@@ -239,6 +255,13 @@ class BetonRows:
         """Dtype of the outputs."""
         return np.dtype(self._first["targets"].dtype)
 
+    def identity(self, row_ids: NDArray[np.int64]) -> str:
+        """Digest of the rows' numbers, the file's size and time, and the target range."""
+        stat = self._path.stat()
+        file = np.array([stat.st_size, stat.st_mtime_ns])
+        width = int(np.prod(self._first["targets"].shape[1:]))
+        return _digest(np.sort(row_ids), file, np.array(self._targets.indices(width)))
+
     def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Read rows by position."""
         contiguous = len(positions) > 0 and positions[-1] - positions[0] + 1 == len(positions)
@@ -247,6 +270,13 @@ class BetonRows:
         masks = np.asarray(found["mask"]).reshape(len(positions), -1)
         outputs = np.asarray(found["targets"]).reshape(len(positions), -1)
         return as_masks(masks, self.description), outputs[:, self._targets]
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = xxhash.xxh3_128()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def as_masks(masks: NDArray[Any], where: str) -> NDArray[np.bool_]:

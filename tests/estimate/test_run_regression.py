@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from coarlib.errors import ArgumentError, CoarlibError
-from coarlib.regression import Attributions
+from coarlib.regression import Attributions, Moments, open_rows
+from coarlib.regression.checkpoint import save_moments
 from estimate.run_regression import main
 
 TRUE_EFFECT = 1e-3
@@ -127,3 +128,44 @@ def test_a_result_is_never_overwritten(tmp_path, fit_args):
 def test_missing_arguments_are_named(fit_args):
     with pytest.raises(ArgumentError, match=r"data\.num_val"):
         main(fit_args(data__num_val=None))
+
+
+def test_a_lasso_path_as_upstream_configures_it(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    main(fit_args(cfg__k=30, cfg__manual_max_lambda=-1, cfg__eps=1e-4))
+    result = Attributions.load(tmp_path / "out")
+    assert result.path["lam"].shape == (5, 30)
+    assert np.allclose(result.path["lam"][:, -1] / result.path["lam"][:, 0], 1e-4)
+    assert result.summary["solver"] == "lasso"
+
+
+def test_auto_prints_every_candidate(tmp_path, fit_args, capsys):
+    linear_store(tmp_path / "store")
+    main(fit_args(cfg__solver="auto"))
+    out = capsys.readouterr().out
+    for name in ("ridge: held-out", "shared_prior: held-out", "lasso: held-out", "chosen"):
+        assert name in out
+    assert "predicted: about" in out
+
+
+def test_an_interrupted_run_resumes_and_leaves_no_trace(tmp_path, fit_args, capsys):
+    weight = linear_store(tmp_path / "store")
+    source = open_rows(tmp_path / "store")
+    done = np.arange(30)
+    save_moments(
+        tmp_path / "out" / "partial" / "train.npz",
+        Moments.from_rows(source, done),
+        done,
+        source.identity(done),
+    )
+    main(fit_args())
+    assert "resuming: 30 of 80 rows" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "partial").exists()
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight).max() < TRUE_EFFECT
+
+
+def test_too_little_memory_is_said_before_anything_is_read(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match="GiB may be used"):
+        main(fit_args(cfg__memory_gb=0.01))
+    assert not (tmp_path / "out").exists()

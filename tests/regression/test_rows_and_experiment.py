@@ -6,7 +6,9 @@ from regression_problems import linear_rows, make_store
 
 from coarlib import beton
 from coarlib.errors import BetonError, RegressionError
+from coarlib.regression import experiment
 from coarlib.regression.blocks import read_blocks
+from coarlib.regression.budget import Prediction
 from coarlib.regression.experiment import Experiment, solver_for, split_rows
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
 from coarlib.store import Store
@@ -151,3 +153,47 @@ def test_a_beton_reads_like_the_store_it_was_written_from(data, tmp_path):
     beton.write(tmp_path / "y.beton", {"idx": beton.Int()}, {"idx": np.arange(3)}, quiet=True)
     with pytest.raises(BetonError, match="mask or targets"):
         open_rows(tmp_path / "y.beton")
+
+
+def sparse_source(rows, keep_rows=True):
+    data = linear_rows(rows, 60, 30, keep=0.8)
+    data.weight[6:] = 0
+    signal = data.masks @ data.weight
+    noise = np.random.default_rng(1).normal(size=signal.shape)
+    return ArrayRows(data.masks, signal + 2 * noise)
+
+
+def test_auto_keeps_what_predicts_the_held_out_rows_best():
+    source, lines = sparse_source(260), []
+    result = Experiment(source, split_rows(source, 60, 200), "auto", say=lines.append).run()
+    scores = result.summary["candidates"]
+    assert set(scores) == {"ridge", "shared_prior", "tempered_prior", "lasso"}
+    assert result.summary["solver"] == max(scores, key=scores.get)
+    assert scores[result.summary["solver"]] > scores["ridge"] + 0.05
+    assert result.held_out.mean == max(scores.values())
+    assert any("chosen on the held-out rows" in line for line in lines)
+    with pytest.raises(RegressionError, match="num_val"):
+        Experiment(source, split_rows(source, 60, 0), "auto", say=print).run()
+
+
+def test_the_final_lasso_is_fitted_on_all_rows_at_the_chosen_lambda():
+    source = sparse_source(260)
+    result = Experiment(source, split_rows(source, 160, 100), "lasso", say=lambda _: None).run()
+    assert result.summary["num_rows"] == 260
+    assert result.path["lam"].shape == (30, 100)
+    assert all(result.lam[t] in result.path["lam"][t] for t in range(30))
+    assert (result.gap <= 1e-6).all()
+
+
+@pytest.mark.parametrize("solver", ["ridge", "shared_prior", "auto"])
+def test_the_dual_form_gives_the_same_fit(solver, monkeypatch):
+    source = sparse_source(80)
+    split = split_rows(source, 50, 30)
+    primal = Experiment(source, split, solver, say=lambda _: None)
+    if solver == "auto":
+        monkeypatch.setattr(experiment, "CANDIDATES", ("ridge", "shared_prior"))
+    a = primal.run()
+    monkeypatch.setattr(experiment.Experiment, "_plan", lambda self: Prediction("dual", 0, 0))
+    b = Experiment(source, split, solver, say=lambda _: None).run()
+    assert np.allclose(a.weight, b.weight, atol=2e-3)
+    assert a.held_out.mean == pytest.approx(b.held_out.mean, abs=1e-3)
