@@ -142,6 +142,23 @@ class ComponentTask(Task):
         """Number of components, known after :meth:`prepare`."""
         return None if self._ablation is None else len(self._ablation.components)
 
+    @property
+    def component_set(self) -> ComponentSet:
+        """Return the components, known after :meth:`prepare`; ComponentError before."""
+        if self._ablation is None:
+            raise ComponentError("call prepare(device) first")
+        return self._ablation.components
+
+    @property
+    def num_examples(self) -> int:
+        """Number of targets T, known after :meth:`prepare`."""
+        return len(self._examples)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device given to :meth:`prepare`."""
+        return self._device
+
     def fingerprint(self) -> str | None:
         """Digest components, weights and examples: what a row is a function of besides its mask."""
         return None if self._ablation is None else self._digest.hexdigest()
@@ -184,6 +201,12 @@ class ComponentTask(Task):
             before, after = self.predict(model, inputs), self.predict(fused, inputs)
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[slice, Examples]]:
+        """Iterate over the examples as the model takes them, with their positions."""
+        for where, stored in self._examples.batches(size or self.batch_size):
+            batch = stored if self._examples.resident else stored.to(self._device)
+            yield where, self.transform(batch)
 
     def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
         """Evaluate each mask on all examples.
@@ -234,9 +257,7 @@ class ComponentTask(Task):
         found: dict[str, torch.Tensor],
     ) -> None:
         # Batches outside and masks inside: data that streams in is moved once for all masks.
-        for where, stored in self._examples.batches(size):
-            batch = stored if self._examples.resident else stored.to(self._device)
-            batch = self.transform(batch)
+        for where, batch in self.batches(size):
             for row, mask in enumerate(masks):
                 ablation.apply(mask)
                 logits = self.predict(self._network, batch.inputs)

@@ -1,0 +1,145 @@
+"""Attributions from gradients: a few forward and backward passes instead of many ablations.
+
+With a the activation of a component (less its bias) and o the output of an example:
+
+- gradient × parameter, Σ w ∂o/∂w, equals Σ a ∂o/∂a, the first-order effect of removing it
+  (attribution patching towards zero);
+- internal influence (Leino et al. 2018) averages ∂o/∂a over the path from a black image to the
+  example;
+- conductance (Dhamdhere et al. 2018) adds ∂o/∂a · da along that path.
+
+All return ``scores [N, T]`` in the sense of :mod:`coarlib.ablation.baselines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from coarlib.ablation.activations import Recorder, Site
+from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.task import Examples
+from coarlib.errors import ComponentError
+from coarlib.outputs import Output
+
+PATH_STEPS = 10
+BACKWARD = 2
+"""Cost of a backward pass in forward passes."""
+
+Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]
+Run = Callable[[float], torch.Tensor]
+"""Outputs [T] of a batch whose inputs are scaled by the argument."""
+Part = list[list[torch.Tensor]]
+Method = Callable[[Recorder, Run], list[torch.Tensor]]
+
+
+def gradient_times_parameter(recorder: Recorder, run: Run) -> list[torch.Tensor]:
+    """Return Σ w ∂o/∂w of each unit and example, [T, units] a group."""
+    activations, gradients = recorder.run(lambda: run(1.0))
+    return [
+        _total(site, [site.without_bias(a) * g for a, g in zip(calls, slopes, strict=True)])
+        for site, calls, slopes in zip(recorder.sites, activations, gradients, strict=True)
+    ]
+
+
+def internal_influence(recorder: Recorder, run: Run) -> list[torch.Tensor]:
+    """Return the mean of ∂o/∂a along the path, [T, units] a group."""
+    sums: list[torch.Tensor] = []
+    for step in range(PATH_STEPS):
+        _, gradients = recorder.run(lambda at=(step + 0.5) / PATH_STEPS: run(at))  # type: ignore[misc]
+        part = [_total(s, calls) for s, calls in zip(recorder.sites, gradients, strict=True)]
+        sums = part if not sums else [a + b for a, b in zip(sums, part, strict=True)]
+    return [total / PATH_STEPS for total in sums]
+
+
+def conductance(recorder: Recorder, run: Run) -> list[torch.Tensor]:
+    """Return Σ ∂o/∂a · Δa along the path (trapezoids), [T, units] a group."""
+    before = recorder.run(lambda: run(0.0))
+    sums: list[torch.Tensor] = []
+    for step in range(1, PATH_STEPS + 1):
+        after = recorder.run(lambda at=step / PATH_STEPS: run(at))  # type: ignore[misc]
+        part = [
+            _total(site, _trapezoids(before, after, index))
+            for index, site in enumerate(recorder.sites)
+        ]
+        sums = part if not sums else [a + b for a, b in zip(sums, part, strict=True)]
+        before = after
+    return sums
+
+
+METHODS: Mapping[str, tuple[Method, int]] = MappingProxyType(
+    {
+        "gradient_parameter": (gradient_times_parameter, 1 + BACKWARD),
+        "internal_influence": (internal_influence, PATH_STEPS * (1 + BACKWARD)),
+        "conductance": (conductance, (PATH_STEPS + 1) * (1 + BACKWARD)),
+    }
+)
+"""Method -> function and cost in forward passes over the examples."""
+
+
+def gradient_scores(
+    method: str,
+    network: nn.Module,
+    components: ComponentSet,
+    *,
+    batches: Iterable[Examples],
+    predict: Predict,
+    output: Output,
+) -> NDArray[np.float64]:
+    """Score every component for every example.
+
+    Parameters
+    ----------
+    method : str
+        A key of :data:`METHODS`.
+    network : nn.Module
+        In evaluation mode.
+    components : ComponentSet
+    batches : iterable of Examples
+        On the network's device.
+    predict : callable (network, inputs) -> logits
+    output : Output
+
+    Returns
+    -------
+    float64 [N, T]
+
+    Raises
+    ------
+    ComponentError
+        If activations cannot be reached by hooks, or a path method is asked for inputs that are
+        not real numbers.
+    """
+    work, _ = METHODS[method]
+    recorder = Recorder(network, components)
+    found = []
+    for batch in batches:
+        if method != "gradient_parameter" and not batch.inputs[0].is_floating_point():
+            raise ComponentError(
+                f"{method} follows a path of inputs from zero, which tokens do not have"
+            )
+
+        def run(scale: float, batch: Examples = batch) -> torch.Tensor:
+            first, *rest = batch.inputs
+            inputs = (first if scale == 1 else first * scale, *rest)
+            return output(predict(network, inputs), batch.targets)
+
+        found.append(torch.cat(work(recorder, run), dim=1).double().cpu())
+    return torch.cat(found).T.numpy()
+
+
+def _total(site: Site, calls: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([site.by_unit(activation) for activation in calls]).sum(0)
+
+
+def _trapezoids(
+    before: tuple[Part, Part], after: tuple[Part, Part], index: int
+) -> list[torch.Tensor]:
+    (a0, g0), (a1, g1) = before, after
+    quadruples = zip(a0[index], g0[index], a1[index], g1[index], strict=True)
+    return [(g + h) / 2 * (b - a) for a, g, b, h in quadruples]
