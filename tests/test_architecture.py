@@ -8,13 +8,14 @@ import pytest
 from conftest import ROOT
 
 MODULES = sorted([*ROOT.glob("coarlib/**/*.py"), *ROOT.glob("estimate/**/*.py")])
-COMMON = {"coarlib", "errors", "progress", "commandline", "devices"}
+COMMON = {"coarlib", "errors", "progress", "commandline", "devices", "files"}
 # What each package or module of coarlib may import of coarlib, besides itself and COMMON.
 MAY_IMPORT = {
     "errors": set(),
     "progress": set(),
     "commandline": set(),
     "devices": set(),
+    "files": set(),
     "stopping": set(),
     "masks": set(),
     "spec": {"masks"},
