@@ -54,6 +54,7 @@ SECTIONS = {
         "memory_gb": Param(float, "memory that may be used; default: most of what is free"),
         "use_bias": Param(Boolean(), "fit an intercept", default=True),
         "device": Param(str, "auto, cpu, cuda, cuda:1 …", default="auto"),
+        "learning_curve": Param(Boolean(), "say what more rows would bring (default: if quick)"),
         "lr": Param(float, "step size of streaming solvers; others need none", default=0.01),
         "batch_size": Param(int, "batch of streaming solvers; need not divide the rows"),
         "num_workers": Param(int, "accepted; reading needs no worker processes", default=16),
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_bias=args.cfg.use_bias,
         partial_dir=out_dir / PARTIAL,
         memory_limit=None if limit is None else limit * 1e9,
+        with_curve=args.cfg.learning_curve,
     )
     attributions = experiment.run()
     attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}

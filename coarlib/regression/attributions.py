@@ -249,6 +249,7 @@ class Attributions:
                 "mean_pearson": h.mean,
                 "interval_95": [h.mean_low, h.mean_high],
                 "mean_spearman": h.mean_spearman,
+                "median_slope": h.median_slope,
             }
         return _finite(summary)
 

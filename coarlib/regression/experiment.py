@@ -24,6 +24,7 @@ from coarlib.regression.checkpoint import resumable_moments
 from coarlib.regression.dual import finite_masks
 from coarlib.regression.fit import SOLVERS, USE_VALIDATION, fit
 from coarlib.regression.heldout import HeldOut, score_rows
+from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 
@@ -31,6 +32,9 @@ __all__ = ["AUTO", "Experiment", "Split", "solver_for", "split_rows"]
 
 AUTO = "auto"
 CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
+# A learning curve is shown by itself where it is quick and there are rows to tell it from noise.
+QUICK_PRODUCTS, QUICK_FEATURES = 5e10, 1024
+CURVE_ROWS, CURVE_HELD_OUT = 200, 20
 ROWS_A_FEATURE = 3  # below this, plain least squares predicts poorly
 
 
@@ -131,6 +135,9 @@ class Experiment:
         Where an interrupted pass over the rows leaves its sums.
     memory_limit : float, optional
         Bytes that may be used; by default most of what is free.
+    with_curve : bool, optional
+        Say how the held-out correlation grows with the rows, which takes another pass over them;
+        by default where that is quick.
     quiet : bool
         Show no progress bars.
     say : callable
@@ -145,6 +152,7 @@ class Experiment:
     use_bias: bool = True
     partial_dir: Path | None = None
     memory_limit: float | None = None
+    with_curve: bool | None = None
     quiet: bool = False
     say: Callable[[str], None] = print
 
@@ -173,6 +181,7 @@ class Experiment:
         final.path = fitted.path or final.path
         if self.solver == AUTO:
             final.summary["candidates"] = scores
+        self._add_curve(final, solver)
         return self._finished(final, train, validation)
 
     def _plan(self) -> Prediction:
@@ -229,6 +238,19 @@ class Experiment:
         if not self.use_bias:
             result.bias = result.bias - moments.mean_output
         return result
+
+    def _add_curve(self, result: Attributions, solver: str) -> None:
+        """Measure and report the learning curve, of ridge where the solver needs held-out rows."""
+        train, held = self.split.train, self.split.validation
+        work = len(train) * self.source.num_features * self.source.num_targets
+        quick = work <= QUICK_PRODUCTS and self.source.num_features <= QUICK_FEATURES
+        enough = len(train) >= CURVE_ROWS and len(held) >= CURVE_HELD_OUT
+        if self._dual or not (self.with_curve or (self.with_curve is None and quick and enough)):
+            return
+        name = "ridge" if solver in USE_VALIDATION else solver
+        curve = learning_curve(self.source, train, held, solver=name, device=self.device)
+        result.summary["learning_curve"] = curve.as_json()
+        self.say(str(curve))
 
     def _report(self, train: Moments) -> None:
         self.say(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class HeldOut:
         95% bootstrap interval (over rows) of each Pearson correlation.
     mean, mean_low, mean_high : float
         Mean Pearson correlation over targets with its 95% bootstrap interval over rows.
+    replicas : float64 [R]
+        Its bootstrap replicas (not saved).
     """
 
     num_rows: int
@@ -49,11 +51,18 @@ class HeldOut:
     mean: float
     mean_low: float
     mean_high: float
+    replicas: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def mean_spearman(self) -> float:
         """Mean Spearman correlation over the targets that have one."""
         return _mean(self.spearman)
+
+    @property
+    def median_slope(self) -> float:
+        """Median slope of output on prediction; below 1 the predictions are too extreme."""
+        slopes = self.slope[~np.isnan(self.slope)]
+        return float(np.median(slopes)) if len(slopes) else float("nan")
 
     def __str__(self) -> str:
         unscored = int(np.isnan(self.pearson).sum())
@@ -61,7 +70,8 @@ class HeldOut:
         return (
             f"held-out correlation {self.mean:.3f} [{self.mean_low:.3f}, {self.mean_high:.3f}] "
             f"(mean over {len(self.pearson) - unscored} targets, {self.num_rows} rows, 95% "
-            f"bootstrap interval over rows; Spearman {self.mean_spearman:.3f}){note}"
+            f"bootstrap interval over rows; Spearman {self.mean_spearman:.3f}, slope of output on "
+            f"prediction {self.median_slope:.2f}){note}"
         )
 
 
@@ -98,13 +108,16 @@ def score_arrays(
     scored = ~np.isnan(scores[0])
     low, high = np.full(targets, np.nan), np.full(targets, np.nan)
     mean_low = mean_high = float("nan")
+    means = np.full(resamples, np.nan)
     if scored.any():
         low[scored], high[scored] = _percentiles(replicas[:, scored], tail)
         means = np.array([_mean(replica) for replica in replicas])
         mean_low, mean_high = (float(v) for v in _percentiles(means[:, None], tail)[:, 0])
     pearson, spearman, slope, r_squared = scores
     mean = _mean(pearson)
-    return HeldOut(rows, pearson, spearman, slope, r_squared, low, high, mean, mean_low, mean_high)
+    return HeldOut(
+        rows, pearson, spearman, slope, r_squared, low, high, mean, mean_low, mean_high, means
+    )
 
 
 def score_rows(

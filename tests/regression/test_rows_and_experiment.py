@@ -197,3 +197,13 @@ def test_the_dual_form_gives_the_same_fit(solver, monkeypatch):
     b = Experiment(source, split, solver, say=lambda _: None).run()
     assert np.allclose(a.weight, b.weight, atol=2e-3)
     assert a.held_out.mean == pytest.approx(b.held_out.mean, abs=1e-3)
+
+
+def test_the_learning_curve_is_shown_where_there_are_rows_for_it():
+    source, lines = sparse_source(500), []
+    split = split_rows(source, 400, 100)
+    result = Experiment(source, split, "ridge", say=lines.append).run()
+    assert any("doubling the rows to 800" in line for line in lines)
+    assert result.summary["learning_curve"]["rows"][-1] == 400
+    quiet = Experiment(source, split, "ridge", with_curve=False, say=lambda _: None).run()
+    assert "learning_curve" not in quiet.summary
