@@ -1,0 +1,192 @@
+"""What a report is about: found in a directory, checked to fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coarlib.errors import CoarlibError, ReportError
+from coarlib.regression.attributions import DATAMODELS, Attributions
+from coarlib.regression.rows import RowSource, open_rows
+from coarlib.report.notes import FeatureNotes, Notes
+from coarlib.report.records import (
+    EXPLANATION,
+    Evaluation,
+    LDSRecord,
+    StepContributions,
+    find_lds,
+    read_evaluation,
+    read_steps,
+)
+from coarlib.store import Store
+
+__all__ = ["ReportInputs", "gather"]
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass
+class ReportInputs:
+    """Everything that a report can show; what is missing is said in its section.
+
+    Attributes
+    ----------
+    title : str
+    attributions : Attributions or None
+    rows : RowSource or None
+        Masks and outputs, from a store or a .beton.
+    store : Store or None
+    why_no_rows : str
+        One sentence, if ``rows`` is None.
+    examples : Notes
+        Of the targets.
+    features : FeatureNotes
+    baselines : mapping of method to real [N, T]
+        Other scores, to be judged on the same held-out rows.
+    evaluation : Evaluation or None
+        Methods at several ablated fractions.
+    lds : sequence of LDSRecord
+    steps : StepContributions or None
+    """
+
+    title: str
+    attributions: Attributions | None = None
+    rows: RowSource | None = None
+    store: Store | None = None
+    why_no_rows: str = "No store was given (--store)."
+    examples: Notes = field(default_factory=Notes)
+    features: FeatureNotes = field(default_factory=FeatureNotes)
+    baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    lds: Sequence[LDSRecord] = ()
+    steps: StepContributions | None = None
+
+    def check(self) -> None:
+        """Raise ReportError where two inputs cannot belong together."""
+        found, rows = self.attributions, self.rows
+        if found is not None and rows is not None:
+            if found.num_features != rows.num_features:
+                raise ReportError(
+                    f"the attributions have {found.num_features} features, but the masks of "
+                    f"{rows.description} have {rows.num_features}; --store names the store that "
+                    "was fitted"
+                )
+            if found.num_targets != rows.num_targets:
+                raise ReportError(
+                    f"the attributions have {found.num_targets} targets, but the outputs of "
+                    f"{rows.description} have {rows.num_targets}; name the array with --y_name "
+                    "and the range with --targets START:STOP"
+                )
+        shape = self.shape
+        if shape is not None:
+            self.features.check(shape[0])
+            self.examples.check(shape[1], "targets")
+            for name, scores in self.baselines.items():
+                if scores.shape != shape:
+                    raise ReportError(
+                        f"the baseline {name} has shape {list(scores.shape)}, not {list(shape)}"
+                    )
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Number of features and of targets, where known."""
+        for one in (self.attributions, self.rows):
+            if one is not None:
+                return one.num_features, one.num_targets
+        return None
+
+
+def gather(
+    out: str | Path,
+    store: str | Path | None = None,
+    *,
+    mask_key: str = "masks",
+    output_key: str | None = None,
+    targets: slice = slice(None),
+) -> ReportInputs:
+    """Find what a directory holds.
+
+    Parameters
+    ----------
+    out : str or Path
+        A result of run_regression, a directory with one in ``attributions`` (and a store in
+        ``store``), an explained training history, or a store.
+    store : str or Path, optional
+        The rows: a store or a .beton; by default what the fit says it used, if it is still there.
+    mask_key, output_key, targets
+        As the fit was told.
+
+    Raises
+    ------
+    ReportError, StoreError, RegressionError
+        If there is nothing to report on, or it is damaged.
+    """
+    out = Path(out)
+    inputs = ReportInputs(title=out.resolve().name)
+    fitted = next((d for d in (out, out / "attributions") if (d / DATAMODELS).is_file()), None)
+    if fitted is not None:
+        inputs.attributions = Attributions.load(fitted, mmap=True)
+        inputs.lds = [*find_lds(out), *([] if fitted == out else find_lds(fitted))]
+        places = [folder / EVALUATION for folder in (out, out / "evaluation")]
+        found = next((place for place in places if place.is_file()), None)
+        inputs.evaluation = None if found is None else read_evaluation(found)
+    elif (out / EXPLANATION).is_file():
+        inputs.steps = read_steps(out)
+    elif (out / "_completed.npy").is_file():
+        store = store or out
+    elif (out / "store").is_dir():
+        pass
+    else:
+        raise ReportError(
+            f"{out} holds neither a result of run_regression ({DATAMODELS}), nor a store, nor an "
+            "explained training history; there is nothing to report on"
+        )
+    _open_rows(inputs, _place_of_rows(inputs, out, store), mask_key, output_key, targets)
+    inputs.check()
+    return inputs
+
+
+def _place_of_rows(inputs: ReportInputs, out: Path, store: str | Path | None) -> Path | None:
+    if store is not None:
+        return Path(store)
+    if (out / "store").is_dir():
+        return out / "store"
+    if inputs.attributions is None:
+        return None
+    said = inputs.attributions.summary.get("data")
+    if said and Path(said).exists():
+        return Path(said)
+    inputs.why_no_rows = (
+        f"The rows of the fit ({said}) are not there; give them with --store."
+        if said
+        else "The fit does not say which rows it used; give them with --store."
+    )
+    return None
+
+
+def _open_rows(
+    inputs: ReportInputs,
+    place: Path | None,
+    mask_key: str,
+    output_key: str | None,
+    targets: slice,
+) -> None:
+    if place is None:
+        return
+    if place.is_dir():
+        inputs.store = Store.open(place)
+    try:
+        rows = open_rows(place, mask_key, output_key, targets)
+        if len(rows.row_ids) == 0:
+            inputs.why_no_rows = f"No row of {place} is completed yet."
+            return
+        inputs.rows = rows
+    except CoarlibError as error:
+        # A store without masks and outputs has a report all the same.
+        if inputs.store is None or inputs.attributions is not None:
+            raise
+        inputs.why_no_rows = f"{place} has no rows of masks and outputs: {error}."

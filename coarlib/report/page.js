@@ -1,0 +1,262 @@
+"use strict";
+(function () {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const make = (tag, attributes, ...children) => {
+    const element = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (key === "style") Object.assign(element.style, value);
+      else element.setAttribute(key, value);
+    }
+    element.append(...children);
+    return element;
+  };
+  const VIEWS = {int16: Int16Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array};
+  const unpack = (packed) => {
+    const bytes = Uint8Array.from(atob(packed.data), (c) => c.charCodeAt(0));
+    return new VIEWS[packed.dtype](bytes.buffer);
+  };
+  const unscale = (packed, width) => {
+    const steps = unpack(packed), scale = unpack(packed.scale);
+    return Float32Array.from(steps, (step, at) =>
+      step === -32768 ? NaN : step * scale[scale.length === 1 ? 0 : Math.floor(at / width)]);
+  };
+  const show = (value, digits = 3) => Number.isNaN(value) ? "–" : value.toFixed(digits);
+
+  function theme() {
+    const button = byId("theme"), names = ["auto", "light", "dark"];
+    const said = {auto: "as the system", light: "light", dark: "dark"};
+    let at = 0;
+    button.addEventListener("click", () => {
+      at = (at + 1) % names.length;
+      if (names[at] === "auto") delete document.documentElement.dataset.theme;
+      else document.documentElement.dataset.theme = names[at];
+      button.textContent = "◐ " + names[at];
+      button.setAttribute("aria-label", "Colours: " + said[names[at]]);
+    });
+  }
+
+  // Rows of small tables are reordered in place; the next click turns the order around.
+  function sortable(table) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      head.setAttribute("aria-sort", "none");
+      head.querySelector("button").addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const value = (row) => {
+          const cell = row.cells[column];
+          return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
+        };
+        const rows = [...table.tBodies[0].rows].map((row) => [value(row), row]);
+        rows.sort(([a], [b]) => compare(a, b) * (down ? -1 : 1));
+        table.tBodies[0].append(...rows.map(([, row]) => row));
+      });
+    });
+  }
+  const compare = (a, b) => {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    return String(a).localeCompare(String(b), undefined, {numeric: true});
+  };
+
+  function explorer() {
+    const size = 25, count = data.targets, body = byId("examples").tBodies[0];
+    const numbers = {};
+    for (const [name, packed] of Object.entries(data.columns)) numbers[name] = unscale(packed, 1e12);
+    const top = data.top && {
+      count: data.top.count,
+      features: unpack(data.top.features),
+      weights: unscale(data.top.weights, data.top.count),
+      errors: data.top.errors && unscale(data.top.errors, data.top.count),
+    };
+    const missing = top && (top.features instanceof Uint16Array ? 65535 : 4294967295);
+    const near = data.nearest && {
+      count: data.nearest.count,
+      targets: unpack(data.nearest.targets),
+      cosines: unscale(data.nearest.cosines, data.nearest.count),
+    };
+    const starts = [];
+    (data.groups || []).reduce((start, [, units]) => (starts.push(start), start + units), 0);
+    const featureName = (feature) => {
+      if (starts.length) {
+        let at = starts.length - 1;
+        while (starts[at] > feature) at--;
+        return data.groups[at][0] + "[" + (feature - starts[at]) + "]";
+      }
+      const label = data.featureLabels ? " (" + data.featureLabels[feature] + ")" : "";
+      return "feature " + feature + label;
+    };
+    const label = (t) => data.labels ? data.labels[t] : "";
+    const strongestOf = (t) => {
+      if (!top) return -1;
+      const start = t * top.count, half = top.count / 2;
+      const best = Math.abs(top.weights[start]) >= Math.abs(top.weights[start + half]) ? start : start + half;
+      return top.features[best] === missing ? -1 : top.features[best];
+    };
+    const strongestNames = top && Array.from({length: count}, (_, t) => {
+      const feature = strongestOf(t);
+      return feature < 0 ? "" : featureName(feature);
+    });
+    const columns = [["example", (t) => t, (t) => String(t)]];
+    if (data.labels) columns.push(["label", label, label]);
+    const numeric = {pearson: "correlation", r_squared: "R²", mean: "mean output", sd: "sd of output"};
+    for (const [key, name] of Object.entries(numeric)) {
+      if (numbers[key]) columns.push([name, (t) => numbers[key][t], (t) => show(numbers[key][t])]);
+    }
+    if (top) columns.push(["strongest", (t) => strongestNames[t], (t) => strongestNames[t]]);
+    let order = Array.from({length: count}, (_, t) => t), all = order, page = 0, chosen = -1;
+    const heads = byId("examples").tHead.rows[0];
+    const sort = (column, direction) => {
+      const value = columns[column][1], values = Array.from({length: count}, (_, t) => value(t));
+      const rank = (a, b) => {
+        const x = values[a], y = values[b];
+        if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+        return compare(x, y) * direction || a - b;
+      };
+      all = Array.from({length: count}, (_, t) => t).sort(rank);
+      [...heads.cells].forEach((head, at) => head.setAttribute("aria-sort",
+        at !== column ? "none" : direction > 0 ? "ascending" : "descending"));
+      find();
+    };
+    columns.forEach(([name], column) => {
+      const button = make("button", {type: "button"}, name);
+      const head = make("th", {scope: "col", "aria-sort": column ? "none" : "ascending"}, button);
+      button.addEventListener("click", () =>
+        sort(column, head.getAttribute("aria-sort") === "ascending" ? -1 : 1));
+      heads.append(head);
+    });
+    const matches = (t, words) => {
+      const text = [t, label(t), data.texts[t] || "", top ? strongestNames[t] : ""].join(" ").toLowerCase();
+      return words.every((word) => /^\d+$/.test(word)
+        ? String(t) === word || String(label(t)) === word : text.includes(word));
+    };
+    const find = () => {
+      const words = byId("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+      order = words.length ? all.filter((t) => matches(t, words)) : all;
+      page = 0;
+      byId("search-state").textContent = order.length.toLocaleString("en") + " of " +
+        count.toLocaleString("en") + " examples";
+      draw();
+    };
+    const draw = () => {
+      const pages = Math.max(1, Math.ceil(order.length / size));
+      page = Math.min(Math.max(page, 0), pages - 1);
+      body.replaceChildren(...order.slice(page * size, (page + 1) * size).map((t) => {
+        const row = make("tr", {"data-target": t});
+        columns.forEach(([, , text], at) => {
+          if (at) return row.append(make("td", at > (data.labels ? 1 : 0) && at < columns.length - (top ? 1 : 0) ? {class: "number"} : {}, text(t)));
+          const button = make("button", {type: "button", "aria-label": "Show example " + t}, String(t));
+          button.addEventListener("click", () => choose(t));
+          const cell = make("th", {scope: "row"}, button);
+          if (data.images[t]) cell.append(" ", make("img", {src: data.images[t], alt: ""}));
+          row.append(cell);
+        });
+        if (t === chosen) row.className = "chosen";
+        return row;
+      }));
+      byId("page").textContent = "page " + (page + 1) + " of " + pages;
+      byId("previous").disabled = page === 0;
+      byId("next").disabled = page === pages - 1;
+    };
+    const bars = (t, from, to, colour, sign) => {
+      const grid = make("div", {class: "bars"});
+      const largest = Math.max(...[0, top.count / 2].map((half) => Math.abs(top.weights[t * top.count + half]))) || 1;
+      for (let at = t * top.count + from; at < t * top.count + to; at++) {
+        if (top.features[at] === missing) continue;
+        const weight = top.weights[at], share = 92 * Math.abs(weight) / largest;
+        const track = make("div", {class: "track", "aria-hidden": "true"},
+          make("div", {class: "fill", style: {width: share + "%", background: colour}}));
+        let note = (weight > 0 ? "+" : "−") + Math.abs(weight).toPrecision(3);
+        if (top.errors) {
+          const error = top.errors[at], spread = 92 * 1.96 * error / largest;
+          const left = Math.max(0, share - spread);
+          track.append(make("div", {class: "error", style: {left: left + "%", width: Math.min(100, share + spread) - left + "%"}}));
+          note += " ± " + error.toPrecision(2);
+        }
+        const name = make("span", {}, featureName(top.features[at]));
+        const image = data.featureImages && data.featureImages[top.features[at]];
+        if (image) name.prepend(make("img", {src: image, alt: ""}), " ");
+        grid.append(name, track, make("span", {}, note));
+      }
+      return grid.children.length ? grid : make("p", {class: "note"}, "none " + sign);
+    };
+    const choose = (t) => {
+      chosen = t;
+      const panel = byId("example"), parts = [make("h3", {}, "Example " + t + (data.labels ? ": " + label(t) : ""))];
+      if (data.images[t]) parts.push(make("img", {class: "main", src: data.images[t], alt: "Example " + t + (data.labels ? ", " + label(t) : "")}));
+      if (data.texts[t]) parts.push(make("blockquote", {}, data.texts[t]));
+      if (numbers.pearson) {
+        parts.push(make("p", {class: "note"}, "Held-out correlation " + show(numbers.pearson[t]) +
+          " [" + show(numbers.low[t]) + ", " + show(numbers.high[t]) + "]."));
+      }
+      if (top) {
+        parts.push(make("h4", {}, "Raise the output when kept"), bars(t, 0, top.count / 2, "var(--helps)", "raises it"));
+        parts.push(make("h4", {}, "Lower the output when kept"), bars(t, top.count / 2, top.count, "var(--hurts)", "lowers it"));
+        if (top.errors) parts.push(make("p", {class: "note"}, "± is one standard error; the black line spans 1.96 of them."));
+      }
+      if (near) {
+        const list = make("ul", {class: "near"});
+        for (let at = t * near.count; at < (t + 1) * near.count; at++) {
+          const other = near.targets[at];
+          const button = make("button", {type: "button", "aria-label": "Show example " + other}, other + " (" + show(near.cosines[at], 2) + ")");
+          if (data.images[other]) button.prepend(make("img", {src: data.images[other], alt: ""}), " ");
+          button.addEventListener("click", () => choose(other));
+          list.append(make("li", {}, button));
+        }
+        parts.push(make("h4", {}, "Nearest in attribution space (cosine)"), list);
+      }
+      panel.replaceChildren(...parts);
+      draw();
+    };
+    byId("search").addEventListener("input", find);
+    byId("search-form").addEventListener("submit", (event) => event.preventDefault());
+    byId("previous").addEventListener("click", () => { page--; draw(); });
+    byId("next").addEventListener("click", () => { page++; draw(); });
+    find();
+    if (count) choose(0);
+  }
+
+  function scatter() {
+    const packed = data.scatter, width = packed.points;
+    const predicted = unscale(packed.predicted, width), measured = unscale(packed.true, width);
+    const select = byId("scatter-target"), place = byId("scatter");
+    packed.targets.forEach((t, at) => select.append(make("option", {value: at},
+      "example " + t + (data.labels ? ": " + data.labels[t] : ""))));
+    const NS = "http://www.w3.org/2000/svg";
+    const part = (tag, attributes, text) => {
+      const element = document.createElementNS(NS, tag);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      if (text !== undefined) element.textContent = text;
+      return element;
+    };
+    const draw = () => {
+      const at = Number(select.value), from = at * width;
+      const p = predicted.subarray(from, from + width), y = measured.subarray(from, from + width);
+      const range = (values) => [Math.min(...values), Math.max(...values)];
+      const low = Math.min(range(p)[0], range(y)[0]), high = Math.max(range(p)[1], range(y)[1]);
+      const spread = high - low || 1, x = (v) => 40 + 250 * (v - low) / spread;
+      const up = (v) => 262 - 250 * (v - low) / spread;
+      const svg = part("svg", {viewBox: "0 0 300 300", class: "scatter", role: "img",
+        "aria-label": "Predicted against measured output of example " + packed.targets[at]});
+      svg.append(part("line", {x1: x(low), y1: up(low), x2: x(high), y2: up(high), stroke: "currentColor", "stroke-width": 0.7}));
+      p.forEach((value, row) => svg.append(part("circle", {cx: x(value).toFixed(1), cy: up(y[row]).toFixed(1), r: 2.2, fill: "var(--helps)", "fill-opacity": 0.6})));
+      const text = {"font-size": 10, fill: "currentColor"};
+      svg.append(part("text", {...text, x: 165, y: 292, "text-anchor": "middle"}, "predicted"));
+      svg.append(part("text", {...text, x: 8, y: 140, transform: "rotate(-90 8 140)", "text-anchor": "middle"}, "measured"));
+      for (const value of [low, high]) {
+        svg.append(part("text", {...text, x: x(value), y: 277, "text-anchor": "middle"}, value.toPrecision(3)));
+        svg.append(part("text", {...text, x: 36, y: up(value) + 3, "text-anchor": "end"}, value.toPrecision(3)));
+      }
+      place.replaceChildren(svg);
+    };
+    select.addEventListener("change", draw);
+    draw();
+  }
+
+  theme();
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  if (data.targets && byId("examples")) explorer();
+  if (data.scatter && byId("scatter")) scatter();
+  document.documentElement.dataset.ready = "1";
+})();

@@ -1,0 +1,291 @@
+"""The sections of the report about rows and fit; a section without data is one sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from coarlib.report import plots
+from coarlib.report.health import Health
+from coarlib.report.inputs import ReportInputs
+from coarlib.report.learning import LearningCurve
+from coarlib.report.markup import Section, figure, number, sentence, table
+from coarlib.report.payload import spread_out
+from coarlib.report.provenance import duration, read_run, short_json, when
+from coarlib.scoring import Interval, bootstrap_interval, correlate
+
+__all__ = ["health_section", "held_out_section", "learning_section", "run_section"]
+
+PANELS = 6
+NAMED = 20
+
+
+def run_section(inputs: ReportInputs) -> Section:
+    """What was run: spec, task, rows, seeds, versions, cost."""
+    section = Section("run", "What was run")
+    facts: list[tuple[str, str]] = []
+    store, found = inputs.store, inputs.attributions
+    if store is not None:
+        complete = len(store.completed_rows())
+        record = read_run(store)
+        facts.append(("store", store.describe()))
+        facts.append(("rows completed", f"{complete:,} of {store.num_models:,}"))
+        design = store.design
+        if design is not None:
+            facts.append(("mask design", f"{design.kind}, seed {design.seed}"))
+        facts.append(("task", ", ".join(record.tasks) or "not recorded"))
+        facts.append(("versions", "; ".join(sorted(record.versions)) or "not recorded"))
+        if record.rows:
+            rate = record.rows / max(record.seconds, 1e-9)
+            facts.append(
+                (
+                    "cost",
+                    f"{duration(record.seconds)} of {record.workers} worker(s), {rate:.3g} rows a "
+                    f"second each, {when(record.first)} to {when(record.last)}",
+                )
+            )
+        if store.spec.notes:
+            facts.append(("notes", store.spec.notes))
+    elif inputs.rows is not None:
+        facts.append(("rows", f"{len(inputs.rows.row_ids):,} in {inputs.rows.description}"))
+    if found is not None:
+        s = found.summary
+        facts.append(("fit", str(s.get("status", s.get("solver", "not recorded")))))
+        facts.append(
+            ("weights", f"{found.num_features:,} features × {found.num_targets:,} targets")
+        )
+        if "num_rows" in s:
+            facts.append(
+                (
+                    "rows of the fit",
+                    f"{s['num_rows']:,} (scored by a fit on "
+                    f"{s.get('rows_for_validation_fit') or s['num_rows']:,}, "
+                    f"{s.get('rows_held_out') or 0:,} held out; {s.get('num_excluded') or 0:,} "
+                    "left out as not finite)",
+                )
+            )
+        if s.get("largest_gap") is not None:
+            gap = float(s["largest_gap"])
+            facts.append(("certificate", f"at most {gap:.2g} from the optimum (relative)"))
+    if not facts:
+        section.parts.append(sentence(inputs.why_no_rows))
+        return section
+    section.parts.append(table("What was run", ("what", "value"), facts))
+    if store is not None:
+        section.parts.append(_details("The spec", short_json(store.spec.as_json())))
+        tasks = read_run(store).tasks
+        if tasks:
+            section.parts.append(_details("The task as recorded", short_json(tasks)))
+    if found is not None and found.summary:
+        section.parts.append(_details("The fit's summary", short_json(found.summary)))
+    return section
+
+
+def _details(title: str, text: str) -> Markup:
+    return Markup('<details><summary>{}</summary><pre tabindex="0">{}</pre></details>').format(
+        title, text
+    )
+
+
+def health_section(inputs: ReportInputs, health: Health | None) -> Section:
+    """Are the rows complete, the masks balanced, the outputs alive?"""
+    section = Section("health", "Data health")
+    if health is None:
+        section.parts.append(sentence(inputs.why_no_rows))
+        return section
+    store = inputs.store
+    rows: list[tuple[str, object]] = [("completed rows", health.num_complete)]
+    if store is not None:
+        rows.append(("rows of the store", store.num_models))
+        if health.num_complete < store.num_models:
+            missing = store.num_models - health.num_complete
+            section.parts.append(
+                sentence(
+                    f"{missing:,} of {store.num_models:,} rows are not completed; everything here "
+                    "rests on the completed ones."
+                )
+            )
+    rows += [
+        ("rows looked at", health.num_sampled),
+        ("targets that never vary", int(health.constant.sum())),
+        ("targets with NaN or infinity", int(health.has_nonfinite.sum())),
+        ("features kept in every row or in none", _never_vary(health.kept_share)),
+    ]
+    section.parts.append(table("Counts", ("what", "number"), rows))
+    for what, flags in (
+        ("never vary", health.constant),
+        ("hold NaN or infinity", health.has_nonfinite),
+    ):
+        if flags.any():
+            named = ", ".join(map(str, np.flatnonzero(flags)[:NAMED]))
+            more = ", …" if flags.sum() > NAMED else ""
+            section.parts.append(sentence(f"Targets that {what}: {named}{more}."))
+    design = None if store is None else store.design
+    expected = None if design is None else design.keep_prob
+    section.parts.append(
+        figure(
+            plots.mask_balance(health.kept_share, expected),
+            "mask-balance",
+            "Mask balance",
+            "How often each feature is kept; a narrow peak at the design's probability is right.",
+        )
+    )
+    share = health.share_positive
+    section.parts.append(
+        figure(
+            plots.outputs_under_masks(share, "share of positive outputs in a row"),
+            "outputs-under-masks",
+            "Outputs under masks",
+            f"Share of positive outputs of each row, {share.mean():.1%} on average; for margins "
+            "this is the accuracy of the ablated or retrained model.",
+        )
+    )
+    return section
+
+
+def _never_vary(kept_share: NDArray[np.float64]) -> int:
+    return int(((kept_share == 0) | (kept_share == 1)).sum())
+
+
+def held_out_section(inputs: ReportInputs, curve: LearningCurve | None, why: str) -> Section:
+    """How well predictions agree with rows that no fit has seen."""
+    section = Section("held-out", "Held-out correlation")
+    held = None if inputs.attributions is None else inputs.attributions.held_out
+    if held is None:
+        section.parts.append(
+            sentence(
+                "There are no attributions yet."
+                if inputs.attributions is None
+                else "The fit has no held-out rows, so it has no scores; fit again with "
+                "--data.num_val above 0."
+            )
+        )
+    else:
+        section.parts.append(sentence(str(held)[0].upper() + str(held)[1:] + "."))
+        section.parts.append(
+            figure(
+                plots.ranked_correlations(held.pearson, held.low, held.high),
+                "ranked-correlations",
+                "Every target's correlation",
+                "Targets in ascending order, with 95% bootstrap intervals over rows.",
+            )
+        )
+    methods = _methods(inputs, curve)
+    if methods:
+        section.parts.append(
+            figure(
+                plots.correlation_histogram({name: r for name, r, _ in methods}),
+                "correlations",
+                "Distribution over targets",
+                "Correlation of predicted and measured outputs on held-out rows.",
+            )
+        )
+        rows = [(name, _mean(r), number(low), number(high)) for name, r, (low, high) in methods]
+        section.parts.append(
+            table(
+                "Methods on held-out rows",
+                ("method", "mean correlation", "95% from", "to"),
+                rows,
+                "methods",
+            )
+        )
+    if inputs.evaluation is not None:
+        e, trained_at = inputs.evaluation, inputs.evaluation.trained_at
+        if trained_at is None and inputs.attributions is not None:
+            ablated = 1 - float(np.mean(inputs.attributions.mean_mask))
+            trained_at = None if np.isnan(ablated) else ablated
+        drawn = plots.correlation_against_fraction(
+            e.fractions, e.means, e.intervals, trained_at=trained_at
+        )
+        section.parts.append(
+            figure(
+                drawn,
+                "against-fraction",
+                "Correlation against the ablated fraction",
+                "Each method predicts random ablations of several fractions.",
+            )
+        )
+    if curve is None:
+        section.parts.append(sentence(why))
+    else:
+        section.parts += _scatter_parts(curve)
+    return section
+
+
+def _methods(
+    inputs: ReportInputs, curve: LearningCurve | None
+) -> list[tuple[str, NDArray[np.float64], tuple[float, float]]]:
+    """Each method's correlations [T] and interval of the mean; baselines on the held-out rows."""
+    found: list[tuple[str, NDArray[np.float64], tuple[float, float]]] = []
+    held = None if inputs.attributions is None else inputs.attributions.held_out
+    if held is not None:
+        found.append(("this fit", held.pearson, (held.mean_low, held.mean_high)))
+    if curve is not None:
+        for name, scores in inputs.baselines.items():
+            predicted = curve.masks.astype(np.float64) @ np.asarray(
+                scores[:, curve.targets], np.float64
+            )
+            interval: Interval = bootstrap_interval(predicted, curve.true, "pearson")
+            r = correlate(predicted, curve.true, "pearson").r
+            found.append((name, r, (interval.low, interval.high)))
+    return found
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _scatter_parts(curve: LearningCurve) -> list[Markup]:
+    scores = curve.scores[-1].pearson
+    chosen = np.sort(spread_out(scores, len(curve.targets))[:PANELS])
+    chosen = chosen[np.argsort(scores[chosen], kind="stable")]
+    titles = [f"example {curve.targets[at]}: r = {number(scores[at], 2)}" for at in chosen]
+    drawn = plots.predicted_against_true(curve.predicted[:, chosen], curve.true[:, chosen], titles)
+    rows = int(curve.num_rows[-1])
+    return [
+        figure(
+            drawn,
+            "predicted-against-true",
+            "Predicted against measured",
+            f"Worst, best and between, on held-out rows; ridge on {rows:,} rows, λ by generalised "
+            "cross-validation. The line is equality.",
+        ),
+        Markup(
+            '<p class="tools"><label for="scatter-target">Look at one example</label>'
+            '<select id="scatter-target"></select></p><div id="scatter"></div>'
+        ),
+    ]
+
+
+def learning_section(curve: LearningCurve | None, why: str) -> Section:
+    """How much more rows would help."""
+    section = Section("learning", "Learning curve")
+    if curve is None:
+        section.parts.append(sentence(why))
+        return section
+    mean, low, high = (
+        np.array([getattr(score, name) for score in curve.scores])
+        for name in ("mean", "mean_low", "mean_high")
+    )
+    ahead = None
+    if curve.doubled is None:
+        said = "The correlation does not grow in a way that says what more rows would give."
+    else:
+        ahead = 2.0 * float(curve.num_rows[-1]), curve.doubled
+        said = (
+            f"Twice the rows ({ahead[0]:,.0f}) are expected to raise the mean held-out "
+            f"correlation from {mean[-1]:.3f} to {curve.doubled:.3f}."
+        )
+    section.parts += [
+        sentence(said),
+        figure(
+            plots.learning_curve(curve.num_rows, mean, low, high, ahead),
+            "learning-curve",
+            "Held-out correlation against rows",
+            f"Ridge on growing numbers of rows, mean over {len(curve.targets):,} targets with 95% "
+            "interval; the open circle continues the line that 1/r² makes over 1/n.",
+        ),
+    ]
+    return section
