@@ -1,8 +1,7 @@
 """Finding the components of any ``nn.Module``, by kind and by name pattern.
 
 Each kind is one small function that looks at one module and says which slices of its parameters
-are components. Kinds that need to know where heads or neurons end (attention heads, MLP neurons)
-are in :mod:`coarlib.ablation.transformers`.
+are components. Attention heads and MLP neurons are in :mod:`coarlib.ablation.transformers`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from coarlib.ablation.components import ComponentGroup, ComponentSet
+from coarlib.ablation.transformers import attention_heads, mlp_neurons
 from coarlib.commandline import nearest
 from coarlib.errors import ComponentError
 
@@ -98,6 +98,8 @@ KINDS: Mapping[str, Finder] = MappingProxyType(
         "conv1d_output": _conv1d_outputs,
         "in_projection_row": _in_projection_rows,
         "norm_channel": _norm_channels,
+        "attention_head": attention_heads,
+        "mlp_neuron": mlp_neurons,
     }
 )
 

@@ -14,7 +14,7 @@ from coarlib.outputs import next_tokens
 
 
 def read_texts(path: str | Path, where_to_get: str, count: int) -> list[str]:
-    """Read the last ``count`` texts of a JSON list, or of a text file with one text a line.
+    """Read at least ``count`` texts of a JSON list, or of a text file with one text a line.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def read_texts(path: str | Path, where_to_get: str, count: int) -> list[str]:
         raise SetupError(f"{path} must hold a list of texts")
     if len(texts) < count:
         raise SetupError(f"{path} holds {len(texts)} texts, not {count}")
-    return texts[-count:]
+    return texts
 
 
 def causal_examples(sequences: Sequence[Sequence[int]], longest: int) -> Examples:

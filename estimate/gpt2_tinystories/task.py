@@ -92,7 +92,7 @@ class Gpt2Task(ComponentTask):
 
     def _stories(self) -> list[str]:
         if self.data_path != HUB_DATA or Path(self.data_path).exists():
-            return read_texts(self.data_path, WHERE, self.num_stories)
+            return read_texts(self.data_path, WHERE, self.num_stories)[-self.num_stories :]
         try:
             import datasets
 

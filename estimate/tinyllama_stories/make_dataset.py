@@ -1,0 +1,32 @@
+"""Fill a store with story margins of the TinyStories Llama (40 heads and 860 neurons).
+
+python -m estimate.tinyllama_stories.make_dataset --expt.base_dir STORE
+    --expt.model_path stories260K.bin --expt.tokenizer_path tok512.bin --expt.data_path STORIES
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.make_dataset import fill_with
+from estimate.tinyllama_stories.task import TinyLlamaTask
+
+PARAMS = {
+    "model_path": Param(str, "llama2.c checkpoint", default="models/stories260K.bin"),
+    "tokenizer_path": Param(str, "llama2.c tokenizer", default="models/tok512.bin"),
+    "data_path": Param(str, "JSON list of stories", default="data/tinystories.json"),
+    "num_stories": Param(Whole(1), "the first so many stories are used", default=100),
+    "num_tokens": Param(Whole(2), "tokens of a story at most", default=128),
+    "batch_size": Param(Whole(1), "stories in one forward pass", default=16),
+    "autocast": Param(str, "none, bf16 or fp16", default="none"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(TinyLlamaTask, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)
