@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from paths import ROOT
 from zoo.golden_task import EXAMPLES, UNITS, true_attributions
 
 from coarlib.store import Store

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 from coarlib.store.checksum import row_checksums
 

@@ -45,7 +45,7 @@ def stores(tmp_path_factory):
     import subprocess
     import sys
 
-    from conftest import ROOT
+    from paths import ROOT
 
     def command(module, *arguments):
         return subprocess.run(

@@ -1,10 +1,11 @@
 """What a user sees of a store: status, provenance, recomputation."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 from coarlib.errors import StoreError
 from coarlib.store import RowWriter, Store
@@ -12,6 +13,7 @@ from coarlib.store.claims import Claims, settle_block_rows
 from coarlib.store.provenance import batch_of
 from coarlib.store.status import slurm_array, status
 
+ROOT = Path(__file__).resolve().parents[2]
 TASK = ROOT / "tests" / "zoo" / "linear_task.py"
 
 
@@ -47,11 +49,11 @@ def test_claimed_rows_and_living_workers(store):
     assert status(store).claimed == 0
 
 
-def test_interrupted_rows(filled):
+def test_rows_flagged_without_a_checksum_are_torn(filled):
     with open(filled.path / "_completed.npy", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\1")
-    assert status(filled).interrupted == 1
+    assert status(filled).torn == 1
 
 
 @pytest.mark.parametrize(
