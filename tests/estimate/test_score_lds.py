@@ -1,6 +1,7 @@
 """The command: what it prints and writes, and how it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from coarlib.errors import CoarlibError
 from coarlib.scoring import lds
 from estimate.score_lds import main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Set-up: models retrained on random halves of scikit-learn's handwritten digits."""

@@ -1,0 +1,24 @@
+"""Fill a store with margins of digit classifiers retrained on subsets (1,347 examples)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.digits_subsets.task import DigitsSubsetsTask
+from estimate.make_dataset import fill_with
+
+PARAMS = {
+    "model": Param(str, "logistic or cnn", default="logistic"),
+    "runs": Param(Whole(1), "models a subset", default=5),
+    "checkpoints": Param(str, "directory to keep every model in"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(DigitsSubsetsTask, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)
