@@ -25,18 +25,21 @@ class Abandoned(BaseException):
 class StopSignals:
     """Context manager: the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 sets :attr:`requested`.
 
-    A second one raises :class:`Abandoned` where the program is. SLURM sends such a signal before
-    a time limit or a preemption. Outside the main thread, where Python cannot handle signals,
-    nothing is installed.
+    A second one raises :class:`Abandoned` where the program is, further ones do nothing. SLURM
+    sends such a signal before a time limit or a preemption. Outside the main thread, where Python
+    cannot handle signals, nothing is installed.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.abandoned = False
         self._event = threading.Event()
         self._previous: dict[int, object] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.abandoned:  # already on the way out
+            return
         if self.requested:
+            self.abandoned = True
             raise Abandoned(signal.Signals(number).name)
         self.requested = True
         self._event.set()

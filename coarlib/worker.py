@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from coarlib.progress import Progress
 from coarlib.row_checks import check_rows
 from coarlib.stopping import Abandoned, StopSignals
 from coarlib.store import RowWriter, Store
+from coarlib.store.checksum import row_checksums
 from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
 from coarlib.store.provenance import WorkerLog
 
@@ -137,32 +139,22 @@ def fill(
     if not len(todo):
         return report
     _check_masks_are_drawn(store, task, design)
-    task.prepare(device)
-    _check_width(store, task, design)
-    size = options.rows_per_batch or task.rows_per_batch
-    filler = _Filler(store, task, design, options, report)
-    started = time.monotonic()
-    with (
-        StopSignals() as stop,
-        RowWriter(store) as writer,
-        WorkerLog(store.path, _origin(task, options)) as log,
-        Progress(len(todo), f"filling {store.path.name}", quiet=options.quiet) as progress,
-    ):
+    with StopSignals() as stop:
         try:
-            for block in filler.blocks(todo, size, stop, progress):
-                for first in range(0, len(block), size):
-                    if stop.requested:
-                        break
-                    batch = block[first : first + size]
-                    filler.fill_batch(batch, writer, log)
-                    progress.advance(len(batch))
+            task.prepare(device)
+            _check_width(store, task, design)
+            _Filler(store, task, design, options, report).run(todo, stop)
         except Abandoned:
             report.abandoned = True
-        report.stopped = stop.requested
-    report.seconds = time.monotonic() - started
-    if report.refused:
+    report.stopped = stop.requested and _left_open(store, todo, report)
+    if report.refused and not report.stopped:
         raise NonFiniteError(_refusal(report))
     return report
+
+
+def _left_open(store: Store, rows: NDArray[np.int64], report: FillReport) -> bool:
+    """Whether rows are still to be done by somebody (a signal may come with the last of them)."""
+    return report.abandoned or bool((~store.completed_among(rows)).any())
 
 
 def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
@@ -216,9 +208,35 @@ class _Filler:
     report: FillReport
     refused: list[int] = field(default_factory=list)
 
+    def run(self, rows: NDArray[np.int64], stop: StopSignals) -> None:
+        """Fill ``rows``, batch by batch, until done or told to stop."""
+        started = time.monotonic()
+        size = self.options.rows_per_batch or self.task.rows_per_batch
+        description = f"filling {self.store.path.name}"
+        with (
+            RowWriter(self.store) as writer,
+            WorkerLog(self.store.path, _origin(self.task, self.options)) as log,
+            Progress(len(rows), description, quiet=self.options.quiet) as progress,
+            closing(self.blocks(rows, size, stop, progress)) as blocks,
+        ):
+            for block in blocks:
+                for first in range(0, len(block), size):
+                    if stop.requested:
+                        break
+                    batch = block[first : first + size]
+                    self.fill_batch(self._still_wanted(batch), writer, log)
+                    progress.advance(len(batch))
+        self.report.seconds = time.monotonic() - started
+
+    def _still_wanted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leave out rows that another worker has committed meanwhile."""
+        if self.options.rerun:
+            return rows
+        return rows[~self.store.completed_among(rows)]
+
     def blocks(
         self, rows: NDArray[np.int64], size: int, stop: StopSignals, progress: Progress
-    ) -> Iterator[NDArray[np.int64]]:
+    ) -> Generator[NDArray[np.int64], None, None]:
         """Yield the rows to do: all at once, or block by block as this worker can claim them."""
         if not self.options.claim:
             yield rows
@@ -234,10 +252,8 @@ class _Filler:
                 block = claims.next_block(rows)
                 self.report.taken_over = claims.taken_over
                 if block is not None:
-                    # Again after claiming: the last owner may have committed some since.
-                    yield block[~self.store.completed()[block]]
-                    if not stop.requested:
-                        claims.finish()
+                    yield block
+                    claims.finish()
                 elif not self.options.claim_wait:
                     return
                 else:
@@ -245,6 +261,8 @@ class _Filler:
 
     def fill_batch(self, rows: NDArray[np.int64], writer: RowWriter, log: WorkerLog) -> None:
         """Compute, check and commit one batch of rows."""
+        if not len(rows):
+            return
         started, clock = time.time(), time.monotonic()
         returned = self._compute(rows)
         arrays, problems = check_rows(self.store.spec.schema, rows, returned)
@@ -258,8 +276,9 @@ class _Filler:
                 raise NonFiniteError(_refusal(self.report))
             rows, arrays = rows[good], {key: value[good] for key, value in arrays.items()}
         if len(rows):
+            # The line first, so that no committed row is without one.
+            log.batch(rows, row_checksums(rows, arrays), started, time.monotonic() - clock)
             writer.write(rows, arrays)
-            log.batch(rows, started, time.monotonic() - clock)
             self.report.written += len(rows)
 
     def _compute(self, rows: NDArray[np.int64]) -> dict[str, Any]:

@@ -5,10 +5,13 @@ coar status STORE [--json] [--watch] [--rows_per_task 100]
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from coarlib.cluster.overview import overview
 from coarlib.commandline import PLAIN, Boolean, Param, Whole, parse, run
 from coarlib.store import Store
 from coarlib.store.status import StoreStatus, slurm_array, status
@@ -33,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = status(Store.open(args.store))
         if options.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(found.as_json() if options.json else describe(found, options.rows_per_task))
+        jobs = overview(args.store)
+        if options.json:
+            print(json.dumps({**asdict(found), "jobs": jobs and jobs.as_dict()}))
+        else:
+            print(
+                "\n".join([describe(found, options.rows_per_task), *(jobs.lines() if jobs else [])])
+            )
         if not options.watch or found.complete == found.num_models:
             return
         sys.stdout.flush()
@@ -47,7 +56,8 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
         f"{found.path}: {found.complete} of {found.num_models} rows complete ({share:.1%})",
         f"  claimed      {found.claimed}",
         f"  missing      {found.missing}",
-        f"  interrupted  {found.interrupted}" + (" (verify --repair)" * bool(found.interrupted)),
+        f"  torn         {found.torn}"
+        + (" (verify --repair)" if found.torn else " (verify reads the bytes)"),
         f"  rate         {_rate(found)}",
         f"  workers      {_workers(found)}",
         f"  on disk      {_size(found.bytes_on_disk)} of {_size(found.bytes_when_full)} when full",

@@ -3,9 +3,10 @@
 A claim is a file ``claims/<block>.<generation>`` made with O_EXCL and never renamed or deleted;
 the highest generation owns the block, and stealing means creating generation + 1. The owner
 touches its file; a claim is stale when its modification time has not changed for ``ttl`` seconds
-*on the observer's own monotonic clock*, so no two clocks are ever compared. A worker that stops
-cleanly leaves ``<block>.<generation>.free`` beside it. Correctness never rests on a claim: rows are
-functions of their index, so a row computed twice is harmless.
+*on the observer's own monotonic clock*, so no two clocks are ever compared. A worker that is done
+with a block, finished or not, leaves ``<block>.<generation>.free`` beside it, so that rows which
+are missing later (the store grew, ``verify --repair`` withdrew some) need no waiting. Correctness
+never rests on a claim: rows are functions of their index, so a row computed twice is harmless.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
+from coarlib.files import whole_file
 from coarlib.store.heartbeat import Heartbeat
 from coarlib.store.layout import CLAIMS_DIR
+from coarlib.store.processes import has_died, process_identity
 from coarlib.store.reader import Store
 
 # Network file systems cache attributes for up to 60 s.
@@ -59,28 +62,63 @@ def settle_block_rows(store: Store, wanted: int) -> int:
     wanted : int
         At least the rows that a worker computes together.
     """
-    directory = store.path / CLAIMS_DIR
-    directory.mkdir(exist_ok=True)
-    file = directory / BLOCK_FILE
-    size = max(wanted, -(-store.num_models // MAX_BLOCKS))
-    temporary = directory / f".{BLOCK_FILE}.{socket.gethostname()}.{os.getpid()}"
+    file = store.path / CLAIMS_DIR / BLOCK_FILE
+    settled = block_rows_of(store)
+    if settled is not None:
+        return settled
     try:
-        temporary.write_text(f"{size}\n")
-        with suppress(FileExistsError):
-            os.link(temporary, file)
-        return int(file.read_text())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot settle the block size in {file}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(exist_ok=True)
+        with whole_file(file, "w", replace=False) as stream:
+            stream.write(f"{max(wanted, -(-store.num_models // MAX_BLOCKS))}\n")
+    except OSError as error:
+        raise StoreError(f"cannot settle the block size in {file}: {error.strerror}") from error
+    settled = block_rows_of(store)
+    if settled is None:
+        raise StoreError(f"{file} must hold a positive whole number; remove it and start again")
+    return settled
 
 
 def block_rows_of(store: Store) -> int | None:
     """Return the settled rows of a block; None if no worker has claimed any yet."""
     try:
-        return int((store.path / CLAIMS_DIR / BLOCK_FILE).read_text())
+        settled = int((store.path / CLAIMS_DIR / BLOCK_FILE).read_text())
     except (OSError, ValueError):
         return None
+    return settled if settled > 0 else None
+
+
+def list_claims(directory: Path) -> tuple[dict[int, Claim], set[Claim]]:
+    """Return {block: claim of the highest generation} and the claims that were let go.
+
+    Raises
+    ------
+    StoreError
+        If the directory cannot be listed.
+    """
+    owners: dict[int, Claim] = {}
+    released = set()
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise StoreError(f"cannot list {directory}: {error.strerror}") from error
+    for name in names:
+        match = CLAIM_NAME.fullmatch(name)
+        if match is None:
+            continue
+        claim = Claim(int(match[1]), int(match[2]))
+        if match[3]:
+            released.add(claim)
+        elif claim.block not in owners or owners[claim.block].generation < claim.generation:
+            owners[claim.block] = claim
+    return owners, released
+
+
+def owner_has_died(file: Path) -> bool:
+    """Whether a claim's owner ran on this very system and is gone, so that no wait is needed."""
+    try:
+        return has_died(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 class Claims:
@@ -120,7 +158,7 @@ class Claims:
         blocks = np.unique(open_rows // self.block_rows)
         if not len(blocks):
             return None
-        owners, released = self._list()
+        owners, released = list_claims(self._directory)
         # Starting anywhere keeps a thousand workers from queueing at the same file.
         offset = random.randrange(len(blocks))
         for block in np.roll(blocks, -offset).tolist():
@@ -138,39 +176,11 @@ class Claims:
         return None
 
     def finish(self) -> None:
-        """Let go of the own claim after its rows are committed."""
-        self._hold(None)
-
-    def release(self) -> None:
-        """Give up the own claim unfinished, so that others need not wait until it is stale."""
+        """Let go of the own claim, done or not, so that nobody has to wait until it is stale."""
         if self._own is not None:
             with suppress(OSError):
                 (self._directory / f"{self._own.name}.free").touch(exist_ok=False)
             self._hold(None)
-
-    def living(self) -> list[Claim]:
-        """Return the claims that have an owner and are not known to be stale."""
-        owners, released = self._list()
-        return [c for c in owners.values() if c not in released and not self._is_stale(c)]
-
-    def _list(self) -> tuple[dict[int, Claim], set[Claim]]:
-        """Return {block: claim of the highest generation} and the claims that were released."""
-        owners: dict[int, Claim] = {}
-        released = set()
-        try:
-            names = os.listdir(self._directory)
-        except OSError as error:
-            raise StoreError(f"cannot list {self._directory}: {error.strerror}") from error
-        for name in names:
-            match = CLAIM_NAME.fullmatch(name)
-            if match is None:
-                continue
-            claim = Claim(int(match[1]), int(match[2]))
-            if match[3]:
-                released.add(claim)
-            elif claim.block not in owners or owners[claim.block].generation < claim.generation:
-                owners[claim.block] = claim
-        return owners, released
 
     def _is_stale(self, claim: Claim) -> bool:
         file = self._directory / claim.name
@@ -182,18 +192,7 @@ class Claims:
         before, since = self._seen.get(claim.name, (None, now))
         if before != touched:
             self._seen[claim.name], since = (touched, now), now
-        return now - since > self.ttl or self._owner_is_dead(file)
-
-    def _owner_is_dead(self, file: Path) -> bool:
-        """Whether the owner ran on this very system and is gone, so that no wait is needed."""
-        try:
-            owner = json.loads(file.read_text())
-        except (OSError, ValueError):
-            return False
-        here = process_identity(0)
-        if owner.get("system") != here["system"] or here["system"] is None:
-            return False
-        return process_identity(int(owner["pid"])).get("started") != owner.get("started")
+        return now - since > self.ttl or owner_has_died(file)
 
     def _create(self, claim: Claim) -> bool:
         file = self._directory / claim.name
@@ -203,8 +202,13 @@ class Claims:
             return False
         except OSError as error:
             raise StoreError(f"cannot claim {file}: {error.strerror}") from error
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump({"host": socket.gethostname(), **process_identity(os.getpid())}, stream)
+        owner = {"host": socket.gethostname(), **process_identity(os.getpid())}
+        try:
+            os.write(descriptor, json.dumps(owner).encode())
+        except OSError:  # the claim is the name; the text only spares others some waiting
+            pass
+        finally:
+            os.close(descriptor)
         return True
 
     def _hold(self, claim: Claim | None) -> None:
@@ -222,21 +226,4 @@ class Claims:
         trace: TracebackType | None,
     ) -> None:
         self._heartbeat.__exit__(kind, error, trace)
-        self.release()
-
-
-def process_identity(pid: int) -> dict[str, object]:
-    """Say which process ``pid`` is: its system (boot and process namespace) and start time.
-
-    ``system`` is None where that cannot be known (no /proc); ``pid`` 0 asks only for the system.
-    """
-    found: dict[str, object] = {"pid": pid, "system": None, "started": None}
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        found["system"] = f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    with suppress(OSError, IndexError):
-        if pid:
-            # Field 22 of stat, counted after the name in parentheses, which may hold spaces.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            found["started"] = None if fields[0] == "Z" else fields[19]
-    return found
+        self.finish()

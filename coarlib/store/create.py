@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 import coarlib
 from coarlib.errors import SpecError, StoreError
+from coarlib.files import fsync_directory, whole_file
 from coarlib.masks import MaskDesign, check_design_fits, parse_design
 from coarlib.spec import ArraySpec, StoreSpec, mask_width, parse_spec
 from coarlib.store.layout import (
@@ -29,7 +29,6 @@ from coarlib.store.layout import (
     array_path,
     arrays_of,
     create_array,
-    fsync_directory,
 )
 
 
@@ -165,21 +164,40 @@ def write_spec(path: Path, spec: StoreSpec) -> None:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
+    if made := _read_json(path / SPEC_FILE).get("coarlib"):
+        record["coarlib"] = made  # the record of the creation outlives growth
     _write_json(path / SPEC_FILE, record)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; {} if there is no such file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def read_spec(path: Path) -> StoreSpec:
     """Read a store's own ``spec.json``; StoreError if it is damaged or from a newer format."""
     file = path / SPEC_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content.pop("coarlib")["format_version"]
-        spec = parse_spec(json.dumps(content))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
+        content = _read_json(file)
+        version = int(content.pop("coarlib", {})["format_version"])
+    except (OSError, ValueError) as error:
         raise StoreError(f"{file} is damaged: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{file} is damaged: it has no format version (coarlib did not write it)"
+        ) from error
     if version > FORMAT_VERSION:
         raise StoreError(f"{file} has format version {version}; update coarlib to read it")
-    return spec
+    try:
+        return parse_spec(json.dumps(content))
+    except SpecError as error:
+        raise StoreError(f"{file} is damaged: {error}") from error
 
 
 def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign:
@@ -195,7 +213,10 @@ def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign
     check_design_fits(design, spec.num_models, mask_width(spec, design.array))
     settled = read_design(path, spec)
     if settled is None:
-        _write_json(path / DESIGN_FILE, design.as_json(), replace=False)
+        try:
+            _write_json(path / DESIGN_FILE, design.as_json(), replace=False)
+        except OSError as error:
+            raise StoreError(f"cannot write {path / DESIGN_FILE}: {error.strerror}") from error
         settled = read_design(path, spec)
     if settled != design:
         raise StoreError(
@@ -213,26 +234,13 @@ def read_design(path: Path, spec: StoreSpec) -> MaskDesign | None:
     if not file.exists():
         return None
     try:
-        return parse_design(json.loads(file.read_text(encoding="utf-8")))
+        return parse_design(_read_json(file))
     except (OSError, ValueError, SpecError) as error:
         raise StoreError(f"{file} is damaged: {error}") from error
 
 
 def _write_json(file: Path, content: dict[str, Any], replace: bool = True) -> None:
     """Write ``file`` durably in one step; with ``replace=False`` an existing file stays."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        if replace:
-            os.replace(name, file)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    fsync_directory(file.parent)
+    with whole_file(file, "w", replace) as stream:
+        json.dump(content, stream, indent=1)
+        stream.write("\n")

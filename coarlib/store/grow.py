@@ -12,7 +12,7 @@ import fcntl
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -20,10 +20,11 @@ from pathlib import Path
 from numpy.lib import format as npy
 
 from coarlib.errors import SpecError, StoreError
+from coarlib.files import fsync_directory
 from coarlib.masks import check_design_fits
 from coarlib.spec import StoreSpec, mask_width
 from coarlib.store.create import read_spec, write_spec
-from coarlib.store.layout import CLAIMS_DIR, ArrayFile, array_path, arrays_of, fsync_directory
+from coarlib.store.layout import CLAIMS_DIR, ArrayFile, array_path, arrays_of
 from coarlib.store.reader import Store
 from coarlib.store.writer import WRITE_FLAGS
 
@@ -53,6 +54,8 @@ def grow(store: Store, num_models: int) -> Store:
                 f"{store.path} has {spec.num_models} rows; growing it to {num_models} would lose "
                 "some"
             )
+        if num_models == spec.num_models:  # the spec is written last, so all is done
+            return Store.open(store.path)
         larger = replace(spec, num_models=num_models)
         _check_design(store, larger)
         try:
@@ -70,11 +73,15 @@ def grow(store: Store, num_models: int) -> Store:
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Hold a lock that the system itself drops when the process dies."""
-    with open(path / CLAIMS_DIR / ".grow.lock", "a+") as lock:
+    with ExitStack() as stack:
         try:
+            (path / CLAIMS_DIR).mkdir(exist_ok=True)
+            lock = stack.enter_context(open(path / CLAIMS_DIR / ".grow.lock", "a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreError(f"another process is growing {path}; try again later") from error
+        except OSError as error:
+            raise StoreError(f"cannot lock {path} to grow it: {error.strerror}") from error
         yield
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
 from coarlib.spec import ArraySpec, StoreSpec
+from coarlib.store.page_cache import drop_cached_pages
 
 SPEC_FILE = "spec.json"
 DESIGN_FILE = "design.json"
@@ -28,6 +30,10 @@ DESIGN_MASKS = "_design_masks"
 CLAIMS_DIR = "claims"
 WORKERS_DIR = "workers"
 FORMAT_VERSION = 1
+
+# A header that does not parse may be one that another process is just rewriting (growth).
+HEADER_ATTEMPTS = 3
+SECONDS_BETWEEN_ATTEMPTS = 0.05
 
 COMPLETED_SPEC = ArraySpec(np.dtype(np.bool_), ())
 CHECKSUMS_SPEC = ArraySpec(np.dtype(np.uint64), ())
@@ -67,17 +73,18 @@ class ArrayFile:
             If the file is missing, is not a C-order .npy array of numbers, or is shorter than its
             header says.
         """
-        try:
-            with open(path, "rb") as file:
-                version = npy.read_magic(file)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, fortran, dtype = read(file)
-                offset, size = file.tell(), os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise StoreError(f"{path} is not a .npy array: {error}") from error
-        if fortran or dtype.hasobject or not shape:
+        for attempt in range(1, HEADER_ATTEMPTS + 1):
+            try:
+                shape, fortran, dtype, offset, size = _read_header(path)
+                break
+            except OSError as error:
+                raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+            except ValueError as error:
+                if attempt == HEADER_ATTEMPTS:
+                    reason = str(error).partition("\n")[0]
+                    raise StoreError(f"{path} is not a .npy array: {reason}") from error
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+        if fortran or dtype.hasobject or not shape or min(shape) < 0:
             raise StoreError(f"{path} must be a C-order array of numbers with a row axis")
         wanted = offset + dtype.itemsize * prod(shape)
         if size < wanted:
@@ -89,11 +96,52 @@ class ArrayFile:
 
         ``rows`` limits the view to the first rows (a store may be growing).
         """
-        drop_cached_pages(self.path)
         count = self.shape[0] if rows is None else rows
-        return np.memmap(
-            self.path, self.dtype, mode="r", offset=self.offset, shape=(count, *self.shape[1:])
-        )
+        try:
+            with open(self.path, "rb") as file:
+                drop_cached_pages(file.fileno())
+                return np.memmap(
+                    file, self.dtype, mode="r", offset=self.offset, shape=(count, *self.shape[1:])
+                )
+        except (OSError, ValueError) as error:
+            raise StoreError(f"cannot map {self.path}: {error}") from error
+
+    def read_rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows ``start`` to ``stop`` (exclusive) as they are now, whoever wrote them."""
+        values = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                drop_cached_pages(descriptor)
+                self.read_into(descriptor, start, values)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+        return values
+
+    def read_into(self, descriptor: int, start: int, values: NDArray[Any]) -> None:
+        """Fill C-order ``values`` with the rows from ``start`` on, continuing short reads.
+
+        Raises OSError, or StoreError where the file ends inside them.
+        """
+        data = values.reshape(-1).view(np.uint8).data
+        offset = self.offset + start * self.row_bytes
+        while data:
+            count = os.preadv(descriptor, [data], offset)
+            if not count:
+                row = (offset - self.offset) // self.row_bytes
+                raise StoreError(f"{self.path} ended inside row {row}")
+            data, offset = data[count:], offset + count
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int, int]:
+    """Return shape, order, dtype, where the data begin, and how long the file is."""
+    with open(path, "rb") as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        return shape, fortran, dtype, file.tell(), os.fstat(file.fileno()).st_size
 
 
 def create_array(path: Path, array: ArraySpec, rows: int) -> ArrayFile:
@@ -109,26 +157,3 @@ def create_array(path: Path, array: ArraySpec, rows: int) -> ArrayFile:
         file.flush()
         os.fsync(file.fileno())
     return ArrayFile.read(path)
-
-
-def drop_cached_pages(path: Path) -> None:
-    """Ask the system to forget cached pages of ``path``.
-
-    A network-file-system client otherwise shows other nodes' rows as zeros, for minutes.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_directory(path: Path) -> None:
-    """Make names created in or moved into ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError, TornRowError
+from coarlib.files import whole_file
 from coarlib.progress import Progress
-from coarlib.spec import StoreSpec
 from coarlib.store.checksum import row_checksums
-from coarlib.store.create import initialize
-from coarlib.store.layout import DESIGN_FILE, DESIGN_MASKS, WORKERS_DIR, ArrayFile, array_path
+from coarlib.store.create import initialize, settle_design
+from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
 from coarlib.store.reader import Store
 from coarlib.store.writer import RowWriter
+
+ROWS_AT_ONCE = 1024
 
 
 @dataclass
@@ -46,21 +48,17 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     """
     if not sources:
         raise StoreError("merge needs at least one store to read from")
-    spec = _common_spec(sources)
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        target = Store.open(out)
-        _check_compatible(target, sources)
-        if target.num_models < spec.num_models:
-            raise StoreError(
-                f"{out} has {target.num_models} rows, the sources {spec.num_models}; grow it first"
-            )
-        _check_overlaps([target, *sources])
-    else:
-        _check_overlaps(sources)
-        initialize(out, spec, _design_masks(sources, spec))
-        target = Store.open(out)
-    _copy_design(sources, target)
+    target = Store.open(out) if _holds_something(out) else None
+    stores = [*sources] if target is None else [target, *sources]
+    _check_compatible(stores)
+    rows = max(source.num_models for source in sources)
+    if target is not None and target.num_models < rows:
+        raise StoreError(f"{out} has {target.num_models} rows, the sources {rows}; grow it first")
+    _check_overlaps(stores)
+    if target is None:
+        target = _create(out, sources, rows)
+    _settle_design(target, sources)
     report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.verified))
     with RowWriter(target) as writer:
         for source in sources:
@@ -69,65 +67,98 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     return report
 
 
-def _common_spec(sources: Sequence[Store]) -> StoreSpec:
-    """Return the spec of all sources, with the rows of the largest."""
-    _check_compatible(sources[0], sources[1:])
-    with_design = [s for s in sources if s.spec.design is not None]
-    first = (with_design or list(sources))[0].spec
-    return replace(first, num_models=max(source.num_models for source in sources))
+def _holds_something(path: Path) -> bool:
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file; give the directory of the store to make or extend")
+    return path.is_dir() and any(path.iterdir())
 
 
-def _check_compatible(one: Store, others: Sequence[Store]) -> None:
-    for other in others:
-        here = replace(one.spec, num_models=1, design=None)
-        there = replace(other.spec, num_models=1, design=None)
+def _create(out: Path, sources: Sequence[Store], rows: int) -> Store:
+    """Create ``out`` with the spec of the sources, and the masks of a design that has a file."""
+    first = next((s for s in sources if s.spec.design is not None), sources[0])
+    masks = None
+    if first.spec.design is not None and first.spec.design.from_file:
+        largest = max(sources, key=_rows_of_masks)
+        masks = largest.array_file(DESIGN_MASKS).map()
+        rows = max(rows, len(masks))
+    initialize(out, replace(first.spec, num_models=rows), masks)
+    return Store.open(out)
+
+
+def _rows_of_masks(store: Store) -> int:
+    """Return how many rows the design's mask file of a store has; 0 if it has none."""
+    design = store.spec.design
+    if design is None or not design.from_file:
+        return 0
+    return store.array_file(DESIGN_MASKS).shape[0]
+
+
+def _check_compatible(stores: Sequence[Store]) -> None:
+    """Refuse stores whose arrays, designs, seeds or mask files differ."""
+    one = stores[0]
+    for other in stores[1:]:
+        here, there = (replace(s.spec, num_models=1, design=None) for s in (one, other))
         differences = here.differences(there)
         if differences:
             raise StoreError(f"{one.path} and {other.path} do not fit: {'; '.join(differences)}")
-        designs = one.design, other.design
-        if None not in designs and designs[0] != designs[1]:
-            shown = [None if d is None else d.as_json() for d in designs]
+    designed = [store for store in stores if store.design is not None]
+    for other in designed[1:]:
+        one = designed[0]
+        if one.design != other.design:
+            shown = [s.design and json.dumps(s.design.as_json()) for s in (one, other)]
             raise StoreError(
                 f"{one.path} and {other.path} draw their masks differently: {shown[0]} and "
                 f"{shown[1]}"
+            )
+        _check_mask_files(one, other)
+
+
+def _check_mask_files(one: Store, other: Store) -> None:
+    common = min(_rows_of_masks(one), _rows_of_masks(other))
+    files = [store.array_file(DESIGN_MASKS) for store in (one, other) if common]
+    for start in range(0, common, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, common)
+        here, there = (file.read_rows(start, stop) for file in files)
+        if not np.array_equal(here, there):
+            raise StoreError(
+                f"the mask files that {one.path} and {other.path} were made with differ within "
+                f"rows {start}:{stop}"
             )
 
 
 def _check_overlaps(stores: Sequence[Store]) -> None:
     """Refuse rows that two stores hold with different digests (digests cover index and bytes)."""
-    seen: dict[int, tuple[int, Store]] = {}
-    for store in stores:
-        rows = store.completed_rows()
-        for row, digest in zip(rows.tolist(), _digests(store, rows).tolist(), strict=True):
-            other = seen.setdefault(row, (digest, store))
-            if other[0] != digest:
-                raise StoreError(
-                    f"row {row} differs between {other[1].path} and {store.path}; nothing was "
-                    "copied: verify both and withdraw the wrong one"
-                )
+    rows = max(store.num_models for store in stores)
+    digests, owners = np.zeros(rows, np.uint64), np.zeros(rows, np.int32)
+    for number, store in enumerate(stores):
+        mine = np.zeros(rows, np.uint64)
+        mine[: store.num_models] = _digests(store)
+        differ = np.flatnonzero((digests != 0) & (mine != 0) & (digests != mine))
+        if len(differ):
+            row = differ[0]
+            raise StoreError(
+                f"row {row} differs between {stores[owners[row]].path} and {store.path}; nothing "
+                "was copied: verify both and withdraw the wrong one"
+            )
+        new = (digests == 0) & (mine != 0)
+        digests[new], owners[new] = mine[new], number
 
 
-def _digests(store: Store, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _digests(store: Store) -> NDArray[np.uint64]:
+    """Return the digests of all rows, uint64 [num_models]; computed where a store has none."""
     if store.verified:
-        return store.checksums()[rows]
-    keys = tuple(store.spec.schema)
-    found = [row_checksums(block, arrays) for block, arrays in store.blocks(keys, rows)]
-    return np.concatenate(found) if found else np.empty(0, np.uint64)
+        return store.checksums()
+    found = np.zeros(store.num_models, np.uint64)
+    for block, arrays in store.blocks(tuple(store.spec.schema)):
+        found[block] = row_checksums(block, arrays)
+    return found
 
 
-def _design_masks(sources: Sequence[Store], spec: StoreSpec) -> NDArray[Any] | None:
-    if spec.design is None or not spec.design.from_file:
-        return None
-    largest = max(sources, key=lambda source: source.num_models)
-    return ArrayFile.read(array_path(largest.path, DESIGN_MASKS)).map()
-
-
-def _copy_design(sources: Sequence[Store], target: Store) -> None:
-    """Carry over a design that a first worker settled."""
+def _settle_design(target: Store, sources: Sequence[Store]) -> None:
+    """Carry over the design that the sources were filled by, if the target names none yet."""
     for source in sources:
-        file = source.path / DESIGN_FILE
-        if target.design is None and file.is_file():
-            shutil.copyfile(file, target.path / DESIGN_FILE)
+        if source.design is not None and target.design is None and not source.design.from_file:
+            settle_design(target.path, target.spec, source.design)
 
 
 def _copy_rows(
@@ -153,7 +184,15 @@ def _copy_rows(
 
 
 def _copy_provenance(source: Store, target: Store) -> None:
-    for file in (source.path / WORKERS_DIR).glob("*.jsonl"):
-        goal = target.path / WORKERS_DIR / file.name
-        if not goal.exists():
-            shutil.copyfile(file, goal)
+    """Copy the workers' logs, also those that grew since an earlier merge."""
+    directory = target.path / WORKERS_DIR
+    try:
+        for file in (source.path / WORKERS_DIR).glob("*.jsonl"):
+            goal = directory / file.name
+            if not goal.exists() or goal.stat().st_size < file.stat().st_size:
+                with open(file, "rb") as log, whole_file(goal) as copy:
+                    shutil.copyfileobj(log, copy)
+    except OSError as error:
+        raise StoreError(
+            f"cannot copy the workers' logs of {source.path} to {directory}: {error.strerror}"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from coarlib.store.layout import (
     SPEC_FILE,
     ArrayFile,
     array_path,
+    arrays_of,
 )
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
@@ -44,7 +45,6 @@ class Store:
     path: Path
     spec: StoreSpec
     verified: bool
-    _files: dict[str, ArrayFile] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -56,7 +56,7 @@ class Store:
             return cls._open_foreign(path)
         spec = read_spec(path)
         store = cls(path, spec, verified=True)
-        for key, array in {**spec.schema, COMPLETED: None, CHECKSUMS: None}.items():
+        for key, array in arrays_of(spec).items():
             store._check(key, array)
         return store
 
@@ -80,17 +80,15 @@ class Store:
             raise StoreError(f"{path} is not a store: it holds no arrays besides {COMPLETED}.npy")
         return cls(path, StoreSpec(rows, schema), verified=False)
 
-    def _check(self, key: str, wanted: ArraySpec | None) -> None:
+    def _check(self, key: str, wanted: ArraySpec) -> None:
         file = ArrayFile.read(array_path(self.path, key))
         # More rows than the spec says is a store that is being grown.
-        if file.shape[0] < self.num_models or (
-            wanted is not None and (file.dtype, file.shape[1:]) != (wanted.dtype, wanted.shape)
-        ):
+        few = file.shape[0] < self.num_models
+        if few or (file.dtype, file.shape[1:]) != (wanted.dtype, wanted.shape):
             raise StoreError(
                 f"{file.path} is {file.dtype.name} {list(file.shape)}, which is not what "
                 f"{self.path / SPEC_FILE} describes"
             )
-        self._files[key] = file
 
     @property
     def num_models(self) -> int:
@@ -113,7 +111,7 @@ class Store:
                 f"{self.path} has no array {key!r} (it has {', '.join(self.spec.schema)})"
                 f"{nearest(key, self.spec.schema)}"
             )
-        return ArrayFile.read(array_path(self.path, key)).map(self.num_models)
+        return self.array_file(key).map(self.num_models)
 
     def checksums(self) -> NDArray[np.uint64]:
         """Read the digests of all rows as they are now, uint64 [num_models]; 0 = not committed."""
@@ -123,7 +121,18 @@ class Store:
         """Read which rows are committed now, bool [num_models]."""
         if self.verified:
             return np.asarray(self.checksums() != 0)
-        return self._read(COMPLETED)
+        return np.asarray(self._read(COMPLETED) != 0)
+
+    def completed_among(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Read which of the ascending ``rows`` are committed now, bool [len(rows)].
+
+        Reads only their stretch of the file: cheap enough to ask before every batch.
+        """
+        if not len(rows):
+            return np.zeros(0, np.bool_)
+        file = self.array_file(CHECKSUMS if self.verified else COMPLETED)
+        first = int(rows[0])
+        return np.asarray(file.read_rows(first, int(rows[-1]) + 1)[rows - first] != 0)
 
     def flags(self) -> NDArray[np.uint8]:
         """Read the bytes of ``_completed`` as they are now, uint8 [num_models]; 1 = completed."""
@@ -134,7 +143,11 @@ class Store:
         return np.flatnonzero(self.completed()).astype(np.int64)
 
     def _read(self, key: str) -> NDArray[Any]:
-        return np.array(ArrayFile.read(array_path(self.path, key)).map(self.num_models))
+        return self.array_file(key).read_rows(0, self.num_models)
+
+    def array_file(self, key: str) -> ArrayFile:
+        """Return the file of an array, ours included, its header read afresh."""
+        return ArrayFile.read(array_path(self.path, key))
 
     def blocks(
         self,
@@ -160,7 +173,7 @@ class Store:
     def draw_masks(self, design: MaskDesign, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Draw the masks of ``rows`` by ``design``, bool [B, N]."""
         if design.from_file:
-            return take_rows(ArrayFile.read(array_path(self.path, DESIGN_MASKS)).map(), rows)
+            return take_rows(self.array_file(DESIGN_MASKS).map(), rows)
         return draw(design, rows, mask_width(self.spec, design.array))
 
     def describe(self) -> str:

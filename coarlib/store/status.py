@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.store.claims import CLAIM_NAME, DEFAULT_TTL, block_rows_of
+from coarlib.store.claims import DEFAULT_TTL, block_rows_of, list_claims, owner_has_died
 from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR, array_path, arrays_of
-from coarlib.store.provenance import has_ended, read_batches
+from coarlib.store.processes import has_died
+from coarlib.store.provenance import Batch, parse_log
 from coarlib.store.reader import Store
 from coarlib.store.writer import contiguous_runs
 
 RATE_WINDOW_SECONDS = 600.0
 # A worker whose file or claim was touched this recently is called alive.
 ALIVE_SECONDS = DEFAULT_TTL
+# What is read of a worker's log: its first line, and enough of its end for the recent rate.
+HEAD_BYTES, TAIL_BYTES = 2**16, 2**17
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class StoreStatus:
     ----------
     complete, claimed, missing : int
         Committed; not committed in a block that a living worker claims; neither.
-    interrupted : int
-        Flagged as completed without a checksum: a rewrite was cut (``verify --repair``).
+    torn : int
+        Flagged as completed without a checksum (``verify`` reads the bytes of all others).
     missing_ranges : list of (start, stop)
         Of all rows that are not committed.
     rows_per_second, eta_seconds : float or None
@@ -46,7 +51,7 @@ class StoreStatus:
     complete: int
     claimed: int
     missing: int
-    interrupted: int
+    torn: int
     missing_ranges: list[tuple[int, int]]
     rows_per_second: float | None
     eta_seconds: float | None
@@ -63,8 +68,10 @@ class StoreStatus:
 def status(store: Store) -> StoreStatus:
     """Look at ``store`` without reading its rows (``verify`` does that)."""
     done = store.completed()
-    claimed = _claimed_rows(store) & ~done
-    rate = _rate(store.path)
+    now = _file_servers_time(store.path)
+    claimed = _claimed_rows(store, now) & ~done
+    logs = _recent_logs(store.path, now)
+    rate = _rate(logs)
     open_rows = int((~done).sum())
     return StoreStatus(
         path=str(store.path),
@@ -72,11 +79,11 @@ def status(store: Store) -> StoreStatus:
         complete=int(done.sum()),
         claimed=int(claimed.sum()),
         missing=open_rows - int(claimed.sum()),
-        interrupted=int(((store.flags() != 0) & ~done).sum()) if store.verified else 0,
-        missing_ranges=ranges(np.flatnonzero(~done)),
+        torn=int(((store.flags() != 0) & ~done).sum()) if store.verified else 0,
+        missing_ranges=ranges(np.flatnonzero(~done).astype(np.int64)),
         rows_per_second=rate,
         eta_seconds=open_rows / rate if rate and open_rows else None,
-        workers=_living_workers(store.path),
+        workers=_living_workers(logs),
         bytes_on_disk=_bytes_on_disk(store),
         bytes_when_full=store.num_models * store.spec.row_bytes,
         verified=store.verified,
@@ -97,61 +104,117 @@ def slurm_array(missing: list[tuple[int, int]], rows_per_task: int) -> str:
     return ",".join(f"{a}" if b == a + 1 else f"{a}-{b - 1}" for a, b in runs)
 
 
-def _claimed_rows(store: Store) -> NDArray[np.bool_]:
-    """Mark rows of blocks whose newest claim was touched recently and not released."""
+def _file_servers_time(path: Path) -> float:
+    """Return the clock that stamps the store's files, if it may be asked (Unix seconds).
+
+    Workers' and observers' clocks may be far apart; ages are taken on this one.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path / WORKERS_DIR) as file:
+            file.write(b"x")
+            file.flush()
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # read-only, or full: this machine's clock will have to do
+        return time.time()
+
+
+def _claimed_rows(store: Store, now: float) -> NDArray[np.bool_]:
+    """Mark rows of blocks whose newest claim was touched recently and not let go."""
     claimed = np.zeros(store.num_models, np.bool_)
     size = block_rows_of(store)
     if size is None:
         return claimed
-    newest: dict[int, tuple[int, Path]] = {}
-    released = set()
-    for file in (store.path / CLAIMS_DIR).iterdir():
-        match = CLAIM_NAME.fullmatch(file.name)
-        if match is None:
+    directory = store.path / CLAIMS_DIR
+    owners, released = list_claims(directory)
+    for block, claim in owners.items():
+        if claim in released:
             continue
-        block, generation = int(match[1]), int(match[2])
-        if match[3]:
-            released.add((block, generation))
-        elif block not in newest or newest[block][0] < generation:
-            newest[block] = (generation, file)
-    for block, (generation, file) in newest.items():
-        if (block, generation) not in released and _age(file) < ALIVE_SECONDS:
+        file = directory / claim.name
+        age = _age(file, now)
+        if age is not None and age < ALIVE_SECONDS and not owner_has_died(file):
             claimed[block * size : (block + 1) * size] = True
     return claimed
 
 
-def _age(file: Path) -> float:
-    """Seconds since ``file`` changed, by this machine's clock (for display only)."""
+def _age(file: Path, now: float) -> float | None:
+    """Seconds since ``file`` changed; None if it is gone."""
     try:
-        return time.time() - file.stat().st_mtime
+        return now - file.stat().st_mtime
     except OSError:
-        return float("inf")
-
-
-def _rate(path: Path) -> float | None:
-    """Rows a second that all workers together committed of late."""
-    batches = list(read_batches(path))
-    if not batches:
         return None
-    end = max(batch.started + batch.seconds for batch in batches)
-    recent = [b for b in batches if b.started + b.seconds > end - RATE_WINDOW_SECONDS]
-    begin = min(batch.started for batch in recent)
-    return sum(batch.num_rows for batch in recent) / max(end - begin, 1e-3)
 
 
-def _living_workers(path: Path) -> list[dict[str, Any]]:
-    signs: dict[str, float] = {}
-    for file in (path / WORKERS_DIR).glob("*.jsonl"):
-        age = _age(file)
-        if age < ALIVE_SECONDS and not has_ended(file):
-            signs[file.stem] = age
+@dataclass(frozen=True)
+class _Log:
+    """The recent part of a worker's log; ``shift`` is what puts its clock right, if it is wrong."""
+
+    name: str
+    age: float
+    alive: bool
+    host: str
+    batches: list[Batch]
+    shift: float
+    known_since: float  # of a long log only the end is read
+
+
+def _recent_logs(path: Path, now: float) -> list[_Log]:
+    """Read the logs that changed within the rate's window before the newest of them."""
+    ages = {file: _age(file, now) for file in (path / WORKERS_DIR).glob("*.jsonl")}
+    known = {file: age for file, age in ages.items() if age is not None}
+    newest = min(known.values(), default=0.0)
+    return [
+        _read_log(file, age, now)
+        for file, age in sorted(known.items())
+        if age < max(newest + RATE_WINDOW_SECONDS, ALIVE_SECONDS)
+    ]
+
+
+def _read_log(file: Path, age: float, now: float) -> _Log:
+    with open(file, "rb") as stream:
+        head = stream.readline(HEAD_BYTES)
+        skipped = max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES)
+        stream.seek(skipped)
+        tail = stream.read()
+    try:
+        first = json.loads(head)
+    except ValueError:  # killed while it wrote its first line
+        first = {}
+    stopped = b'{"ended"' in tail[-64:] or has_died(first.get("process"))
+    batches = list(parse_log(tail, file.stem))
+    # A line is stamped with the worker's clock, the file with the file server's.
+    gap = now - age - max((batch.ended for batch in batches), default=now - age)
+    host = str(first.get("host", file.stem.rsplit("-", 2)[0]))
+    alive = age < ALIVE_SECONDS and not stopped
+    shift = gap if abs(gap) > ALIVE_SECONDS else 0.0
+    since = batches[0].started + shift if skipped and batches else float("-inf")
+    return _Log(file.stem, age, alive, host, batches, shift, since)
+
+
+def _rate(logs: list[_Log]) -> float | None:
+    """Rows a second that all workers together committed of late."""
+    spans = [
+        (batch.started + log.shift, batch.ended + log.shift, batch.num_rows)
+        for log in logs
+        for batch in log.batches
+    ]
+    if not spans:
+        return None
+    end = max(span[1] for span in spans)
+    since = max(end - RATE_WINDOW_SECONDS, *(log.known_since for log in logs))
+    recent = [span for span in spans if span[1] > since]
+    begin = min(span[0] for span in recent)
+    return sum(span[2] for span in recent) / max(end - begin, 1e-3)
+
+
+def _living_workers(logs: list[_Log]) -> list[dict[str, Any]]:
     return [
         {
-            "worker": name,
-            "host": name.rsplit("-", 2)[0],
-            "seconds_since_sign_of_life": round(age, 1),
+            "worker": log.name,
+            "host": log.host,
+            "seconds_since_sign_of_life": round(max(0.0, log.age), 1),
         }
-        for name, age in sorted(signs.items())
+        for log in logs
+        if log.alive
     ]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +15,15 @@ from numpy.typing import NDArray
 from coarlib.errors import RowRangeError, StoreError
 from coarlib.progress import Progress
 from coarlib.store.checksum import row_checksums
-from coarlib.store.layout import ArrayFile, array_path, drop_cached_pages
+from coarlib.store.layout import ArrayFile
+from coarlib.store.page_cache import drop_cached_pages
 from coarlib.store.reader import Store
 from coarlib.store.writer import RowWriter, contiguous_runs
 
 # Blocks that fit a core's cache are hashed about twice as fast as large ones.
 BLOCK_BYTES = 2**20
 ROWS_PER_JOB = 512
+SECONDS_BEFORE_SECOND_LOOK = 0.2
 
 
 @dataclass
@@ -84,16 +88,32 @@ def verify(
     start, stop = rows or (0, store.num_models)
     if not 0 <= start < stop <= store.num_models:
         raise RowRangeError(f"rows {start}:{stop} lie outside 0:{store.num_models}")
-    checksums = store.checksums()
-    committed = np.flatnonzero(checksums[start:stop]).astype(np.int64) + start
-    report = VerifyReport(checked=len(committed), bytes=len(committed) * store.spec.row_bytes)
-    report.torn = _torn_rows(store, committed, checksums, threads or os.cpu_count() or 1, quiet)
-    flags, digests = store.flags()[start:stop], checksums[start:stop]
-    report.unflagged = (np.flatnonzero((digests != 0) & (flags != 1)) + start).tolist()
-    report.unfounded = (np.flatnonzero((digests == 0) & (flags != 0)) + start).tolist()
+    rows_wanted = np.arange(start, stop, dtype=np.int64)
+    report = _look(store, rows_wanted, threads or os.cpu_count() or 1, quiet)
+    if not report.sound:
+        # A row that a living worker was just writing looks wrong for a moment; damage stays.
+        time.sleep(SECONDS_BEFORE_SECOND_LOOK)
+        suspects = np.array(sorted({*report.torn, *report.unflagged, *report.unfounded}), np.int64)
+        again = _look(store, suspects, threads or os.cpu_count() or 1, quiet=True)
+        report.torn, report.unflagged = again.torn, again.unflagged
+        report.unfounded = again.unfounded
     if repair and not report.sound:
         _repair(store, report)
     return report
+
+
+def _look(store: Store, rows: NDArray[np.int64], threads: int, quiet: bool) -> VerifyReport:
+    """Compare the ascending ``rows`` with their checksums and flags, as they are now."""
+    checksums, flags = store.checksums(), store.flags()
+    digests, marks = checksums[rows], flags[rows]
+    committed = rows[digests != 0]
+    return VerifyReport(
+        checked=len(committed),
+        bytes=len(committed) * store.spec.row_bytes,
+        torn=_torn_rows(store, committed, checksums, threads, quiet),
+        unflagged=rows[(digests != 0) & (marks != 1)].tolist(),
+        unfounded=rows[(digests == 0) & (marks != 0)].tolist(),
+    )
 
 
 def _torn_rows(
@@ -103,9 +123,7 @@ def _torn_rows(
     threads: int,
     quiet: bool,
 ) -> list[int]:
-    files = {key: ArrayFile.read(array_path(store.path, key)) for key in store.spec.schema}
-    for file in files.values():
-        drop_cached_pages(file.path)
+    files = {key: store.array_file(key) for key in store.spec.schema}
     jobs = [rows[first : first + ROWS_PER_JOB] for first in range(0, len(rows), ROWS_PER_JOB)]
     torn: list[int] = []
     with (
@@ -124,35 +142,44 @@ def _check(
     files: dict[str, ArrayFile], rows: NDArray[np.int64], checksums: NDArray[np.uint64]
 ) -> list[int]:
     """Return which of ``rows`` do not match; reads contiguous runs in cache-sized blocks."""
-    descriptors = {key: os.open(file.path, os.O_RDONLY) for key, file in files.items()}
     row_bytes = sum(file.row_bytes for file in files.values())
-    count = max(1, BLOCK_BYTES // max(1, row_bytes))
+    count = min(len(rows), max(1, BLOCK_BYTES // max(1, row_bytes)))
+    buffers = {key: np.empty((count, file.row_bytes), np.uint8) for key, file in files.items()}
     torn: list[int] = []
-    try:
+    with ExitStack() as stack:
+        descriptors = {key: stack.enter_context(_opened(file)) for key, file in files.items()}
         for run in contiguous_runs(rows):
             for first in range(run.start, run.stop, count):
                 block = rows[first : min(first + count, run.stop)]
-                found = row_checksums(block, _read_block(files, descriptors, block))
+                read = {key: buffer[: len(block)] for key, buffer in buffers.items()}
+                for key, values in read.items():
+                    _read_into(files[key], descriptors[key], int(block[0]), values)
+                found = row_checksums(block, read)
                 torn.extend(block[found != checksums[block]].tolist())
-    finally:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
     return torn
 
 
-def _read_block(
-    files: dict[str, ArrayFile], descriptors: dict[str, int], rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    arrays = {}
-    for key, file in files.items():
-        buffer = np.empty((len(rows), file.row_bytes), np.uint8)
-        read = os.preadv(
-            descriptors[key], [buffer.data], file.offset + int(rows[0]) * file.row_bytes
-        )
-        if read != buffer.nbytes:
-            raise StoreError(f"{file.path} ended inside row {rows[0] + read // file.row_bytes}")
-        arrays[key] = buffer
-    return arrays
+@contextmanager
+def _opened(file: ArrayFile) -> Iterator[int]:
+    """Open a file for reading what is there now."""
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot read {file.path}: {error.strerror}") from error
+    try:
+        drop_cached_pages(descriptor)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_into(file: ArrayFile, descriptor: int, row: int, values: NDArray[np.uint8]) -> None:
+    try:
+        file.read_into(descriptor, row, values)
+    except OSError as error:
+        raise StoreError(
+            f"cannot read rows {row} to {row + len(values) - 1} of {file.path}: {error.strerror}"
+        ) from error
 
 
 def _repair(store: Store, report: VerifyReport) -> None:

@@ -2,9 +2,11 @@
 
 A row is durable before it is committed: the bytes of all its arrays, then its checksum (the commit
 point), then its ``_completed`` flag (a derived copy for upstream's readers), each a positioned
-write on an ``O_DSYNC`` descriptor. The store is never mapped writable: on a network file system
-two nodes that dirty one page overwrite each other's bytes, and only synchronous descriptors keep
-the client from widening a write to its whole page.
+write on an ``O_DSYNC`` descriptor, so that no write begins before the one before it is on disk. A
+row that is written again loses its flag first, then its checksum, then its bytes: a flag never
+stands on a row whose bytes are changing. The store is never mapped writable: on a network file
+system two nodes that dirty one page overwrite each other's bytes, and only synchronous descriptors
+keep the client from widening a write to its whole page.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import StoreError
+from coarlib.errors import RowRangeError, StoreError
 from coarlib.store.checksum import row_checksums
-from coarlib.store.layout import CHECKSUMS, COMPLETED, ArrayFile, array_path
+from coarlib.store.layout import CHECKSUMS, COMPLETED, ArrayFile
 from coarlib.store.reader import Store
 
 WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_DSYNC", os.O_SYNC)
@@ -40,17 +42,20 @@ class RowWriter:
                 "it can be read but not filled"
             )
         self.store = store
-        self._keys = tuple(store.spec.schema)
         self._files: dict[str, ArrayFile] = {}
         self._descriptors: dict[str, int] = {}
-        try:
-            for key in (*self._keys, CHECKSUMS, COMPLETED):
-                path = array_path(store.path, key)
-                self._files[key] = ArrayFile.read(path)
-                self._descriptors[key] = os.open(path, WRITE_FLAGS)
-        except OSError as error:
-            self.close()
-            raise StoreError(f"cannot write to {path}: {error.strerror}") from error
+        for key in (*store.spec.schema, CHECKSUMS, COMPLETED):
+            try:
+                self._files[key] = store.array_file(key)
+                self._descriptors[key] = os.open(self._files[key].path, WRITE_FLAGS)
+            except OSError as error:
+                self.close()
+                raise StoreError(
+                    f"cannot write to {self._files[key].path}: {error.strerror}"
+                ) from error
+            except StoreError:
+                self.close()
+                raise
 
     def write(self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write rows and commit them.
@@ -58,22 +63,79 @@ class RowWriter:
         Parameters
         ----------
         rows : int64 [B]
-            Ascending row indices.
+            Row indices, strictly ascending.
         arrays : mapping of every schema key to array [B, *shape]
             In the stored dtypes.
+
+        Raises
+        ------
+        StoreError
+            If an array is missing or not of the stored dtype and shape, before anything is
+            written; or if a write fails.
+        RowRangeError
+            If ``rows`` are not ascending rows of the store.
         """
+        arrays = self._checked(rows, arrays)
         checksums = row_checksums(rows, arrays)
-        self._check_still_there()
-        self._withdraw(rows)
+        self._withdraw_committed(rows)
         for run in contiguous_runs(rows):
             first = int(rows[run.start])
-            for key in self._keys:
-                self._pwrite(key, first, np.ascontiguousarray(arrays[key][run]))
+            for key, values in arrays.items():
+                self._pwrite(key, first, values[run])
             self._pwrite(CHECKSUMS, first, checksums[run])
             self._pwrite(COMPLETED, first, np.ones(run.stop - run.start, np.bool_))
+        self._check_still_there()
+
+    def mark_completed(self, rows: NDArray[np.int64]) -> None:
+        """Restore the flag of committed rows whose writer died between checksum and flag."""
+        for run in contiguous_runs(rows):
+            self._pwrite(COMPLETED, int(rows[run.start]), np.ones(run.stop - run.start, np.bool_))
+
+    def withdraw(self, rows: NDArray[np.int64]) -> None:
+        """Mark rows as not completed, flag first, so that workers fill them again."""
+        for run in contiguous_runs(rows):
+            first, count = int(rows[run.start]), run.stop - run.start
+            self._pwrite(COMPLETED, first, np.zeros(count, np.bool_))
+            self._pwrite(CHECKSUMS, first, np.zeros(count, np.uint64))
+
+    def _checked(
+        self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the arrays in C order and schema order, once they are sure to fit their rows."""
+        if len(rows) and (
+            rows[0] < 0 or rows[-1] >= self.store.num_models or (np.diff(rows) <= 0).any()
+        ):
+            raise RowRangeError(
+                f"rows to write must be ascending and within 0:{self.store.num_models}"
+            )
+        schema = self.store.spec.schema
+        if set(arrays) != set(schema):
+            raise StoreError(
+                f"rows to write have {', '.join(sorted(arrays))}; {self.store.path} has "
+                f"{', '.join(sorted(schema))}"
+            )
+        for key, spec in schema.items():
+            if (arrays[key].dtype, arrays[key].shape) != (spec.dtype, (len(rows), *spec.shape)):
+                raise StoreError(
+                    f"{key} of {len(rows)} rows to write is {arrays[key].dtype.name} "
+                    f"{list(arrays[key].shape)}, not {spec.dtype.name} "
+                    f"{[len(rows), *spec.shape]}"
+                )
+        return {key: np.ascontiguousarray(arrays[key]) for key in schema}
+
+    def _withdraw_committed(self, rows: NDArray[np.int64]) -> None:
+        """Withdraw those of ``rows`` that are committed or flagged, before their bytes change."""
+        if not len(rows):
+            return
+        first, last = int(rows[0]), int(rows[-1])
+        marked = np.zeros(len(rows), np.bool_)
+        for key in (CHECKSUMS, COMPLETED):
+            marked |= self._files[key].read_rows(first, last + 1)[rows - first] != 0
+        if marked.any():
+            self.withdraw(rows[marked])
 
     def _check_still_there(self) -> None:
-        """Refuse to write into a store that was removed or replaced under the open descriptors."""
+        """Say so if the store was removed or replaced under the open descriptors."""
         for key, descriptor in self._descriptors.items():
             path = self._files[key].path
             try:
@@ -82,27 +144,9 @@ class RowWriter:
                 same = False
             if not same:
                 raise StoreError(
-                    f"{path} was removed or replaced while this worker was writing; its rows in "
-                    "hand are lost, those in the store that is there now are untouched"
+                    f"{path} was removed, renamed or replaced while it was being written; the "
+                    "last rows went to the old file, nothing else was touched"
                 )
-
-    def mark_completed(self, rows: NDArray[np.int64]) -> None:
-        """Restore the flag of committed rows whose writer died between checksum and flag."""
-        for run in contiguous_runs(rows):
-            self._pwrite(COMPLETED, int(rows[run.start]), np.ones(run.stop - run.start, np.bool_))
-
-    def withdraw(self, rows: NDArray[np.int64]) -> None:
-        """Mark rows as not completed, checksum first, so that workers fill them again."""
-        for run in contiguous_runs(rows):
-            first, count = int(rows[run.start]), run.stop - run.start
-            self._pwrite(CHECKSUMS, first, np.zeros(count, np.uint64))
-            self._pwrite(COMPLETED, first, np.zeros(count, np.bool_))
-
-    def _withdraw(self, rows: NDArray[np.int64]) -> None:
-        """Withdraw those of ``rows`` that are committed, before their bytes change."""
-        written = self.store.checksums()[rows] != 0
-        if written.any():
-            self.withdraw(rows[written])
 
     def _pwrite(self, key: str, first_row: int, values: NDArray[Any]) -> None:
         file = self._files[key]
@@ -115,8 +159,7 @@ class RowWriter:
         except OSError as error:
             raise StoreError(
                 f"cannot write rows {first_row} to {first_row + len(values) - 1} of {file.path}: "
-                f"{error.strerror}; they are not marked as completed, run the same command again "
-                "once this is mended"
+                f"{error.strerror}; run the same command again once this is mended"
             ) from error
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from coarlib.store.claims import Claims, settle_block_rows
 from coarlib.store.processes import process_identity
 from coarlib.store.verify import verify
 
-ROOT = Path(__file__).resolve().parents[2]
 TASK = ROOT / "tests" / "zoo" / "linear_task.py"
 
 

@@ -1,7 +1,6 @@
 """What a user sees of a store: status, provenance, recomputation."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from coarlib.store.claims import Claims, settle_block_rows
 from coarlib.store.provenance import batch_of
 from coarlib.store.status import slurm_array, status
 
-ROOT = Path(__file__).resolve().parents[2]
 TASK = ROOT / "tests" / "zoo" / "linear_task.py"
 
 
