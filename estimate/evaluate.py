@@ -25,7 +25,7 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import plot_against_fraction
-from coarlib.task import load_task
+from estimate.components import component_task
 
 SECTIONS = {
     "eval": {
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(__doc__ or "", SECTIONS, argv).eval
     fractions = _fractions(args.fractions)
     attributions = Attributions.load(args.attributions)
-    task = _task(args.task, args.task_args)
+    task = component_task(args.task, args.task_args)
     task.prepare(resolve_device(args.device))
     key = _output(task, args.output)
     out = Path(args.out_dir)
@@ -81,18 +81,6 @@ def _fractions(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError as error:
         raise ArgumentError(f"--eval.fractions must be numbers by commas, not {text!r}") from error
-
-
-def _task(name: str, settings: str) -> ComponentTask:
-    try:
-        content = json.loads(settings)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"--eval.task_args is not JSON: {error}") from error
-    short = name.isidentifier() and (Path(__file__).parent / name / "task.py").is_file()
-    task = load_task(f"estimate.{name}.task" if short else name, content, ".")
-    if not isinstance(task, ComponentTask):
-        raise ArgumentError(f"{name} ablates no components, so it cannot be evaluated so")
-    return task
 
 
 def _output(task: ComponentTask, key: str | None) -> str:
