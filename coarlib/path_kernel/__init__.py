@@ -8,6 +8,7 @@ and data, :func:`explain` decomposes predictions by training sample, component, 
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.explain import Subject, explain, subject
 from coarlib.path_kernel.history import History
+from coarlib.path_kernel.predict import predict
 from coarlib.path_kernel.recorder import Recorder, record
 from coarlib.path_kernel.resuming import restore
 from coarlib.path_kernel.training import NormRegulariser, Samples, TrainingLoss
@@ -21,6 +22,7 @@ __all__ = [
     "Subject",
     "TrainingLoss",
     "explain",
+    "predict",
     "record",
     "restore",
     "subject",

@@ -247,7 +247,7 @@ class _Memory:
         layout, meaning = more
         size = torch.finfo(dtype).bits // 8
         accumulated = sum(int(np.prod(shape)) for shape in layout.arrays().values())
-        point = outputs * size * (2 * parameters + 2 * accumulated)
+        point = outputs * size * (3 * parameters + 2 * accumulated)
         chunk = memory // 4
         share = memory // 2 if meaning == "taken" else memory // 4
         return cls(max(1, share // point), max(1, memory // 4 // (size * parameters)), chunk)

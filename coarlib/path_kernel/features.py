@@ -12,6 +12,8 @@ from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.queries import Queries
 from coarlib.path_kernel.walk import Step
 
+FEW_OUTPUTS = 4
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -75,31 +77,71 @@ class Features:
             self._tile = torch.arange(len(self._queries))
         return self._tile
 
-    def nodes(self, step: Step) -> tuple[Nodes, Tensors, torch.Tensor]:
-        """Return quadrature nodes (points as positions in the tile), Δ, and f's change [n, K]."""
-        before = self.values(step.number, step.theta)
-        after = self.values(step.number + 1, step.theta_next)
-        delta = {name: step.theta_next[name] - values for name, values in step.theta.items()}
-        with differentiable_attention():
-            nodes = self.quadrature.nodes(step.theta, delta, self.points, before, after)
-        return nodes, delta, after - before
-
     def of(self, step: Step) -> Feature:
         """Return Φ of one update."""
-        nodes, delta, change = self.nodes(step)
-        count, outputs = change.shape
+        before = self.values(step.number, step.theta)
+        after = self.values(step.number + 1, step.theta_next)
+        change, allowed = after - before, self.quadrature.allowed(before, after)
+        delta = {name: step.theta_next[name] - values for name, values in step.theta.items()}
+        with differentiable_attention():
+            middle = {
+                name: torch.lerp(v, step.theta_next[name], 0.5) for name, v in step.theta.items()
+            }
+            cheap = self._queries.num_outputs < FEW_OUTPUTS and len(self._tracked) == len(delta)
+            if cheap:  # a slope costs as much as the gradient that it follows from
+                phi = self._gradient(middle, self.points)
+                parts = [v.flatten(2) @ delta[name].flatten() for name, v in phi.items()]
+                integral = torch.stack(parts).sum(0)
+            else:
+                integral = self._queries.slopes(middle, delta, self.points)
+            good = (change - integral).abs().amax(1) <= allowed
+            self.quadrature.evaluations += len(good) if cheap else int(good.sum())
+            if not cheap:
+                phi = self._gradient_of(middle, good)
+            if not good.all():
+                bad = (~good).nonzero().squeeze(1)
+                integral[bad] = self._refine(phi, step, delta, bad)
+        return Feature(phi, integral, change)
+
+    def _gradient(self, theta: Tensors, points: torch.Tensor) -> Tensors:
+        """Return the gradients of some points at one θ, ``{name: [n, K, *shape]}``."""
+        fixed = dict(theta)
+        moving = {name: fixed.pop(name) for name in self._tracked}
+        size = sum(v.numel() * v.element_size() for v in moving.values())
+        parts = [
+            self._queries.jacobian(moving, fixed, some)
+            for some in self._chunk(points, self._queries.num_outputs * size)
+        ]
+        if len(parts) == 1:
+            return {name: values.contiguous() for name, values in parts[0].items()}
+        return {name: torch.cat([part[name] for part in parts]) for name in moving}
+
+    def _gradient_of(self, theta: Tensors, chosen: torch.Tensor) -> Tensors:
+        """Return Φ of the tile with gradients of the ``chosen`` points, zeros elsewhere."""
+        if chosen.all():
+            return self._gradient(theta, self.points)
         phi = {
-            name: change.new_zeros(count, outputs, *step.theta[name].shape)
+            name: theta[name].new_zeros(len(chosen), self._queries.num_outputs, *theta[name].shape)
             for name in self._tracked
         }
+        if chosen.any():
+            for name, values in self._gradient(theta, self.points[chosen]).items():
+                phi[name][chosen] = values
+        return phi
+
+    def _refine(self, phi: Tensors, step: Step, delta: Tensors, bad: torch.Tensor) -> torch.Tensor:
+        """Integrate the points ``bad`` of the tile by nodes inside the update."""
+        before, after = self._values[step.number][bad], self._values[step.number + 1][bad]
+        nodes = self.quadrature.nodes(step.theta, delta, self.points[bad], before, after)
+        for values in phi.values():
+            values[bad] = 0
         sum_ = _Sum(phi, step.theta, delta, nodes, _positions(self.points, nodes.points))
         alphas, which = nodes.alpha.unique(return_inverse=True)
         sizes = torch.bincount(which, minlength=len(alphas))
-        with differentiable_attention():
-            for index in (sizes > 1).nonzero().squeeze(1).tolist():
-                self._add_shared(sum_, alphas[index], (which == index).nonzero().squeeze(1))
-            self._add_single(sum_, (sizes[which] == 1).nonzero().squeeze(1))
-        return Feature(phi, nodes.integral, change)
+        for index in (sizes > 1).nonzero().squeeze(1).tolist():
+            self._add_shared(sum_, alphas[index], (which == index).nonzero().squeeze(1))
+        self._add_single(sum_, (sizes[which] == 1).nonzero().squeeze(1))
+        return nodes.integral
 
     def _chunk(self, rows: torch.Tensor, row_bytes: int) -> tuple[torch.Tensor, ...]:
         return rows.split(max(1, self._chunk_bytes // row_bytes))
@@ -136,15 +178,12 @@ class _Sum:
     def add(self, found: Tensors, part: torch.Tensor) -> None:
         """Add the gradients ``[m, K, *shape]`` of the nodes ``part``, times their weights."""
         weight, place = self.nodes.weight[part], self.place[part]
-        count = len(next(iter(self.phi.values())))
-        in_order = torch.arange(count, device=place.device)
-        whole = torch.equal(place, in_order) and bool((weight == weight[0]).all())
         for name, values in found.items():
-            if whole:
-                self.phi[name].add_(values, alpha=float(weight[0]))
-            else:
-                scaled = values * weight.view(-1, *[1] * (values.ndim - 1))
-                self.phi[name].index_add_(0, place, scaled)
+            self.phi[name].index_add_(0, place, values * _like(weight, values))
+
+
+def _like(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, *[1] * (other.ndim - 1))
 
 
 def _row_bytes(phi: Tensors) -> int:

@@ -6,9 +6,12 @@ and output, and refined only where it is too large. Slopes are forward-mode deri
 cost two forward passes for all outputs together; the gradients themselves are computed afterwards,
 at the nodes that were chosen.
 
-Rules: the midpoint, else two Gauss-Legendre nodes, else the interval is split. Where a piecewise
-linear activation kinks, the slopes left and right of it and the values at the ends say where: with
-f(a) + s1 (t - a) = f(b) - s2 (b - t). Splits alternate between that place and the middle.
+Rules: the midpoint, else two Gauss-Legendre nodes, else the interval is split. The gradient of a
+network of piecewise linear activations jumps at kinks; with one kink at t the integral is t times
+the gradient left of it plus 1 - t times the one right of it, for all outputs at once. So the
+weight of the first of two nodes is fitted to the K known changes; not where K = 1, when the fit
+would consume the measured error. The place of a split follows from
+f(a) + s1 (t - a) = f(b) - s2 (b - t); splits alternate between it and the middle.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.queries import Queries
+from coarlib.path_kernel.queries import Queries, between
 
 GAUSS_2 = 0.5 - 0.5 / 3**0.5
 """First node of the two-point rule on [0, 1]; the second is 1 minus it, both weights 1/2."""
@@ -28,6 +31,9 @@ ROUNDING = 32.0
 """A tolerance below this many units in the last place of f cannot be met and is raised to it."""
 
 MAX_ROUNDS = 40
+MAX_INTERVALS = 64
+"""Parts of one point's update; the residual that is left then is reported."""
+
 _KINK_MARGIN = 0.02
 
 
@@ -65,6 +71,11 @@ class Quadrature:
         self._queries, self.tolerance = queries, tolerance
         self.evaluations = 0
 
+    def allowed(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """Return the tolerance of each point ``[n]``, never below rounding."""
+        scale = before.abs().amax(1) + after.abs().amax(1)
+        return (ROUNDING * torch.finfo(before.dtype).eps * scale).clamp(min=self.tolerance)
+
     def nodes(
         self,
         theta: Tensors,
@@ -73,7 +84,7 @@ class Quadrature:
         before: torch.Tensor,
         after: torch.Tensor,
     ) -> Nodes:
-        """Choose nodes.
+        """Choose nodes inside the update.
 
         Parameters
         ----------
@@ -83,28 +94,36 @@ class Quadrature:
         before, after : float [n, K]
             Outputs at both ends.
         """
-        change = after - before
-        eps = torch.finfo(before.dtype).eps
-        scale = before.abs().amax(1) + after.abs().amax(1)
-        tolerance = (ROUNDING * eps * scale).clamp(min=self.tolerance)
-        pool = _Pool(before.new_zeros(0, 3), points.new_zeros(0))
-        half = before.new_tensor(0.5)
-        integral = self._queries.slopes(theta, delta, half, points)
-        bad = ((change - integral).abs().amax(1) > tolerance).nonzero().squeeze(1)
-        fine = _without(points, bad)
-        pool.add(fine, half.expand(len(fine)), half.new_ones(len(fine)))
-        if len(bad):
-            refine = _Refinement(self._queries, theta, delta, points, tolerance)
-            integral[bad] = refine.run(bad, before[bad], after[bad], pool)
+        pool = _Pool(before.new_zeros(0, 2), points.new_zeros(0))
+        allowed = self.allowed(before, after)
+        refine = _Refinement(self._queries, theta, delta, points, allowed)
+        integral = refine.run(before, after, pool)
         self.evaluations += len(pool.rows)
         return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)
+
+
+def _share(
+    change: torch.Tensor,
+    slope_1: torch.Tensor,
+    slope_2: torch.Tensor,
+    share: torch.Tensor,
+    allowed: torch.Tensor,
+) -> torch.Tensor:
+    """Fit the first node's weight [I] to the changes [I, K] where ``share`` is not good enough."""
+    if change.shape[1] == 1:
+        return share
+    jump = slope_1 - slope_2
+    error = (change - slope_2 - share[:, None] * jump).abs().amax(1)
+    norm = jump.square().sum(1).clamp(min=torch.finfo(change.dtype).tiny)
+    fitted = (((change - slope_2) * jump).sum(1) / norm).clamp(0, 1)
+    return torch.where(error > allowed, fitted, share)
 
 
 class _Pool:
     """Accepted nodes."""
 
     def __init__(self, rows: torch.Tensor, points: torch.Tensor) -> None:
-        self.rows, self.points = rows[:, :2], points
+        self.rows, self.points = rows, points
 
     def add(self, points: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor) -> None:
         self.rows = torch.cat([self.rows, torch.stack([alpha, weight], 1)])
@@ -122,6 +141,7 @@ class _Intervals:
     at_b: torch.Tensor
     slope_1: torch.Tensor
     slope_2: torch.Tensor
+    share: torch.Tensor  # [I], weight of the first node
 
     @property
     def width(self) -> torch.Tensor:
@@ -129,7 +149,8 @@ class _Intervals:
 
     @property
     def integral(self) -> torch.Tensor:
-        return self.width[:, None] * (self.slope_1 + self.slope_2) / 2
+        share = self.share[:, None]
+        return self.width[:, None] * (share * self.slope_1 + (1 - share) * self.slope_2)
 
     @property
     def errors(self) -> torch.Tensor:
@@ -145,6 +166,12 @@ class _Intervals:
                 for name in self.__dataclass_fields__
             )
         )
+
+    def fit(self, allowed: torch.Tensor) -> None:
+        """Fit the weights of intervals whose error is above ``allowed [I]``."""
+        width = self.width[:, None]
+        slopes = (self.slope_1 * width, self.slope_2 * width)
+        self.share = _share(self.at_b - self.at_a, *slopes, self.share, allowed)
 
     def kink(self) -> torch.Tensor:
         """Where a single kink would explain each interval's error; the middle where none would."""
@@ -172,15 +199,16 @@ class _Refinement:
     ) -> None:
         self._queries, self._theta, self._delta = queries, theta, delta
         self._points, self._tolerance = points, tolerance
+        self._noise = float(tolerance.min()) / ROUNDING
 
-    def run(
-        self, bad: torch.Tensor, before: torch.Tensor, after: torch.Tensor, pool: _Pool
-    ) -> torch.Tensor:
-        """Add nodes of the points ``bad`` to the pool; return their integrals [len(bad), K]."""
-        zeros = before.new_zeros(len(bad))
-        whole = self._measured(bad, zeros, zeros + 1, before, after, shared=True)
+    def run(self, before: torch.Tensor, after: torch.Tensor, pool: _Pool) -> torch.Tensor:
+        """Add nodes of all points to the pool; return their integrals [n, K]."""
+        every = torch.arange(len(self._points), device=before.device)
+        zeros = before.new_zeros(len(every))
+        whole = self._measured(every, zeros, zeros + 1, before, after, shared=True)
         open_, done = whole, whole.pick(torch.zeros(0, dtype=torch.int64))
         for round_ in range(MAX_ROUNDS):
+            open_.fit(self._tolerance[open_.point] / 2)
             split, keep = self._too_large(open_.join(done))
             if len(split.point) == 0:
                 break
@@ -193,14 +221,11 @@ class _Refinement:
                 break
         found = open_.join(done)
         offset = found.width * GAUSS_2
-        half = found.width / 2
         tile = self._points[found.point]
-        pool.add(tile, found.a + offset, half)
-        pool.add(tile, found.b - offset, half)
-        order = torch.empty_like(self._points)
-        order[bad] = torch.arange(len(bad), device=bad.device)
-        total = torch.zeros_like(before)
-        return total.index_add_(0, order[found.point], found.integral)
+        for alpha, share in ((found.a + offset, found.share), (found.b - offset, 1 - found.share)):
+            used = share > 0
+            pool.add(tile[used], alpha[used], (found.width * share)[used])
+        return torch.zeros_like(before).index_add_(0, found.point, found.integral)
 
     def _too_large(self, all_: _Intervals) -> tuple[_Intervals, _Intervals]:
         """Separate the intervals to split: the largest errors of points above their tolerance."""
@@ -208,8 +233,9 @@ class _Refinement:
         count = len(self._points)
         total = error.new_zeros(count).index_add_(0, all_.point, error)
         parts = error.new_zeros(count).index_add_(0, all_.point, torch.ones_like(error))
-        allowed = self._tolerance / parts.clamp(min=1) / 2
-        chosen = (total > self._tolerance)[all_.point] & (error > allowed[all_.point])
+        allowed = (self._tolerance / parts.clamp(min=1) / 2).clamp(min=self._noise)
+        open_ = (total > self._tolerance) & (parts < MAX_INTERVALS)
+        chosen = open_[all_.point] & (error > allowed[all_.point])
         return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))
 
     def _halves(self, split: _Intervals, place: torch.Tensor) -> _Intervals:
@@ -234,17 +260,11 @@ class _Refinement:
         points = self._points[point]
         if shared:
             slopes = [
-                self._queries.slopes(self._theta, self._delta, place, points)
+                self._queries.slopes(between(self._theta, self._delta, place), self._delta, points)
                 for place in ((a + offset)[0], (b - offset)[0])
             ]
         else:
             alpha = torch.cat([a + offset, b - offset])
             both = self._queries.slopes_at(self._theta, self._delta, alpha, points.repeat(2))
             slopes = list(both.chunk(2))
-        return _Intervals(point, a, b, at_a, at_b, *slopes)
-
-
-def _without(points: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
-    keep = torch.ones(len(points), dtype=torch.bool, device=points.device)
-    keep[removed] = False
-    return points[keep]
+        return _Intervals(point, a, b, at_a, at_b, slopes[0], slopes[1], torch.full_like(a, 0.5))

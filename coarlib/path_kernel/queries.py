@@ -105,21 +105,15 @@ class Queries:
         """Return ``f(x_m; θ + α_m Δ)``, ``[m, K]``: every point at its own place of the step."""
 
         def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return self._of_one(_between(theta, delta, a), x, y)
+            return self._of_one(between(theta, delta, a), x, y)
 
         with torch.no_grad():
             return vmap(one)(alpha, self.inputs[points], self.targets[points])
 
-    def slopes(
-        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
-    ) -> torch.Tensor:
-        """Return ``⟨∂f/∂θ, Δ⟩`` at ``θ + αΔ`` by forward mode, ``[n, K]``, one α for all."""
-        found = jvp(
-            lambda a: self._of_batch(_between(theta, delta, a), points),
-            (alpha,),
-            (torch.ones_like(alpha),),
-        )[1]
-        return found.detach()
+    def slopes(self, theta: Tensors, delta: Tensors, points: torch.Tensor) -> torch.Tensor:
+        """Return ``⟨∂f/∂θ, Δ⟩`` at θ by forward mode, ``[n, K]``."""
+        along = jvp(lambda part: self._of_batch(part, points), (theta,), (delta,))[1]
+        return along.detach()
 
     def slopes_at(
         self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
@@ -127,10 +121,9 @@ class Queries:
         """Return ``⟨∂f/∂θ, Δ⟩`` of point m at ``θ + α_m Δ``, ``[m, K]``."""
 
         def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            def along(b: torch.Tensor) -> torch.Tensor:
-                return self._of_one(_between(theta, delta, b), x, y)
-
-            return jvp(along, (a,), (torch.ones_like(a),))[1]
+            # Not a derivative in α: forward mode of a number times a tensor is slow in torch.
+            here = between(theta, delta, a)
+            return jvp(lambda part: self._of_one(part, x, y), (here,), (delta,))[1]
 
         return vmap(one)(alpha, self.inputs[points], self.targets[points]).detach()
 
@@ -163,7 +156,7 @@ class Queries:
         alpha, points = place
 
         def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Tensors:
-            here = _between(theta, delta, a)
+            here = between(theta, delta, a)
             part = {name: here.pop(name) for name in moving}
             return self._derivative(part, here, x, y)
 
@@ -188,5 +181,6 @@ class Queries:
         return self.num_outputs
 
 
-def _between(theta: Tensors, delta: Tensors, alpha: torch.Tensor) -> Tensors:
+def between(theta: Tensors, delta: Tensors, alpha: torch.Tensor) -> Tensors:
+    """Return θ + αΔ."""
     return {name: values + alpha * delta[name] for name, values in theta.items()}
