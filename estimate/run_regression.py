@@ -23,13 +23,15 @@ from typing import Any
 from coarlib.commandline import Boolean, Param, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
-from coarlib.regression.attributions import DATAMODELS
+from coarlib.interop.fast_l1 import fit_with_fast_l1
+from coarlib.regression.attributions import DATAMODELS, Attributions
 from coarlib.regression.checkpoint import PARTIAL, discard_partial
-from coarlib.regression.experiment import AUTO, Experiment, solver_for, split_rows
+from coarlib.regression.experiment import AUTO, Experiment, Split, solver_for, split_rows
 from coarlib.regression.fit import SOLVERS
 from coarlib.regression.lasso import EPS, NUM_LAMBDAS
-from coarlib.regression.rows import open_rows
+from coarlib.regression.rows import RowSource, open_rows
 
+FAST_L1 = "fast_l1"
 SECTIONS = {
     "data": {
         "data_path": Param(str, "a store directory or a .beton of write_dataset", required=True),
@@ -43,7 +45,7 @@ SECTIONS = {
     },
     "cfg": {
         "out_dir": Param(str, "where to write the result; never overwritten", required=True),
-        "solver": Param(str, f"{', '.join((AUTO, *SOLVERS))}; default: as upstream (see above)"),
+        "solver": Param(str, f"{', '.join((AUTO, *SOLVERS, FAST_L1))}; default: see above"),
         "k": Param(int, "number of λ on the lasso path", required=True),
         "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
         "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
@@ -78,9 +80,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise RegressionError(
             f"the target range {args.data.target_start_ind} to {args.data.target_end_ind} is empty"
         )
+    if args.cfg.solver == FAST_L1:
+        attributions = with_fast_l1(args, source, split)
+    else:
+        attributions = experiment_of(args, source, split, out_dir).run()
+    attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}
+    attributions.save(out_dir)
+    discard_partial(out_dir)
+    print(
+        f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
+    )
+
+
+def experiment_of(
+    args: SimpleNamespace, source: RowSource, split: Split, out_dir: Path
+) -> Experiment:
+    """Put the arguments together into an experiment."""
     solver = args.cfg.solver or upstreams_solver(args, len(split.train), source.num_features)
     limit = args.cfg.memory_gb
-    experiment = Experiment(
+    return Experiment(
         source=source,
         split=split,
         solver=solver,
@@ -91,12 +109,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         memory_limit=None if limit is None else limit * 1e9,
         with_curve=args.cfg.learning_curve,
     )
-    attributions = experiment.run()
-    attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}
-    attributions.save(out_dir)
-    discard_partial(out_dir)
-    print(
-        f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
+
+
+def with_fast_l1(args: SimpleNamespace, source: RowSource, split: Split) -> Attributions:
+    """Run the installed fast_l1 (CUDA only) with upstream's settings."""
+    return fit_with_fast_l1(
+        source,
+        split.train,
+        split.validation,
+        lr=args.cfg.lr,
+        num_lambdas=args.cfg.k,
+        eps=args.cfg.eps,
+        max_lambda=args.cfg.manual_max_lambda,
+        batch_size=args.cfg.batch_size or len(split.train),
+        check_every=args.early_stopping.check_every,
+        stop_eps=args.early_stopping.eps,
+        use_bias=args.cfg.use_bias,
+        device=resolve_device(args.cfg.device),
     )
 
 
@@ -141,7 +170,14 @@ def solver_options(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
     ridge: dict[str, Any] = {}
     if fixed is not None:
         lasso["lam"] = ridge["lam"] = fixed
-    return {"lasso": lasso, "ridge": ridge}
+    saga: dict[str, Any] = {"lam": fixed}
+    if "cfg.lr" in args.given and cfg.solver == "saga":
+        saga["lr"] = cfg.lr
+    if cfg.batch_size is not None:
+        saga["batch_size"] = cfg.batch_size
+    # manual_max_lambda: 0 is upstream's way of asking for least squares.
+    plain = 0.0 if fixed is None and cfg.manual_max_lambda == 0 else fixed
+    return {"lasso": lasso, "ridge": ridge, "saga": saga, "conjugate_gradients": {"lam": plain}}
 
 
 if __name__ == "__main__":

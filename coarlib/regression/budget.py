@@ -81,6 +81,8 @@ def predict(solver: str, size: Size, form: str = "primal") -> Prediction:
     elif form == "dual":
         memory += total * features + 3 * 8.0 * total**2 + 2 * 8.0 * features * total
         work += 4.0 * total**2 * features
+    else:
+        memory += 3 * cross + (4.0 * total * targets if solver == "saga" else 0)
     wide = _solver_work(solver, side, features, targets)
     return Prediction(form, memory, work / _speed(torch.float32) + wide / _speed(torch.float64))
 
@@ -129,6 +131,8 @@ def choose_form(solver: str, size: Size, limit: float | None = None) -> Predicti
     """
     allowed = limit if limit is not None else MEMORY_SHARE * available_bytes()
     total, features = size.rows + size.held_out, size.features
+    if solver in ("saga", "conjugate_gradients"):
+        return predict(solver, size, "stream")
     primal, dual = (predict(solver, size, form) for form in ("primal", "dual"))
     needs_matrix = solver == "lasso"
     few = total < features / 2 and features > SMALL_FEATURES

@@ -167,7 +167,7 @@ class Experiment:
         held = self.split.validation
         if self.solver == AUTO and len(held) == 0:
             raise RegressionError("solver auto chooses on held-out rows; set --data.num_val")
-        self._dual = self._plan().form == "dual"
+        self._form = self._plan().form
         train = self._moments(self.split.train, "train")
         self._report(train)
         if len(held) == 0:
@@ -194,7 +194,7 @@ class Experiment:
     def _moments(self, positions: NDArray[np.int64], role: str) -> Moments:
         common: dict[str, Any] = {
             "device": self.device,
-            "with_pairs": not self._dual,
+            "with_pairs": self._form == "primal",
             "quiet": self.quiet,
         }
         if self.partial_dir is None:
@@ -205,7 +205,7 @@ class Experiment:
     def _candidates(self) -> list[str]:
         if self.solver != AUTO:
             return [self.solver]
-        return [name for name in CANDIDATES if not (self._dual and name == "lasso")]
+        return [name for name in CANDIDATES if not (self._form == "dual" and name == "lasso")]
 
     def _best(
         self, train: Moments, validation: Moments
@@ -233,8 +233,11 @@ class Experiment:
         options = self.options.get(solver, {}) | extra
         if "lam" in extra or "lam" in options:
             options.pop("validation", None)
-        masks = finite_masks(self.source, positions) if self._dual else None
-        result = fit(moments, solver, masks=masks, device=self.device, **options)
+        if self._form == "dual":
+            options["masks"] = finite_masks(self.source, positions)
+        if self._form == "stream":
+            options["rows"] = (self.source, positions)
+        result = fit(moments, solver, device=self.device, **options)
         if not self.use_bias:
             result.bias = result.bias - moments.mean_output
         return result
@@ -245,7 +248,9 @@ class Experiment:
         work = len(train) * self.source.num_features * self.source.num_targets
         quick = work <= QUICK_PRODUCTS and self.source.num_features <= QUICK_FEATURES
         enough = len(train) >= CURVE_ROWS and len(held) >= CURVE_HELD_OUT
-        if self._dual or not (self.with_curve or (self.with_curve is None and quick and enough)):
+        if self._form != "primal" or not (
+            self.with_curve or (self.with_curve is None and quick and enough)
+        ):
             return
         name = "ridge" if solver in USE_VALIDATION else solver
         curve = learning_curve(self.source, train, held, solver=name, device=self.device)

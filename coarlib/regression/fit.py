@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from coarlib.commandline import nearest
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
+from coarlib.regression.conjugate_gradients import solve_conjugate_gradients
 from coarlib.regression.dual import DualProblem
 from coarlib.regression.lasso import solve_lasso
 from coarlib.regression.least_squares import solve_least_squares, solve_ridge
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.ridge import solve_ridge_path
+from coarlib.regression.rows import RowSource
+from coarlib.regression.saga import solve_saga
 from coarlib.regression.shared_prior import solve_shared_prior
+from coarlib.regression.stream import StreamProblem
 
-__all__ = ["SOLVERS", "USE_VALIDATION", "fit", "fit_least_squares"]
+__all__ = ["SOLVERS", "STREAMING", "USE_VALIDATION", "fit", "fit_least_squares"]
 
 
 def _ridge(problem: Problem, lam: float | None = None, **options: Any) -> Solution:
@@ -40,6 +44,11 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
     "tempered_prior": partial(solve_shared_prior, temper=0.5),
     "lasso": solve_lasso,
 }
+STREAMING: dict[str, Callable[..., Solution]] = {
+    "conjugate_gradients": solve_conjugate_gradients,
+    "saga": solve_saga,
+}
+SOLVERS |= STREAMING
 USE_VALIDATION = ("lasso",)  # their λ comes from held-out rows, so a final fit is given it
 
 
@@ -48,6 +57,7 @@ def fit(
     solver: str = "ridge",
     *,
     masks: NDArray[np.bool_] | None = None,
+    rows: tuple[RowSource, NDArray[np.int64]] | None = None,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Attributions:
@@ -60,9 +70,12 @@ def fit(
         ``"least_squares"``; ``"ridge"`` (at ``lam``, or λ by generalised cross-validation);
         ``"shared_prior"`` (empirical Bayes); ``"tempered_prior"`` (half-way between the last two);
         ``"lasso"`` (at ``lam``, or a path with ``validation`` moments; elastic net by
-        ``l1_ratio``).
+        ``l1_ratio``); or, where no Gram matrix fits, ``"conjugate_gradients"`` (ridge or least
+        squares at ``lam``) and ``"saga"`` (lasso at ``lam``), which need ``rows``.
     masks : bool [n, N], optional
         The masks of the rows, for the dual form; needed where the moments are without X'X.
+    rows : (RowSource, int64 [K]), optional
+        The source and positions of the rows, for the streaming solvers.
     device : torch.device or str
     **options
         Arguments of the solver's own function.
@@ -76,7 +89,12 @@ def fit(
         raise RegressionError(
             f"unknown solver {solver!r}{nearest(solver, SOLVERS)} (there are {', '.join(SOLVERS)})"
         )
-    if masks is None:
+    problem: Problem
+    if solver in STREAMING:
+        if rows is None:
+            raise RegressionError(f"solver {solver} reads the rows again: pass rows=")
+        problem = StreamProblem.from_source(moments, *rows, device)
+    elif masks is None:
         problem = Problem.from_moments(moments, device)
     elif solver == "lasso":
         raise RegressionError("the lasso works on X'X and has no dual form")

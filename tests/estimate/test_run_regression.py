@@ -1,5 +1,7 @@
 """run_regression as users call it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from coarlib.errors import ArgumentError, CoarlibError
 from coarlib.regression import Attributions, Moments, open_rows
 from coarlib.regression.checkpoint import save_moments
+from estimate import run_regression
 from estimate.run_regression import main
 
 TRUE_EFFECT = 1e-3
@@ -56,23 +59,31 @@ def test_golden_linear_model(tmp_path, fit_args, capsys):
 
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("size", ["", "_test"])
-def test_the_seeds_command_lines(tmp_path, command, setup, size):
+def test_published_configurations(tmp_path, capsys, setup, size):
     linear_store(tmp_path / "store")
-    extra = () if size else ("--data.num_train", 90, "--data.num_val", 10)
+    config = Path(run_regression.__file__).parent / setup / f"regression_config{size}.yaml"
+    words = ["--config", config, "--data.data_path", tmp_path / "store"]
+    words += ["--cfg.out_dir", tmp_path / "out"]
+    words += [] if size else ["--data.num_train", 90, "--data.num_val", 10]
+    main([str(word) for word in words])
+    assert "cfg.true_random is ignored" in capsys.readouterr().err
+    assert Attributions.load(tmp_path / "out").weight.shape == (12, 5)
+
+
+def test_the_seeds_command_line(tmp_path, command):
+    linear_store(tmp_path / "store")
     result = command(
         "run_regression",
         "--config",
-        f"{setup}/regression_config{size}.yaml",
+        "cifar_resnet/regression_config_test.yaml",
         "--data.data_path",
         tmp_path / "store",
         "--cfg.out_dir",
         tmp_path / "out",
-        *extra,
         cwd="estimate",
     )
     assert result.returncode == 0, result.stderr
-    assert "cfg.true_random is ignored" in result.stderr
-    assert Attributions.load(tmp_path / "out").weight.shape == (12, 5)
+    assert (tmp_path / "out" / "datamodels.pt").is_file()
 
 
 def test_few_rows_fall_back_to_ridge_and_say_so(tmp_path, fit_args, capsys):
@@ -169,3 +180,18 @@ def test_too_little_memory_is_said_before_anything_is_read(tmp_path, fit_args):
     with pytest.raises(CoarlibError, match="GiB may be used"):
         main(fit_args(cfg__memory_gb=0.01))
     assert not (tmp_path / "out").exists()
+
+
+def test_streaming_solvers(tmp_path, fit_args):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args(cfg__solver="conjugate_gradients"))
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight).max() < 10 * TRUE_EFFECT
+    main(fit_args(cfg__solver="saga", cfg__lam=0.01, cfg__out_dir=tmp_path / "saga"))
+    assert Attributions.load(tmp_path / "saga").gap.max() <= 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without CUDA")
+def test_fast_l1_without_cuda(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match="needs a CUDA device"):
+        main(fit_args(cfg__solver="fast_l1"))

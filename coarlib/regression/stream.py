@@ -1,0 +1,96 @@
+"""Problems too large for any Gram matrix: products are formed by passes over the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.errors import RegressionError
+from coarlib.regression.blocks import read_blocks
+from coarlib.regression.moments import Moments
+from coarlib.regression.problem import Problem, standardisation
+from coarlib.regression.rows import RowSource
+
+__all__ = ["StreamProblem", "lasso_gap"]
+
+
+@dataclass(frozen=True)
+class StreamProblem(Problem):
+    """A problem that reads its rows again for every product; memory grows with neither M² nor n².
+
+    Attributes
+    ----------
+    source : RowSource
+    positions : int64 [K]
+        The rows that the moments sum (those with bad outputs are skipped again).
+    """
+
+    source: RowSource
+    positions: NDArray[np.int64]
+
+    @classmethod
+    def from_source(
+        cls,
+        moments: Moments,
+        source: RowSource,
+        positions: NDArray[np.int64],
+        device: torch.device | str = "cpu",
+    ) -> StreamProblem:
+        """Build the problem from moments (X'X is not needed) and the rows themselves."""
+        active, mean, scale = standardisation(moments)
+        empty = torch.empty(0, dtype=torch.float64, device=device)
+        return cls(moments, active, mean, scale, empty, source, positions)
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+        """Iterate over standardised masks, float32 [B, M], and outputs, [B, T], of finite rows."""
+        every = len(self.active) == self.moments.num_features
+        mean = torch.as_tensor(self.mean, device=self.device).float()
+        scale = torch.as_tensor(self.scale, device=self.device).float()
+        for _, masks, outputs in read_blocks(self.source, self.positions):
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(outputs.astype(np.float32)).all(1)
+            columns = masks if every else masks[:, self.active]
+            columns = columns if finite.all() else columns[finite]
+            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).float()
+            yield z.sub_(mean).div_(scale), outputs[finite]
+
+    def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return R W = Z'(ZW)/n by one pass, float64 [M, t]."""
+        total = torch.zeros_like(weight, dtype=torch.float64)
+        narrow = weight.float()
+        for z, _ in self.blocks():
+            total += z.T @ (z @ narrow)
+        return total / self.num_rows
+
+    def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Not available: there is no matrix to decompose."""
+        raise RegressionError(
+            "this solver needs a Gram matrix; use --cfg.solver conjugate_gradients or saga"
+        )
+
+
+def lasso_gap(
+    problem: Problem, weight: torch.Tensor, lam: torch.Tensor, targets: slice
+) -> NDArray[np.float64]:
+    """Duality gap of lasso weights [M, t] at λ [t], relative to ½ yy, by one product with R.
+
+    At λ = 0 no scaling of the residual is feasible unless the gradient vanishes, so the bound is
+    then the whole explained part; least squares has better certificates.
+    """
+    c = problem.covariance(targets)
+    gradient = c - problem.times_gram(weight)
+    yy = torch.as_tensor(problem.variance[targets], device=c.device)
+    explained = (weight * c).sum(0)
+    rr = (yy - explained - (weight * gradient).sum(0)).clamp_min(0)
+    ry = yy - explained
+    top = gradient.abs().amax(0)
+    ratio = torch.where(rr > 0, ry / rr.clamp_min(1e-300), torch.zeros_like(rr))
+    s = torch.minimum(ratio, lam / top.clamp_min(1e-300))
+    gap = 0.5 * rr + lam * weight.abs().sum(0) - (s * ry - 0.5 * s.square() * rr)
+    relative = torch.where(yy > 0, gap.clamp_min(0) / (0.5 * yy).clamp_min(1e-300), yy * 0)
+    return np.asarray(relative.cpu().numpy())
