@@ -63,7 +63,7 @@ def attribution_section(inputs: ReportInputs, similar: Nearest | None) -> Sectio
 
 def layer_section(inputs: ReportInputs) -> Section:
     """Where in the model (or in which class of training data) the effects lie."""
-    section = Section("layers", "Layer by layer")
+    section = Section("layers", "Layer by layer", label="Layers")
     found, member = inputs.attributions, inputs.features.membership()
     if found is None:
         section.parts.append(sentence("There are no attributions yet."))
@@ -114,7 +114,7 @@ def _columns(inputs: ReportInputs, targets: int) -> tuple[list[str], NDArray[np.
 
 def lds_section(inputs: ReportInputs, ceiling: NDArray[np.float64] | None) -> Section:
     """The linear datamodeling score of each method that was scored."""
-    section = Section("lds", "Linear datamodeling score")
+    section = Section("lds", "Linear datamodeling score", label="LDS")
     if not inputs.lds:
         section.parts.append(
             sentence("No scores of coar score_lds were given (--lds, or a .json in the directory).")
@@ -153,7 +153,7 @@ def lds_section(inputs: ReportInputs, ceiling: NDArray[np.float64] | None) -> Se
 
 def history_section(inputs: ReportInputs) -> Section:
     """What ranges of training steps contributed."""
-    section = Section("history", "Contribution over steps")
+    section = Section("history", "Contribution over training steps", label="Steps")
     steps = inputs.steps
     if steps is None:
         section.parts.append(

@@ -172,7 +172,7 @@ def correlation_against_fraction(
             axes.annotate("fitted here", (trained_at, axes.get_ylim()[0]), fontsize=8, rotation=90)
         axes.axhline(0, color=INK, lw=0.5)
         axes.set(xlabel="ablated fraction α", ylabel="mean correlation over targets", title=title)
-        axes.legend()
+        figure.legend(loc="outside right upper")
         return figure
 
 

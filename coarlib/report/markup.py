@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from coarlib.report.style import INK, pyplot
 
-__all__ = ["Section", "figure", "inline_svg", "number", "sentence", "table"]
+__all__ = ["Section", "facts_table", "figure", "inline_svg", "number", "sentence", "table"]
 
 
 @dataclass
@@ -27,11 +27,14 @@ class Section:
     title : str
     parts : list of Markup
         Escaped HTML.
+    label : str
+        A shorter title for the list of sections.
     """
 
     key: str
     title: str
     parts: list[Markup] = field(default_factory=list)
+    label: str = ""
 
 
 def sentence(text: str) -> Markup:
@@ -76,6 +79,14 @@ def table(
     )
     identity = Markup(' id="{}"').format(key) if key else Markup("")
     return Markup(template).format(caption, identity, caption, head, body)
+
+
+def facts_table(rows: Sequence[tuple[str, str]]) -> Markup:
+    """Return names and values, a line each."""
+    body = Markup("").join(
+        Markup('<tr><th scope="row">{}</th><td>{}</td></tr>').format(*row) for row in rows
+    )
+    return Markup('<table class="plain"><tbody>{}</tbody></table>').format(body)
 
 
 def _cell(value: Any, is_name: bool) -> Markup:

@@ -61,7 +61,7 @@
   };
 
   function explorer() {
-    const size = 25, count = data.targets, body = byId("examples").tBodies[0];
+    const size = 15, count = data.targets, body = byId("examples").tBodies[0];
     const numbers = {};
     for (const [name, packed] of Object.entries(data.columns)) numbers[name] = unscale(packed, 1e12);
     const top = data.top && {
@@ -100,11 +100,14 @@
     });
     const columns = [["example", (t) => t, (t) => String(t)]];
     if (data.labels) columns.push(["label", label, label]);
-    const numeric = {pearson: "correlation", r_squared: "R²", mean: "mean output", sd: "sd of output"};
-    for (const [key, name] of Object.entries(numeric)) {
-      if (numbers[key]) columns.push([name, (t) => numbers[key][t], (t) => show(numbers[key][t])]);
-    }
+    const numeric = (key, name) => {
+      if (numbers[key]) columns.push([name, (t) => numbers[key][t], (t) => show(numbers[key][t]), "number"]);
+    };
+    numeric("pearson", "correlation");
     if (top) columns.push(["strongest", (t) => strongestNames[t], (t) => strongestNames[t]]);
+    numeric("r_squared", "R²");
+    numeric("mean", "mean output");
+    numeric("sd", "sd of output");
     let order = Array.from({length: count}, (_, t) => t), all = order, page = 0, chosen = -1;
     const heads = byId("examples").tHead.rows[0];
     const sort = (column, direction) => {
@@ -144,8 +147,8 @@
       page = Math.min(Math.max(page, 0), pages - 1);
       body.replaceChildren(...order.slice(page * size, (page + 1) * size).map((t) => {
         const row = make("tr", {"data-target": t});
-        columns.forEach(([, , text], at) => {
-          if (at) return row.append(make("td", at > (data.labels ? 1 : 0) && at < columns.length - (top ? 1 : 0) ? {class: "number"} : {}, text(t)));
+        columns.forEach(([, , text, kind], at) => {
+          if (at) return row.append(make("td", kind ? {class: kind} : {}, text(t)));
           const button = make("button", {type: "button", "aria-label": "Show example " + t}, String(t));
           button.addEventListener("click", () => choose(t));
           const cell = make("th", {scope: "row"}, button);
@@ -177,11 +180,11 @@
         const name = make("span", {}, featureName(top.features[at]));
         const image = data.featureImages && data.featureImages[top.features[at]];
         if (image) name.prepend(make("img", {src: image, alt: ""}), " ");
-        grid.append(name, track, make("span", {}, note));
+        grid.append(name, track, make("span", {class: "number"}, note));
       }
       return grid.children.length ? grid : make("p", {class: "note"}, "none " + sign);
     };
-    const choose = (t) => {
+    const choose = (t, asked = true) => {
       chosen = t;
       const panel = byId("example"), parts = [make("h3", {}, "Example " + t + (data.labels ? ": " + label(t) : ""))];
       if (data.images[t]) parts.push(make("img", {class: "main", src: data.images[t], alt: "Example " + t + (data.labels ? ", " + label(t) : "")}));
@@ -193,7 +196,7 @@
       if (top) {
         parts.push(make("h4", {}, "Raise the output when kept"), bars(t, 0, top.count / 2, "var(--helps)", "raises it"));
         parts.push(make("h4", {}, "Lower the output when kept"), bars(t, top.count / 2, top.count, "var(--hurts)", "lowers it"));
-        if (top.errors) parts.push(make("p", {class: "note"}, "± is one standard error; the black line spans 1.96 of them."));
+        if (top.errors) parts.push(make("p", {class: "note"}, "± is one standard error; the line at a bar's end spans 1.96 of them either way."));
       }
       if (near) {
         const list = make("ul", {class: "near"});
@@ -208,13 +211,14 @@
       }
       panel.replaceChildren(...parts);
       draw();
+      if (asked && matchMedia("(max-width: 52rem)").matches) panel.scrollIntoView();
     };
     byId("search").addEventListener("input", find);
     byId("search-form").addEventListener("submit", (event) => event.preventDefault());
     byId("previous").addEventListener("click", () => { page--; draw(); });
     byId("next").addEventListener("click", () => { page++; draw(); });
     find();
-    if (count) choose(0);
+    if (count) choose(0, false);
   }
 
   function scatter() {

@@ -10,7 +10,7 @@ from coarlib.report import plots
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import LearningCurve
-from coarlib.report.markup import Section, figure, number, sentence, table
+from coarlib.report.markup import Section, facts_table, figure, number, sentence, table
 from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
 from coarlib.scoring import Interval, bootstrap_interval, correlate
@@ -71,7 +71,7 @@ def run_section(inputs: ReportInputs) -> Section:
     if not facts:
         section.parts.append(sentence(inputs.why_no_rows))
         return section
-    section.parts.append(table("What was run", ("what", "value"), facts))
+    section.parts.append(facts_table(facts))
     if store is not None:
         section.parts.append(_details("The spec", short_json(store.spec.as_json())))
         tasks = read_run(store).tasks
@@ -150,7 +150,7 @@ def _never_vary(kept_share: NDArray[np.float64]) -> int:
 
 def held_out_section(inputs: ReportInputs, curve: LearningCurve | None, why: str) -> Section:
     """How well predictions agree with rows that no fit has seen."""
-    section = Section("held-out", "Held-out correlation")
+    section = Section("held-out", "Held-out correlation", label="Held-out")
     held = None if inputs.attributions is None else inputs.attributions.held_out
     if held is None:
         section.parts.append(
@@ -181,7 +181,7 @@ def held_out_section(inputs: ReportInputs, curve: LearningCurve | None, why: str
                 "Correlation of predicted and measured outputs on held-out rows.",
             )
         )
-        rows = [(name, _mean(r), number(low), number(high)) for name, r, (low, high) in methods]
+        rows = [(name, _mean(r), float(low), float(high)) for name, r, (low, high) in methods]
         section.parts.append(
             table(
                 "Methods on held-out rows",
