@@ -2,12 +2,14 @@
 
 from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.components import ComponentGroup, ComponentSet
+from coarlib.ablation.replace import ActivationAblation
 from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
 from coarlib.ablation.task import ComponentTask, Examples
 
 __all__ = [
     "KINDS",
     "PRESETS",
+    "ActivationAblation",
     "ComponentGroup",
     "ComponentSet",
     "ComponentTask",

@@ -17,11 +17,13 @@ from torch import nn
 from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.fuse import fused_copy
+from coarlib.ablation.replace import REPLACEMENTS, ActivationAblation
 from coarlib.errors import ComponentError, TaskError
 from coarlib.outputs import Output, margin
 from coarlib.task import Task
 
 _PROBE_EXAMPLES = 4
+WEIGHT_ABLATIONS = ("zero_weights", "scale_weights")
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -89,6 +91,11 @@ class ComponentTask(Task):
     autocast : {"none", "bf16", "fp16"}
         Compute matrix products in half precision, as COAR does on GPUs (fp16).
 
+    ablate : {"zero_weights", "scale_weights", "zero", "mean", "resample"}
+        What ablating means: weights to zero and biases left (COAR's, the default), weights times
+        :attr:`scale`, or the activation replaced (:mod:`coarlib.ablation.replace`; the mean is
+        over all examples).
+
     Raises
     ------
     TaskError
@@ -105,14 +112,27 @@ class ComponentTask(Task):
 
     tolerance = 1e-3
 
-    def __init__(self, batch_size: int = 500, fuse: bool = True, autocast: str = "none") -> None:
+    scale: ClassVar[float] = 0.5
+
+    def __init__(
+        self,
+        batch_size: int = 500,
+        fuse: bool = True,
+        autocast: str = "none",
+        ablate: str = "zero_weights",
+    ) -> None:
         if batch_size < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
         if autocast not in AUTOCAST:
             raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")
-        self.batch_size, self.fuse, self.autocast = batch_size, fuse, autocast
+        if ablate not in (*WEIGHT_ABLATIONS, *REPLACEMENTS):
+            known = ", ".join((*WEIGHT_ABLATIONS, *REPLACEMENTS))
+            raise TaskError(f"ablate must be {known}, not {ablate}")
+        # Folding moves activations behind the norm, so replacing them there is something else.
+        self.fuse = fuse and ablate in WEIGHT_ABLATIONS
+        self.batch_size, self.autocast, self.ablate = batch_size, autocast, ablate
         self._device = torch.device("cpu")
-        self._ablation: WeightAblation | None = None
+        self._ablation: WeightAblation | ActivationAblation | None = None
         self._digest = xxhash.xxh3_128()
         self._network: nn.Module
         self._examples: Examples
@@ -176,14 +196,25 @@ class ComponentTask(Task):
         components = self.components(model)
         self._examples = self.examples()
         self._examples.check()
-        self._digest = xxhash.xxh3_128(json.dumps(components.to_json()).encode())
+        self._digest = xxhash.xxh3_128(json.dumps([self.ablate, components.to_json()]).encode())
         state = model.state_dict().values()
         for tensor in (*state, self._examples.targets, *self._examples.inputs):
             self._digest.update(_bytes(tensor))
         if self._examples.resident:
             self._examples = self._examples.to(device)
         self._network = self._fastest(model, components, device)
-        self._ablation = WeightAblation(self._network, components)
+        self._ablation = self._ablation_of(components)
+
+    def _ablation_of(self, components: ComponentSet) -> WeightAblation | ActivationAblation:
+        if self.ablate in WEIGHT_ABLATIONS:
+            factor = 0.0 if self.ablate == "zero_weights" else self.scale
+            return WeightAblation(self._network, components, factor)
+
+        def reference() -> None:
+            for _, batch in self.batches():
+                self.predict(self._network, batch.inputs)
+
+        return ActivationAblation(self._network, components, self.ablate, reference=reference)
 
     def _fastest(
         self, model: nn.Module, components: ComponentSet, device: torch.device
@@ -251,7 +282,7 @@ class ComponentTask(Task):
 
     def _evaluate(
         self,
-        ablation: WeightAblation,
+        ablation: WeightAblation | ActivationAblation,
         masks: torch.Tensor,
         size: int,
         found: dict[str, torch.Tensor],
