@@ -259,7 +259,8 @@ def _step(content: object, where: str, base: Resources) -> Step:
     except (ValueError, TypeError) as error:
         raise ClusterError(f"{where}.run must be the words of a command: {error}") from error
     # A step is one job that needs no array's accelerator; place and billing carry over.
-    resources = replace(base, cpus=1, gpus=0, nodes=1, memory=None, **wanted)
+    single = {"cpus": 1, "gpus": 0, "nodes": 1, "memory": None}
+    resources = replace(base, **{**single, **wanted})
     return Step(**values, run=tuple(split), resources=resources)
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from coarlib.cluster.plan import load_plan
 from coarlib.errors import ClusterError
 
 __all__ = ["Submitted", "last_round", "log_files", "read_jobs", "run_directory", "tail"]
@@ -35,11 +36,13 @@ def run_directory(path: str | Path) -> Path:
         If nothing has been submitted there.
     """
     path = Path(path).absolute()
-    candidates = [path, path.with_name(f"{path.name}.jobs"), path.parent]
+    if path.is_file():
+        path = load_plan(path).run_path
+    candidates = [path, path.with_name(f"{path.name}.jobs")]
     for candidate in candidates:
         if (candidate / PLAN_FILE).is_file():
             return candidate
-    raise ClusterError(f"nothing was submitted for {path} (there is no {candidates[1]})")
+    raise ClusterError(f"nothing was submitted for {path} (there is no {candidates[-1]})")
 
 
 def read_jobs(run_dir: Path) -> list[Submitted]:

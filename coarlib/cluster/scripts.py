@@ -77,7 +77,7 @@ partitions=$((WORKERS * NODES))
 echo "rows $first to $((last - 1)) of $STORE, $partitions workers, try ${{SLURM_RESTART_COUNT:-0}}"
 """
     start = _start_on_nodes(plan) if plan.resources.nodes > 1 else _start_here(plan)
-    return "\n".join([head, "set -uo pipefail", _setup(plan), rows, start, _AWAIT])
+    return "\n".join([head, "set -uo pipefail", _setup(plan, plan.resources), rows, start, _AWAIT])
 
 
 def _start_here(plan: Plan) -> str:
@@ -111,7 +111,8 @@ def _start_on_nodes(plan: Plan) -> str:
 }}
 export STORE first last partitions
 export -f worker
-srun {" ".join(options)} bash -c worker &
+srun {" ".join(options)} \\
+  bash -c worker &
 workers=($!)
 """
 
@@ -141,8 +142,7 @@ def _is_task(name: str) -> bool:
 
 
 # After the workers are started: pass signals on, wait, requeue what was stopped before its end.
-_AWAIT = f"""
-# A warning (time limit near, or preemption) lets the workers finish the rows in hand.
+_AWAIT = f"""# A warning (time limit near, or preemption) lets the workers finish the rows in hand.
 warned=0
 pass_on() {{
   interrupted=1
@@ -212,7 +212,7 @@ esac
 [ ! -e "$RUN/$next/submit.sh" ] || bash "$RUN/$next/submit.sh"
 """
     head = _head(f"{plan.name}-verify", resources, log)
-    return "\n".join([head, "set -uo pipefail", _setup(plan), body])
+    return "\n".join([head, "set -uo pipefail", _setup(plan, resources), body])
 
 
 def step_script(plan: Plan, step: Step, log: str) -> str:
@@ -227,7 +227,9 @@ def step_script(plan: Plan, step: Step, log: str) -> str:
     if step.creates is not None:
         path = _indexed(step.creates)
         done = f'\nif [ -e {path} ]; then\n  echo {path} "is there: nothing to do"\n  exit 0\nfi'
-    return "\n".join([head, "set -euo pipefail", _setup(plan), done, multi_line(lines), ""])
+    return "\n".join(
+        [head, "set -euo pipefail", _setup(plan, step.resources), done, multi_line(lines), ""]
+    )
 
 
 def _grouped(words: Sequence[str]) -> list[str]:
@@ -268,9 +270,10 @@ def _option(name: str, value: str | None) -> list[str]:
     return [] if value is None else [f"--{name}={value}"]
 
 
-def _setup(plan: Plan) -> str:
-    lines = [f"cd {shlex.quote(plan.directory)} || exit 1", *plan.environment.setup]
-    return "\n".join([*lines, f"export OMP_NUM_THREADS={plan.resources.cpus}"])
+def _setup(plan: Plan, resources: Resources) -> str:
+    change = [] if plan.directory == "." else [f"cd {shlex.quote(plan.directory)} || exit 1"]
+    lines = [*change, *plan.environment.setup]
+    return "\n".join([*lines, f"export OMP_NUM_THREADS={resources.cpus}"])
 
 
 def _python(environment: Environment, resources: Resources) -> list[str]:
