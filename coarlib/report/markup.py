@@ -133,7 +133,15 @@ def inline_svg(drawn: Any, key: str, title: str) -> Markup:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"\bid=\"([^\"]+)\"", rf'id="{key}-\1"', text)
+    seen: set[str] = set()
+
+    def own(match: re.Match[str]) -> str:  # matplotlib defines one marker several times
+        if match[1] in seen:
+            return ""
+        seen.add(match[1])
+        return f'id="{key}-{match[1]}"'
+
+    text = re.sub(r"\bid=\"([^\"]+)\"", own, text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", text)
     text = text.replace('href="#', f'href="#{key}-')
     text = text.replace(INK, "currentColor")

@@ -190,7 +190,7 @@ def read_groups(path: str | Path) -> list[tuple[str, int]]:
     """
     try:
         return groups_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ReportError) as error:
         raise ReportError(f"{path} is not a JSON file of component groups: {error}") from error
 
 

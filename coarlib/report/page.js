@@ -129,14 +129,14 @@
         sort(column, head.getAttribute("aria-sort") === "ascending" ? -1 : 1));
       heads.append(head);
     });
-    const matches = (t, words) => {
-      const text = [t, label(t), data.texts[t] || "", top ? strongestNames[t] : ""].join(" ").toLowerCase();
-      return words.every((word) => /^\d+$/.test(word)
-        ? String(t) === word || String(label(t)) === word : text.includes(word));
+    const matches = (t, wanted) => {
+      if (/^\d+$/.test(wanted)) return String(t) === wanted || String(label(t)) === wanted;
+      const texts = [label(t), data.texts[t] || "", top ? strongestNames[t] : ""];
+      return texts.some((text) => text.toLowerCase().includes(wanted));
     };
     const find = () => {
-      const words = byId("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-      order = words.length ? all.filter((t) => matches(t, words)) : all;
+      const wanted = byId("search").value.trim().toLowerCase();
+      order = wanted ? all.filter((t) => matches(t, wanted)) : all;
       page = 0;
       byId("search-state").textContent = order.length.toLocaleString("en") + " of " +
         count.toLocaleString("en") + " examples";

@@ -1,0 +1,167 @@
+"""The report in a real browser: no script error, figures there, search and sort work."""
+
+import os
+
+import pytest
+from chromium import Browser, find_chromium
+from report_cases import TARGETS, make_case, make_fit, make_store, report_arguments
+
+from estimate import report
+
+KEEP = "COARLIB_SCREENSHOTS"  # a directory in which to leave what the tests saw
+COLUMN = "[...document.querySelectorAll('#examples tbody tr')].map(r => r.cells[{}].textContent)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    find_chromium()
+    with Browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    case = make_case(tmp_path_factory.mktemp("case") / "run")
+    report.main(report_arguments(case))
+    return case / "report.html"
+
+
+@pytest.fixture
+def opened(browser, path):
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.size(1280, 800)
+    browser.open(path.as_uri())
+    yield browser
+    assert browser.problems == []
+    assert {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
+
+
+def column(browser, at):
+    return browser.do(COLUMN.format(at))
+
+
+def numbers(texts):
+    return [float(text) for text in texts]
+
+
+def test_the_script_ran_and_all_figures_are_drawn(opened):
+    assert opened.do("document.documentElement.dataset.ready") == "1"
+    sizes = opened.do(
+        "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
+        " s.getBoundingClientRect().height, s.querySelectorAll('path').length])"
+    )
+    assert len(sizes) >= 9
+    assert all(width > 200 and height > 80 and paths > 5 for width, height, paths in sizes)
+    assert opened.do("document.querySelectorAll('#scatter circle').length") > 20
+    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    assert opened.do(broken) == 0 and opened.do("document.images.length") > TARGETS
+
+
+def test_clicking_a_heading_sorts_both_ways(opened):
+    click = "document.querySelectorAll('#examples thead button')[2].click()"
+    opened.do(click)
+    found = numbers(column(opened, 2))
+    assert found == sorted(found) and len(set(found)) > 1
+    opened.do(click)
+    assert numbers(column(opened, 2)) == sorted(found, reverse=True)
+    assert opened.do("document.querySelectorAll('#examples th')[2].ariaSort") == "descending"
+
+
+def test_small_tables_sort_too(opened):
+    rows = "[...document.querySelectorAll('#layers-table tbody tr')]"
+    opened.do("document.querySelectorAll('#layers-table thead button')[2].click()")
+    found = numbers(opened.do(f"{rows}.map(r => r.cells[2].dataset.value)"))
+    assert found == sorted(found)
+
+
+def test_searching_finds_by_text_label_number_and_feature(opened):
+    def search(words):
+        opened.do("document.getElementById('search').value = ''")
+        opened.do("document.getElementById('search').focus()")
+        opened.type(words)
+        return [int(text) for text in column(opened, 0)]
+
+    assert search("The C picture") == [2]
+    assert search("dog") == [1, 4, 7]
+    assert search("5") == [5]
+    found = search("second[")
+    strongest = column(opened, 3)
+    assert found and all(name.startswith("second[") for name in strongest)
+    assert search("no such thing") == []
+    assert opened.do("document.getElementById('search-state').textContent") == "0 of 8 examples"
+
+
+def test_choosing_an_example_shows_what_it_rests_on(opened):
+    opened.do("document.querySelector('#examples tr[data-target=\"4\"] button').click()")
+    shown = opened.do("document.getElementById('example').innerText")
+    assert shown.startswith("Example 4: dog") and "the e picture" in shown
+    assert "Raise the output when kept" in shown and "±" in shown
+    assert opened.do("document.querySelectorAll('#example .bars .fill').length") > 4
+    opened.do("document.querySelector('#example .near button').click()")
+    assert not opened.do("document.getElementById('example').innerText").startswith("Example 4")
+
+
+def test_markup_in_labels_stays_text(opened):
+    opened.do("document.querySelector('#examples tr[data-target=\"2\"] button').click()")
+    assert "</script><b>crab" in opened.do("document.getElementById('example').innerText")
+    assert opened.do("document.querySelectorAll('#example b').length") == 0
+
+
+def test_the_keyboard_is_enough(opened):
+    opened.press("Tab")
+    assert opened.do("document.activeElement.className") == "skip"
+    opened.press("Enter")
+    assert opened.do("location.hash") == "#main"
+    opened.do("document.querySelectorAll('#examples thead button')[0].focus()")
+    opened.press("Enter")
+    assert opened.do("document.querySelectorAll('#examples th')[0].ariaSort") == "descending"
+    unnamed = (
+        "[...document.querySelectorAll('button, input, select, [role=img], [role=region]')].filter("
+        "e => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length))).length"
+    )
+    assert opened.do(unnamed) == 0
+
+
+def test_light_dark_and_by_button(opened):
+    def paper():
+        return opened.do("getComputedStyle(document.body).backgroundColor")
+
+    opened.dark(False)
+    light = paper()
+    opened.dark(True)
+    assert paper() != light
+    opened.do("document.getElementById('theme').click()")
+    assert paper() == light
+    ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    before = opened.do(ink)
+    opened.do("document.getElementById('theme').click()")
+    assert opened.do(ink) != before
+    opened.dark(False)
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_nothing_sticks_out_at_either_size(opened, tmp_path, size):
+    opened.size(*size)
+    assert opened.do("document.documentElement.scrollWidth") <= size[0]
+    folder = os.environ.get(KEEP)
+    where = tmp_path if folder is None else type(tmp_path)(folder)
+    picture = where / f"report_{size[0]}x{size[1]}.png"
+    opened.screenshot(picture)
+    assert picture.stat().st_size > 10_000
+
+
+def test_it_prints(opened):
+    assert opened.printed().startswith(b"%PDF")
+
+
+def test_a_report_with_little_in_it_has_no_script_error(browser, tmp_path):
+    browser.problems.clear()
+    for name, options, fitted in (("empty", {"complete": 0}, False), ("bare", {}, True)):
+        store = make_store(tmp_path / name / "store", **options)
+        if fitted:
+            make_fit(store, tmp_path / name / "attributions", held_out=0)
+        report.main([str(tmp_path / name), "--quiet"])
+        browser.open((tmp_path / name / "report.html").as_uri())
+        assert browser.do("document.documentElement.dataset.ready") == "1"
+    assert browser.problems == []
