@@ -1,0 +1,133 @@
+"""Which estimator needs how many rows for a given held-out correlation.
+
+    python benchmarks/estimators.py                      # synthetic truths
+    python benchmarks/estimators.py --store STORE        # real rows
+
+Every estimator sees the same N rows, what chooses λ (or the estimator: `auto`) included: lasso and
+auto put a fifth of the N aside for that and fit all N afterwards, as run_regression does. Scores
+are mean Pearson correlations on held-out rows nobody fitted. Synthetic truths have COAR's size,
+2,304 components kept with probability .95, and noise that caps the correlation at .775:
+
+shared   log-normal strengths of components, the same for all targets (a few matter to everyone)
+dense    every component matters equally
+sparse   each target has its own 2% of components
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import reporting
+
+from coarlib.regression import ArrayRows, Moments, fit, open_rows, score_rows
+
+CEILING, KEEP = 0.775, 0.95
+SOLVERS = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")
+CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
+LASSO = {"num_lambdas": 60, "eps": 1e-2}
+
+
+def synthetic(kind, rows, features=2304, targets=100, seed=0):
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((features, targets))
+    if kind == "shared":
+        weight *= np.exp(1.2 * rng.standard_normal((features, 1)))
+    if kind == "sparse":
+        weight *= rng.random(weight.shape) < 0.02
+    weight /= np.sqrt((weight**2).sum(0) * KEEP * (1 - KEEP))
+    masks = rng.random((rows, features)) < KEEP
+    noise = np.sqrt(1 / CEILING**2 - 1) * rng.standard_normal((rows, targets))
+    return ArrayRows(masks, masks @ weight + noise)
+
+
+class Rows:
+    """Moments of the first N rows, split into four fifths and one, and of all of them."""
+
+    def __init__(self, source, count):
+        cut = count - max(20, count // 5)
+        self.source, self.inner = source, np.arange(cut, count)
+        self.fitting = Moments.from_rows(source, np.arange(cut))
+        self.choosing = Moments.from_rows(source, self.inner)
+        self.whole = self.fitting + self.choosing
+
+    def inner_fit(self, solver):
+        options = {"validation": self.choosing, **LASSO} if solver == "lasso" else {}
+        return fit(self.fitting, solver, **options)
+
+    def final(self, solver, inner=None):
+        if solver != "lasso":
+            return fit(self.whole, solver)
+        inner = inner or self.inner_fit(solver)
+        return fit(self.whole, solver, lam=inner.lam, start=inner.weight)
+
+    def auto(self):
+        inner = {solver: self.inner_fit(solver) for solver in CANDIDATES}
+        scores = {s: score_rows(a.predict, self.source, self.inner).mean for s, a in inner.items()}
+        best = max(scores, key=scores.get)
+        return best, self.final(best, inner[best])
+
+
+def measure(source, counts, held, solvers=SOLVERS):
+    table = []
+    for count in counts:
+        rows, line, chosen = Rows(source, count), {"rows": int(count)}, ""
+        started = time.perf_counter()
+        finals = {solver: rows.final(solver) for solver in solvers}
+        chosen, finals["auto"] = rows.auto()
+        for name, fitted in finals.items():
+            score = score_rows(fitted.predict, source, held)
+            line[name] = round(score.mean, 4)
+            if name == "ridge":
+                half = (score.mean_high - score.mean_low) / 2
+        line |= {"± (95%)": round(half, 4), "auto chose": chosen}
+        print(line, f"{time.perf_counter() - started:.0f} s", flush=True)
+        table.append(line)
+    return table
+
+
+def rows_needed(table, name, wanted):
+    """Rows at which an estimator reaches a correlation, interpolated in log rows; None if never."""
+    counts = np.log([line["rows"] for line in table])
+    scores = np.maximum.accumulate([line[name] for line in table])
+    if scores[-1] < wanted:
+        return None
+    above = int(np.argmax(scores >= wanted))
+    if above == 0:
+        return int(np.exp(counts[0]))
+    share = (wanted - scores[above - 1]) / (scores[above] - scores[above - 1])
+    return int(np.exp(counts[above - 1] + share * (counts[above] - counts[above - 1])))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--held_out", type=int, default=500)
+    parser.add_argument("--most", type=int, default=10_000)
+    args = parser.parse_args()
+    if args.store:
+        source = open_rows(args.store)
+        total = len(source.row_ids) - args.held_out
+        features = source.num_features
+        counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]
+        table = measure(source, counts, np.arange(total, total + args.held_out))
+        results = {"features": features, "targets": source.num_targets, "table": table}
+        wanted = table[-1]["least_squares"]
+        results["rows to reach least squares' last correlation"] = {
+            name: rows_needed(table, name, wanted) for name in (*SOLVERS, "auto")
+        }
+        print(results["rows to reach least squares' last correlation"])
+        name = f"estimators_{features}_features"
+    else:
+        results, name = {}, "estimators_synthetic"
+        counts = [n for n in (139, 500, 2304, 10_000) if n <= args.most]
+        for kind in ("shared", "dense", "sparse"):
+            source = synthetic(kind, counts[-1] + 2000)
+            held = np.arange(counts[-1], counts[-1] + 2000)
+            results[kind] = measure(source, counts, held)
+            reporting.table(kind, results[kind])
+    reporting.save(name, results, "torch", "numba")
+
+
+if __name__ == "__main__":
+    main()

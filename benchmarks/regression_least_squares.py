@@ -1,0 +1,190 @@
+"""From rows on disk to least-squares weights: coarlib against every exact way of doing it.
+
+    python benchmarks/regression_least_squares.py [--rows 10000] [--features 2304] [--targets 1000]
+    python benchmarks/regression_least_squares.py --cifar      # COAR's CIFAR size, coarlib only
+
+All methods read the same store (bool masks, float16 outputs), take an intercept and give weights
+for all targets; all are exact, so the largest difference from a float64 solution stands beside the
+time. The limit is the float32 product X'Y (measured) plus the packed pair counts: no method that
+forms the moments can be faster.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import reporting
+import torch
+from numpy.lib.format import open_memmap
+from sklearn.linear_model import LinearRegression, Ridge
+
+from coarlib.regression import Moments, fit_least_squares, open_rows
+from coarlib.regression.counts import PairCounter
+
+KEEP = 0.9
+
+
+def make_store(path, rows, features, targets, seed=0):
+    """Rows of a COAR-like store: few strong components, shared noise, float16."""
+    path.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    masks = open_memmap(path / "masks.npy", "w+", bool, (rows, features))
+    outputs = open_memmap(path / "test_margins.npy", "w+", np.float16, (rows, targets))
+    strength = np.exp(1.5 * rng.standard_normal((features, 1))).astype(np.float32)
+    weight = strength * rng.standard_normal((features, targets), dtype=np.float32)
+    weight /= np.sqrt((weight**2).sum(0) * KEEP * (1 - KEEP))
+    for start in range(0, rows, 2500):
+        x = rng.random((min(2500, rows - start), features), dtype=np.float32) < KEEP
+        noise = rng.standard_normal((len(x), targets), dtype=np.float32)
+        masks[start : start + len(x)] = x
+        outputs[start : start + len(x)] = x @ weight + 0.8 * noise
+    np.save(path / "_completed.npy", np.ones(rows, bool))
+
+
+def coarlib_fit(store):
+    fitted = fit_least_squares(Moments.from_rows(open_rows(store)))
+    return fitted.weight, fitted.bias
+
+
+def arrays(store, dtype):
+    return (np.load(store / f"{key}.npy", mmap_mode="r").astype(dtype) for key in
+            ("masks", "test_margins"))  # fmt: skip
+
+
+def scikit(model, dtype):
+    def fit(store):
+        x, y = arrays(store, dtype)
+        fitted = model().fit(x, y)
+        return fitted.coef_.T, fitted.intercept_
+
+    return fit
+
+
+def lstsq(library, dtype):
+    def fit(store):
+        x, y = arrays(store, dtype)
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        x -= mean_x
+        y -= mean_y
+        if library == "numpy":
+            weight = np.linalg.lstsq(x, y, rcond=None)[0]
+        else:
+            solved = torch.linalg.lstsq(torch.from_numpy(x), torch.from_numpy(y), driver="gels")
+            weight = solved.solution.numpy()
+        return weight, mean_y - mean_x @ weight
+
+    return fit
+
+
+METHODS = {
+    "coarlib": coarlib_fit,
+    "torch lstsq float32": lstsq("torch", np.float32),
+    "torch lstsq float64": lstsq("torch", np.float64),
+    "scikit-learn Ridge(alpha=1e-8, cholesky) float32": scikit(
+        lambda: Ridge(alpha=1e-8, solver="cholesky"), np.float32
+    ),
+    "scikit-learn Ridge(alpha=1e-8, cholesky) float64": scikit(
+        lambda: Ridge(alpha=1e-8, solver="cholesky"), np.float64
+    ),
+    "numpy lstsq float64": lstsq("numpy", np.float64),
+    "scikit-learn LinearRegression float32": scikit(LinearRegression, np.float32),
+    "scikit-learn LinearRegression float64": scikit(LinearRegression, np.float64),
+}
+
+
+def physical_limit(store):
+    """Seconds of the float32 product X'Y plus the packed counts, on data in memory."""
+    x, y = arrays(store, np.float32)
+    masks = x != 0
+    started = time.perf_counter()
+    torch.from_numpy(x).T @ torch.from_numpy(y)
+    product = time.perf_counter() - started
+    counter = PairCounter(masks.shape[1])
+    started = time.perf_counter()
+    counter.add(masks)
+    return product + time.perf_counter() - started
+
+
+def timed(method, store, repeats):
+    best, result = np.inf, None
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = method(store)
+        best = min(best, time.perf_counter() - started)
+    return best, result
+
+
+def compare(store, repeats):
+    METHODS["coarlib"](store)  # compile
+    limit = min(physical_limit(store) for _ in range(repeats))
+    reference, rows = None, []
+    for name, method in METHODS.items():
+        seconds, (weight, _) = timed(method, store, repeats if name == "coarlib" else 1)
+        rows.append({"method": name, "seconds": seconds, "weight": np.asarray(weight)})
+        if name == "torch lstsq float64":
+            reference = rows[-1]["weight"]
+    ours = rows[0]["seconds"]
+    for row in rows:
+        row["largest difference"] = float(np.abs(row.pop("weight") - reference).max())
+        row["times coarlib"] = row["seconds"] / ours
+    rows.append({"method": "limit: X'Y and packed counts", "seconds": limit,
+                 "largest difference": 0.0, "times coarlib": limit / ours})  # fmt: skip
+    return rows
+
+
+def cifar(store):
+    """The size of COAR's CIFAR set-up, from disk to weights and standard errors."""
+    started = time.perf_counter()
+    moments = Moments.from_rows(open_rows(store), quiet=False)
+    middle = time.perf_counter()
+    fitted = fit_least_squares(moments)
+    stop = time.perf_counter()
+    x, y = torch.ones(4096, 2304), torch.ones(4096, 10_000)
+    product = np.inf
+    for _ in range(3):
+        begun = time.perf_counter()
+        x.T @ y
+        product = min(product, time.perf_counter() - begun)
+    return {
+        "rows x features x targets": [moments.num_rows, *fitted.weight.shape],
+        "seconds": stop - started,
+        "seconds of moments": middle - started,
+        "seconds of solving": stop - middle,
+        "seconds of X'Y at the measured float32 speed": product * moments.num_rows / 4096,
+        "peak memory GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "largest certified gap": float(fitted.gap.max()),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--features", type=int, default=2304)
+    parser.add_argument("--targets", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cifar", action="store_true")
+    parser.add_argument("--store", type=Path, help="keep (or find) the store here")
+    args = parser.parse_args()
+    if args.cifar:
+        args.rows, args.features, args.targets = 50_000, 2304, 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        store = args.store or Path(folder) / "store"
+        if not (store / "_completed.npy").is_file():
+            make_store(store, args.rows, args.features, args.targets)
+        if args.cifar:
+            result = cifar(store)
+            print("\n".join(f"{key:>46}  {value}" for key, value in result.items()))
+            reporting.save("regression_cifar_size", result, "torch", "numba")
+            return
+        rows = compare(store, args.repeats)
+    problem = f"N={args.rows}, M={args.features}, T={args.targets}, bool and float16 on disk"
+    reporting.table(problem, rows)
+    results = {"problem": problem, "methods": rows}
+    reporting.save("regression_least_squares", results, "torch", "numba", "scikit-learn")
+
+
+if __name__ == "__main__":
+    main()
