@@ -118,8 +118,10 @@ class Sweep:
             empty = Accumulators(self.layout, (len(points), first.shape[1]), first).rows()
             zero = torch.zeros_like(first).double()
             checks = {name: zero for name in CHECKS}
-            return {"initial": first, "final": last, **empty, **checks}
-        return {"initial": first, "final": last, **ledger.sums.rows(), **ledger.checks()}
+            return {"initial": first, "final": last, "outside": zero, **empty, **checks}
+        outside = self.features.outside(walk, last - first)
+        found = {"initial": first, "final": last, "outside": outside}
+        return {**found, **ledger.sums.rows(), **ledger.checks()}
 
 
 CHECKS = ("quadrature_residual", "untracked", "update_residual", "largest_step_residual")

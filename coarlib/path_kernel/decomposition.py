@@ -30,8 +30,10 @@ class Decomposition:
     Attributes
     ----------
     arrays : mapping of name to array [N, K, …]
-        ``initial``, ``final`` (the model's own outputs), each of ``data``, ``weight_decay``,
-        ``regulariser``, ``prior_momentum`` (total), the residuals, ``largest_step_residual``
+        ``initial`` and ``final``, the model's own outputs before the first and after the last
+        recorded update; ``outside``, what updates outside a recorded window changed; ``data``,
+        ``weight_decay``, ``regulariser`` and ``prior_momentum`` (from before the first update),
+        totals; the residuals; ``largest_step_residual``
         (absolute), and the accumulated arrays, such as ``data_by_sample`` [N, K, D].
     about : dict
         What was asked: ``by``, ``meaning``, ``tolerance``, ``tensors``, ``components``,

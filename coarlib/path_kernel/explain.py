@@ -255,7 +255,7 @@ class _Memory:
 
 def _schema(layout: Layout, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:
     double, own = np.dtype(np.float64), np.dtype(str(dtype).removeprefix("torch."))
-    plain = ("initial", "final", *SOURCES, *CHECKS)
+    plain = ("initial", "final", "outside", *SOURCES, *CHECKS)
     return {
         **{name: ArraySpec(double, (outputs,)) for name in plain},
         **{name: ArraySpec(own, (outputs, *rest)) for name, rest in layout.arrays().items()},

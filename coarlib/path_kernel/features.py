@@ -10,7 +10,7 @@ from coarlib.path_kernel.gradients import differentiable_attention
 from coarlib.path_kernel.parameters import Tensors
 from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.queries import Queries
-from coarlib.path_kernel.walk import Step
+from coarlib.path_kernel.walk import Step, Walk
 
 FEW_OUTPUTS = 4
 
@@ -70,6 +70,15 @@ class Features:
                 self._values[number] = self._queries.values(theta, self.points)
         return self._values[number]
 
+    def outside(self, walk: Walk, inside: torch.Tensor) -> torch.Tensor:
+        """Return what updates outside the recorded window changed, float64 [n, K]; else zeros."""
+        ends = walk.ends()
+        if ends is None:
+            return torch.zeros_like(inside).double()
+        with differentiable_attention():
+            first, last = (self._queries.values(theta, self.points) for theta in ends)
+        return (last - first - inside).double()
+
     @property
     def points(self) -> torch.Tensor:
         """The tile."""
@@ -108,8 +117,9 @@ class Features:
         fixed = dict(theta)
         moving = {name: fixed.pop(name) for name in self._tracked}
         size = sum(v.numel() * v.element_size() for v in moving.values())
+        dtype = next(iter(theta.values())).dtype
         parts = [
-            self._queries.jacobian(moving, fixed, some)
+            self._queries.jacobian(moving, fixed, some, torch.ones_like(some, dtype=dtype))
             for some in self._chunk(points, self._queries.num_outputs * size)
         ]
         if len(parts) == 1:
@@ -151,7 +161,8 @@ class Features:
         fixed = {name: values + alpha * sum_.delta[name] for name, values in sum_.theta.items()}
         moving = {name: fixed.pop(name) for name in self._tracked}
         for part in self._chunk(rows, _row_bytes(sum_.phi)):
-            sum_.add(self._queries.jacobian(moving, fixed, sum_.nodes.points[part]), part)
+            points, weight = sum_.nodes.points[part], sum_.nodes.weight[part]
+            sum_.add(self._queries.jacobian(moving, fixed, points, weight), part)
 
     def _add_single(self, sum_: _Sum, rows: torch.Tensor) -> None:
         """Add nodes that lie at a place of their own."""
@@ -160,7 +171,7 @@ class Features:
         parameters = sum(v.numel() * v.element_size() for v in sum_.theta.values())
         nodes = sum_.nodes
         for part in self._chunk(rows, _row_bytes(sum_.phi) + parameters):
-            place = (nodes.alpha[part], nodes.points[part])
+            place = (nodes.alpha[part], nodes.weight[part], nodes.points[part])
             found = self._queries.jacobian_at(sum_.theta, sum_.delta, self._tracked, place)
             sum_.add(found, part)
 
@@ -176,14 +187,9 @@ class _Sum:
     place: torch.Tensor
 
     def add(self, found: Tensors, part: torch.Tensor) -> None:
-        """Add the gradients ``[m, K, *shape]`` of the nodes ``part``, times their weights."""
-        weight, place = self.nodes.weight[part], self.place[part]
+        """Add the weighted gradients ``[m, K, *shape]`` of the nodes ``part``."""
         for name, values in found.items():
-            self.phi[name].index_add_(0, place, values * _like(weight, values))
-
-
-def _like(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return values.view(-1, *[1] * (other.ndim - 1))
+            self.phi[name].index_add_(0, self.place[part], values)
 
 
 def _row_bytes(phi: Tensors) -> int:

@@ -137,36 +137,43 @@ class Queries:
 
         return vmap(along)(tangents).detach()
 
-    def jacobian(self, moving: Tensors, fixed: Tensors, points: torch.Tensor) -> Tensors:
-        """Return ``∂f/∂θ`` of some points at one θ, ``{name: [n, K, *shape]}``."""
-        each = vmap(self._derivative, in_dims=(None, None, 0, 0))
-        return each(moving, fixed, self.inputs[points], self.targets[points])
+    def jacobian(
+        self, moving: Tensors, fixed: Tensors, points: torch.Tensor, weight: torch.Tensor
+    ) -> Tensors:
+        """Return ``w_n ∂f/∂θ`` of some points at one θ, ``{name: [n, K, *shape]}``."""
+        each = vmap(self._derivative, in_dims=(None, None, 0, 0, 0))
+        return each(moving, fixed, weight, self.inputs[points], self.targets[points])
 
     def jacobian_at(
         self,
         theta: Tensors,
         delta: Tensors,
         moving: tuple[str, ...],
-        place: tuple[torch.Tensor, torch.Tensor],
+        place: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ) -> Tensors:
-        """Return ``∂f/∂θ`` of point m at ``θ + α_m Δ``, ``{name: [m, K, *shape]}``.
+        """Return ``w_m ∂f/∂θ`` of point m at ``θ + α_m Δ``, ``{name: [m, K, *shape]}``.
 
-        ``place`` is α ``[m]`` and the points ``[m]``.
+        ``place`` is α, w and the points, ``[m]`` each.
         """
-        alpha, points = place
+        alpha, weight, points = place
 
-        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Tensors:
+        def one(a: torch.Tensor, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Tensors:
             here = between(theta, delta, a)
             part = {name: here.pop(name) for name in moving}
-            return self._derivative(part, here, x, y)
+            return self._derivative(part, here, w, x, y)
 
-        return vmap(one)(alpha, self.inputs[points], self.targets[points])
+        return vmap(one)(alpha, weight, self.inputs[points], self.targets[points])
 
     def _derivative(
-        self, moving: Tensors, fixed: Tensors, one: torch.Tensor, target: torch.Tensor
+        self,
+        moving: Tensors,
+        fixed: Tensors,
+        weight: torch.Tensor,
+        one: torch.Tensor,
+        target: torch.Tensor,
     ) -> Tensors:
         def of_moving(part: Tensors) -> torch.Tensor:
-            return self._of_one({**fixed, **part}, one, target)
+            return weight * self._of_one({**fixed, **part}, one, target)
 
         if self.num_outputs == 1:
             found = grad(lambda part: of_moving(part).sum())(moving)

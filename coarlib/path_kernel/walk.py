@@ -106,6 +106,14 @@ class Walk:
                 clips[name] = float(clip)
         return Step(record, self.theta(number), table.views(after.theta), updates, clips)
 
+    def ends(self) -> tuple[Tensors, Tensors] | None:
+        """Return the parameters at both ends of the whole run, where only a window was kept."""
+        found = self.history.ends() if isinstance(self.history, History) else None
+        if found is None:
+            return None
+        first, last = (self._table.views(theta.to(self.device, self.dtype)) for theta in found)
+        return first, last
+
     def prior_momentum(self) -> Tensors | None:
         """Return the momentum from before the first update; None where there was none."""
         state = self._state(self.history.first)
