@@ -1,0 +1,175 @@
+"""Banks of retrained models that others made, as stores, and back.
+
+A bank is M subsets of N training examples and the outputs measured on each: the TRAK tutorial's
+and datamodels' ``mask.npy`` and ``val_margins.npy``, quanda's ``lds_subsets.yaml``, dattri's ground
+truth (see :mod:`coarlib.interop.dattri`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import ScoringError, StoreError
+from coarlib.scoring.arrays import as_array, blocks, masks_from_indices
+from coarlib.spec import ArraySpec, StoreSpec
+from coarlib.store import RowWriter, Store, initialize
+
+__all__ = [
+    "quanda_checkpoints",
+    "read_masks",
+    "read_quanda_subsets",
+    "write_bank",
+    "write_quanda_subsets",
+]
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+def write_bank(
+    path: str | Path,
+    masks: Any,
+    outputs: Any,
+    *,
+    x_name: str = "masks",
+    y_name: str = "test_margins",
+    notes: str = "",
+) -> Store:
+    """Make a store of subsets and outputs that are there already.
+
+    Parameters
+    ----------
+    path : str or Path
+        A new directory, or one that an interrupted call with the same bank left.
+    masks : bool or 0/1 [M, N]
+        True = kept.
+    outputs : real [M, …]
+        Stored in their own dtype.
+    x_name, y_name : str
+        Names of the arrays.
+    notes : str
+        Where the bank comes from; kept in the spec.
+
+    Returns
+    -------
+    Store
+        With all M rows completed.
+
+    Raises
+    ------
+    ScoringError
+        If masks are not masks, or the numbers of rows differ.
+    StoreError
+        If the directory holds something else.
+    """
+    kept, values = as_array(masks, "masks"), as_array(outputs, "outputs")
+    if kept.ndim != 2 or values.ndim < 2 or len(kept) != len(values):
+        raise ScoringError(
+            f"a bank needs masks [M, N] and outputs [M, …], not {list(kept.shape)} and "
+            f"{list(values.shape)}"
+        )
+    for piece in blocks(0 if kept.dtype == bool else len(kept), 1024):
+        if not ((kept[piece] == 0) | (kept[piece] == 1)).all():
+            raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
+    schema = {
+        x_name: ArraySpec(np.dtype(bool), kept.shape[1:]),
+        y_name: ArraySpec(values.dtype, values.shape[1:]),
+    }
+    initialize(path, StoreSpec(len(kept), schema, notes=notes))
+    store = Store.open(path)
+    with RowWriter(store) as writer:
+        for piece in blocks(len(kept), _BLOCK_BYTES // max(1, store.spec.row_bytes)):
+            rows = np.arange(piece.start, piece.stop, dtype=np.int64)
+            block = {x_name: np.asarray(kept[piece], bool), y_name: np.asarray(values[piece])}
+            writer.write(rows, block)
+    return store
+
+
+def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any]:
+    """Read masks [M, N] from ``.npy`` (masks, or index lists [M, k]) or quanda's ``.yaml``.
+
+    Parameters
+    ----------
+    path : str or Path
+    num_examples : int, optional
+        N; needed for index lists.
+
+    Raises
+    ------
+    ScoringError
+        If the file is missing, is neither, or holds index lists and N is not given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScoringError(f"there is no file {path}")
+    if path.suffix in (".yaml", ".yml"):
+        indices: Any = read_quanda_subsets(path)
+    else:
+        try:
+            indices = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
+        if indices.dtype == bool or indices.dtype.kind == "f" or indices.shape[-1] == num_examples:
+            return np.asanyarray(indices)
+    if num_examples is None:
+        raise ScoringError(f"{path} holds index lists; say how many examples there are in all")
+    return masks_from_indices(list(indices), num_examples)
+
+
+def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:
+    """Read ``lds_subsets.yaml``, a list of lists of integers, without a YAML parser's minutes.
+
+    Raises
+    ------
+    ScoringError
+        If the file cannot be read or holds anything else.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScoringError(f"cannot read {path} as a list of index lists") from error
+    # Block style begins a list with "- -", flow style with "[" (the outer one, if any, is empty).
+    flow = "[" in text
+    lists = re.split(r"\[", text)[1:] if flow else re.split(r"^- - ", text, flags=re.MULTILINE)[1:]
+    if not lists or re.search(r"[^-\d\s\[\],]", text) or re.search(r"-\d|\d-", text):
+        raise ScoringError(f"{path} is not a list of lists of non-negative integers")
+    numbers = [np.fromstring(part.translate(_BLANKS), dtype=np.int64, sep=" ") for part in lists]
+    return [part for part in numbers if part.size] if flow else numbers
+
+
+_BLANKS = str.maketrans("-[],\n", "     ")
+
+
+def write_quanda_subsets(path: str | Path, subsets: Sequence[Any]) -> None:
+    """Write index lists as quanda reads them; the file appears whole."""
+    path = Path(path)
+    lines = (f"- [{', '.join(map(str, as_array(subset).tolist()))}]\n" for subset in subsets)
+    building = path.with_name(f".{path.name}.{os.getpid()}")
+    building.write_text("".join(lines), encoding="ascii")
+    os.replace(building, path)
+
+
+def quanda_checkpoints(bench_save_dir: str | Path, name: str) -> list[Path]:
+    """Return the model files of quanda's subsets 0, 1, …, in order.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or one in between is missing.
+    """
+    folder = Path(bench_save_dir) / "ckpt"
+    found = {
+        int(file.parent.name.rpartition("_")[2]): file
+        for file in folder.glob(f"{name}_lds_subset_*/model.safetensors")
+    }
+    missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
+    if missing:
+        raise StoreError(f"{folder} has no model of subset {missing[0]} of {name}")
+    return [found[number] for number in sorted(found)]

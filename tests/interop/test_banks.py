@@ -1,0 +1,112 @@
+"""Published banks become stores; quanda's lists are read and written."""
+
+import numpy as np
+import pytest
+import yaml
+
+from coarlib.errors import CoarlibError, ScoringError, StoreError
+from coarlib.interop.banks import (
+    quanda_checkpoints,
+    read_masks,
+    read_quanda_subsets,
+    write_bank,
+    write_quanda_subsets,
+)
+from coarlib.scoring import lds, masks_from_indices
+from coarlib.store import Store
+from estimate.import_bank import main as import_bank
+from estimate.score_lds import main as score_lds
+
+
+def bank(subsets=30, examples=40, targets=6):
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((examples, targets)).astype("f4")
+    indices = np.stack([rng.choice(examples, 20, replace=False) for _ in range(subsets)])
+    masks = masks_from_indices(indices, examples)
+    margins = (masks @ scores + rng.standard_normal((subsets, targets))).astype("f2")
+    return scores, indices, masks, margins
+
+
+def test_the_trak_tutorials_files_become_a_store_that_is_scored(tmp_path, capsys):
+    scores, _, masks, margins = bank()
+    for name, array in (("mask", masks), ("val_margins", margins), ("scores", scores)):
+        np.save(tmp_path / f"{name}.npy", array)
+    words = ["--bank.masks", tmp_path / "mask.npy", "--bank.outputs", tmp_path / "val_margins.npy"]
+    words = ["--logging.logdir", tmp_path / "store", *words]
+    import_bank([str(word) for word in words])
+    import_bank([str(word) for word in words])  # twice is no harm
+    store = Store.open(tmp_path / "store")
+    assert len(store.completed_rows()) == 30
+    np.testing.assert_array_equal(store.array("masks"), masks)
+    np.testing.assert_array_equal(store.array("test_margins"), margins)
+    assert store.array("test_margins").dtype == np.float16
+    words = ["--data.store", tmp_path / "store", "--data.scores", tmp_path / "scores.npy"]
+    score_lds([str(word) for word in words])
+    assert f"{lds(scores, masks, margins).mean:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("style", [None, True, False])
+def test_quandas_subsets_are_read_in_every_style(tmp_path, style):
+    lists = [[3, 1, 2], [0], [39, 12345678901]]
+    file = tmp_path / "lds_subsets.yaml"
+    file.write_text(yaml.safe_dump(lists, default_flow_style=style))
+    assert [part.tolist() for part in read_quanda_subsets(file)] == lists
+
+
+def test_written_subsets_are_what_yaml_reads(tmp_path):
+    _, indices, masks, _ = bank()
+    file = tmp_path / "lds_subsets.yaml"
+    write_quanda_subsets(file, indices)
+    assert yaml.safe_load(file.read_text()) == indices.tolist()
+    np.testing.assert_array_equal(read_masks(file, 40), masks)
+    np.save(tmp_path / "indices.npy", indices)
+    np.testing.assert_array_equal(read_masks(tmp_path / "indices.npy", 40), masks)
+    with pytest.raises(ScoringError, match="say how many examples"):
+        read_masks(file)
+
+
+def test_large_lists_survive(tmp_path):
+    rng = np.random.default_rng(0)
+    subsets = [rng.permutation(48_000)[:24_000] for _ in range(20)]
+    file = tmp_path / "lds_subsets.yaml"
+    write_quanda_subsets(file, subsets)
+    found = read_quanda_subsets(file)
+    np.testing.assert_array_equal(np.stack(found), np.stack(subsets))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a\n- b\n", "{x: 1}", "- - 1\n  - -2\n", "- - 1.5\n", "- 1\n- 2\n", "!!python/x"]
+)
+def test_other_yaml_is_refused(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ScoringError, match=r"x\.yaml is not a list of lists"):
+        read_quanda_subsets(tmp_path / "x.yaml")
+
+
+def test_what_is_no_bank_is_named_and_leaves_nothing(tmp_path):
+    _, indices, masks, margins = bank()
+    for args, words in (
+        ((masks[:-1], margins), r"not \[29, 40\] and \[30, 6\]"),
+        ((masks[0], margins), "a bank needs masks"),
+    ):
+        with pytest.raises(ScoringError, match=words):
+            write_bank(tmp_path / "store", *args)
+    with pytest.raises(CoarlibError, match="other than 0 and 1"):
+        write_bank(tmp_path / "other", indices, margins)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ScoringError, match="there is no file"):
+        read_masks(tmp_path / "none.npy")
+
+
+def test_quandas_checkpoints_in_order_and_whole(tmp_path):
+    for number in (0, 1, 2, 10):
+        folder = tmp_path / "ckpt" / f"mnist_lds_subset_{number}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+    with pytest.raises(StoreError, match="no model of subset 3 of mnist"):
+        quanda_checkpoints(tmp_path, "mnist")
+    (tmp_path / "ckpt" / "mnist_lds_subset_10" / "model.safetensors").unlink()
+    found = quanda_checkpoints(tmp_path, "mnist")
+    assert [file.parent.name[-1] for file in found] == ["0", "1", "2"]
+    with pytest.raises(StoreError, match="no model of subset 0 of cifar"):
+        quanda_checkpoints(tmp_path, "cifar")
