@@ -1,8 +1,4 @@
-"""How held-out correlation grows with rows, and predictions on held-out rows to look at.
-
-Moments are sums over rows, so the fits on the first n rows, for growing n, cost one pass: each
-adds a range of rows to the moments of the one before.
-"""
+"""Predictions on held-out rows to look at, and what more rows would give."""
 
 from __future__ import annotations
 
@@ -18,15 +14,16 @@ from coarlib.regression.blocks import read_blocks
 from coarlib.regression.experiment import Split
 from coarlib.regression.fit import fit
 from coarlib.regression.heldout import HeldOut, score_arrays
+from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 
-__all__ = ["LearningCurve", "SomeTargets", "doubling", "learning_curve", "split_of"]
+__all__ = ["SomeTargets", "Unseen", "look_ahead", "split_of"]
 
 MOST_TARGETS = 128
 MOST_FEATURES = 2500  # beyond, six eigendecompositions take minutes
-FEWEST_ROWS = 24
-HALVINGS = 5
+FEWEST_ROWS = 32
+POINTS = 5
 MOST_HELD_OUT = 1000
 MOST_VALUES = 4 * 10**9
 
@@ -80,31 +77,36 @@ class SomeTargets:
 
 
 @dataclass(frozen=True)
-class LearningCurve:
-    """Held-out scores of ridge fits on growing numbers of rows.
+class Unseen:
+    """Predictions of some targets on held-out rows, and how they improve with rows.
 
     Attributes
     ----------
-    num_rows : int64 [P]
-    scores : sequence of P HeldOut
-        All on the same held-out rows.
-    doubled : float or None
-        Expected mean correlation with twice the last number of rows.
     targets : int64 [t]
         Which targets were looked at.
+    num_rows : int
+        Rows of the fit that predicts.
     masks : bool [K, N]
         Of the held-out rows.
     predicted, true : float32 [K, t]
-        Held-out outputs, predicted by the largest fit and measured.
+        Held-out outputs, predicted and measured.
+    scores : HeldOut
+    curve : LearningCurve
     """
 
-    num_rows: NDArray[np.int64]
-    scores: list[HeldOut]
-    doubled: float | None
     targets: NDArray[np.int64]
+    num_rows: int
     masks: NDArray[np.bool_]
     predicted: NDArray[np.float32]
     true: NDArray[np.float32]
+    scores: HeldOut
+    curve: LearningCurve
+
+    @property
+    def doubled(self) -> float | None:
+        """Expected mean correlation with twice the rows, if that can be told."""
+        found = self.curve.predicted
+        return float(found[0]) if len(found) and np.isfinite(found[0]) else None
 
 
 def split_of(attributions: Attributions | None, source: RowSource) -> Split | None:
@@ -138,28 +140,7 @@ def split_of(attributions: Attributions | None, source: RowSource) -> Split | No
     return Split(np.sort(order[:train]), np.sort(validation))
 
 
-def doubling(num_rows: NDArray[Any], mean: NDArray[Any]) -> float | None:
-    """Predict the mean correlation with twice the rows.
-
-    With estimation noise of variance a/n on top of an effect, r² = c² / (1 + a/n), so 1/r² is
-    linear in 1/n; the line goes through the last three points by least squares.
-
-    Returns
-    -------
-    float or None
-        None with fewer than three points or a correlation that does not grow.
-    """
-    n, r = np.asarray(num_rows, float)[-3:], np.asarray(mean, float)[-3:]
-    if len(n) < 3 or not (np.isfinite(r).all() and (r > 0).all()):
-        return None
-    slope, intercept = np.polyfit(1 / n, 1 / r**2, 1)
-    if slope <= 0 or intercept + slope / (2 * n[-1]) <= 0:
-        return None
-    found = float((intercept + slope / (2 * n[-1])) ** -0.5)
-    return min(found, 1.0) if found >= r[-1] else None
-
-
-def learning_curve(source: RowSource, split: Split, targets: NDArray[np.int64]) -> LearningCurve:
+def look_ahead(source: RowSource, split: Split, targets: NDArray[np.int64]) -> Unseen:
     """Fit ridge (λ by generalised cross-validation) on growing parts of the training rows.
 
     Parameters
@@ -183,18 +164,11 @@ def learning_curve(source: RowSource, split: Split, targets: NDArray[np.int64]) 
             f"{MOST_FEATURES:,} features, {MOST_VALUES:,} values)"
         )
     some = SomeTargets(source, targets)
+    curve = learning_curve(some, train, validation, points=POINTS, multiples=(2,))
+    fitted = fit(Moments.from_rows(some, train), "ridge")
     blocks = list(read_blocks(some, validation))
     masks = np.concatenate([block for _, block, _ in blocks])
     true = np.concatenate([outputs for _, _, outputs in blocks]).astype(np.float32)
-    sizes = np.unique([len(train) >> halving for halving in range(HALVINGS)])
-    sizes = sizes[sizes >= min(FEWEST_ROWS, len(train))]
-    total: Moments | None = None
-    scores, predicted, start = [], np.zeros_like(true), 0
-    for stop in sizes:
-        part = Moments.from_rows(some, train[start:stop])
-        total = part if total is None else total + part
-        predicted = fit(total, "ridge").predict(masks)
-        scores.append(score_arrays(predicted, true))
-        start = stop
-    doubled = doubling(sizes, np.array([score.mean for score in scores]))
-    return LearningCurve(sizes, scores, doubled, targets, masks, predicted, true)
+    predicted = fitted.predict(masks)
+    scores = score_arrays(predicted, true)
+    return Unseen(targets, len(train), masks, predicted, true, scores, curve)

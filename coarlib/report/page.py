@@ -14,7 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 import coarlib
-from coarlib.errors import ReportError
+from coarlib.errors import RegressionError, ReportError
 from coarlib.progress import Progress
 from coarlib.report.attribution_sections import (
     attribution_section,
@@ -24,7 +24,7 @@ from coarlib.report.attribution_sections import (
 )
 from coarlib.report.health import Health, examine
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.learning import MOST_TARGETS, LearningCurve, learning_curve, split_of
+from coarlib.report.learning import MOST_TARGETS, Unseen, look_ahead, split_of
 from coarlib.report.markup import number
 from coarlib.report.payload import explorer_data, spread_out
 from coarlib.report.sections import (
@@ -123,7 +123,7 @@ def _inert(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _curve(inputs: ReportInputs) -> tuple[LearningCurve | None, str]:
+def _curve(inputs: ReportInputs) -> tuple[Unseen | None, str]:
     """The learning curve, or why there is none."""
     if inputs.rows is None:
         return None, inputs.why_no_rows
@@ -137,8 +137,8 @@ def _curve(inputs: ReportInputs) -> tuple[LearningCurve | None, str]:
     pearson = None if held is None else np.asarray(held.pearson)
     order = spread_out(pearson, inputs.rows.num_targets)
     try:
-        return learning_curve(inputs.rows, split, np.sort(order[:MOST_TARGETS])), ""
-    except ReportError as error:
+        return look_ahead(inputs.rows, split, np.sort(order[:MOST_TARGETS])), ""
+    except (ReportError, RegressionError) as error:
         return None, str(error)[0].upper() + str(error)[1:] + "."
 
 
@@ -167,7 +167,7 @@ def _lead(inputs: ReportInputs) -> str:
 
 
 def _facts(
-    inputs: ReportInputs, health: Health | None, curve: LearningCurve | None
+    inputs: ReportInputs, health: Health | None, curve: Unseen | None
 ) -> list[tuple[str, str, str]]:
     """The numbers at the top: name, value, note."""
     found: list[tuple[str, str, str]] = []
@@ -176,7 +176,7 @@ def _facts(
         note = f"95% [{number(held.mean_low)}, {number(held.mean_high)}], {held.num_rows:,} rows"
         found.append(("held-out correlation", number(held.mean), note))
     if curve is not None and curve.doubled is not None:
-        note = f"from {curve.scores[-1].mean:.3f} with {int(curve.num_rows[-1]):,}"
+        note = f"from {curve.scores.mean:.3f} with {curve.num_rows:,}"
         found.append(("with twice the rows", number(curve.doubled), note))
     if health is not None:
         of = "" if inputs.store is None else f"of {inputs.store.num_models:,}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.learning import LearningCurve
+from coarlib.report.learning import Unseen
 from coarlib.report.notes import Notes
 from coarlib.report.strongest import Nearest, Strongest
 from coarlib.report.style import pyplot
@@ -70,7 +70,7 @@ def explorer_data(
     top: Strongest | None,
     similar: Nearest | None,
     health: Health | None,
-    curve: LearningCurve | None,
+    curve: Unseen | None,
 ) -> dict[str, Any] | None:
     """Collect the data of the table of examples and of the view of one example.
 
@@ -172,9 +172,9 @@ def _texts(notes: Notes, order: NDArray[np.int64]) -> dict[str, str]:
     return found
 
 
-def _scatter(curve: LearningCurve) -> dict[str, Any]:
+def _scatter(curve: Unseen) -> dict[str, Any]:
     """Predicted and measured outputs of some targets on some held-out rows."""
-    chosen = spread_out(curve.scores[-1].pearson, len(curve.targets))[:SCATTERS]
+    chosen = spread_out(curve.scores.pearson, len(curve.targets))[:SCATTERS]
     count = min(len(curve.true), SCATTER_POINTS)
     rows = np.linspace(0, len(curve.true) - 1, count).astype(np.int64)
     return {

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from coarlib.report import plots
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.learning import LearningCurve
+from coarlib.report.learning import Unseen
 from coarlib.report.markup import Section, facts_table, figure, number, sentence, table
 from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
@@ -148,7 +148,7 @@ def _never_vary(kept_share: NDArray[np.float64]) -> int:
     return int(((kept_share == 0) | (kept_share == 1)).sum())
 
 
-def held_out_section(inputs: ReportInputs, curve: LearningCurve | None, why: str) -> Section:
+def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Section:
     """How well predictions agree with rows that no fit has seen."""
     section = Section("held-out", "Held-out correlation", label="Held-out")
     held = None if inputs.attributions is None else inputs.attributions.held_out
@@ -214,7 +214,7 @@ def held_out_section(inputs: ReportInputs, curve: LearningCurve | None, why: str
 
 
 def _methods(
-    inputs: ReportInputs, curve: LearningCurve | None
+    inputs: ReportInputs, curve: Unseen | None
 ) -> list[tuple[str, NDArray[np.float64], tuple[float, float]]]:
     """Each method's correlations [T] and interval of the mean; baselines on the held-out rows."""
     found: list[tuple[str, NDArray[np.float64], tuple[float, float]]] = []
@@ -237,20 +237,19 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(finite.mean()) if finite.size else float("nan")
 
 
-def _scatter_parts(curve: LearningCurve) -> list[Markup]:
-    scores = curve.scores[-1].pearson
+def _scatter_parts(curve: Unseen) -> list[Markup]:
+    scores = curve.scores.pearson
     chosen = np.sort(spread_out(scores, len(curve.targets))[:PANELS])
     chosen = chosen[np.argsort(scores[chosen], kind="stable")]
     titles = [f"example {curve.targets[at]}: r = {number(scores[at], 2)}" for at in chosen]
     drawn = plots.predicted_against_true(curve.predicted[:, chosen], curve.true[:, chosen], titles)
-    rows = int(curve.num_rows[-1])
     return [
         figure(
             drawn,
             "predicted-against-true",
             "Predicted against measured",
-            f"Worst, best and between, on held-out rows; ridge on {rows:,} rows, λ by generalised "
-            "cross-validation. The line is equality.",
+            f"Worst, best and between, on held-out rows; ridge on {curve.num_rows:,} rows, "
+            "λ by generalised cross-validation. The line is equality.",
         ),
         Markup(
             '<p class="tools"><label for="scatter-target">Look at one example</label>'
@@ -259,33 +258,31 @@ def _scatter_parts(curve: LearningCurve) -> list[Markup]:
     ]
 
 
-def learning_section(curve: LearningCurve | None, why: str) -> Section:
+def learning_section(curve: Unseen | None, why: str) -> Section:
     """How much more rows would help."""
     section = Section("learning", "Learning curve")
     if curve is None:
         section.parts.append(sentence(why))
         return section
-    mean, low, high = (
-        np.array([getattr(score, name) for score in curve.scores])
-        for name in ("mean", "mean_low", "mean_high")
-    )
+    found = curve.curve
     ahead = None
     if curve.doubled is None:
-        said = "The correlation does not grow in a way that says what more rows would give."
+        said = "There are too few rows to say what more of them would give."
     else:
-        ahead = 2.0 * float(curve.num_rows[-1]), curve.doubled
+        ahead = float(found.wanted[0]), curve.doubled
         said = (
-            f"Twice the rows ({ahead[0]:,.0f}) are expected to raise the mean held-out "
-            f"correlation from {mean[-1]:.3f} to {curve.doubled:.3f}."
+            f"Twice the rows ({ahead[0]:,.0f}) are expected to bring the mean held-out "
+            f"correlation from {found.correlation[-1]:.3f} to {curve.doubled:.3f} ± "
+            f"{found.sd[0]:.3f}."
         )
     section.parts += [
         sentence(said),
         figure(
-            plots.learning_curve(curve.num_rows, mean, low, high, ahead),
+            plots.learning_curve(found.rows, found.correlation, found.low, found.high, ahead),
             "learning-curve",
             "Held-out correlation against rows",
             f"Ridge on growing numbers of rows, mean over {len(curve.targets):,} targets with 95% "
-            "interval; the open circle continues the line that 1/r² makes over 1/n.",
+            "interval; the open circle extrapolates.",
         ),
     ]
     return section

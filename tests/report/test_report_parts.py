@@ -11,7 +11,7 @@ from coarlib.regression import ArrayRows, Moments, fit
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.experiment import Split, split_rows
 from coarlib.report.health import examine
-from coarlib.report.learning import doubling, learning_curve, split_of
+from coarlib.report.learning import look_ahead, split_of
 from coarlib.report.notes import FeatureNotes, Notes, as_pictures, read_groups, read_notes
 from coarlib.report.payload import STEPS, pack_scaled, spread_out
 from coarlib.report.records import read_evaluation, read_lds, read_steps
@@ -117,28 +117,19 @@ def test_health_counts_what_was_put_in():
     assert found.deviation[1] == 0
 
 
-def test_the_learning_curve_is_that_of_separate_fits():
+def test_what_is_shown_is_what_the_fit_on_the_training_rows_predicts():
     masks = RNG.random((400, 8)) < 0.6
     outputs = masks @ RNG.normal(size=(8, 5)) + RNG.normal(size=(400, 5))
     source = ArrayRows(masks, outputs)
-    split = Split(np.arange(320), np.arange(320, 400))
-    curve = learning_curve(source, split, np.array([1, 3]))
-    assert curve.num_rows.tolist() == [40, 80, 160, 320] or curve.num_rows[-1] == 320
-    for rows, score in zip(curve.num_rows, curve.scores, strict=True):
-        alone = fit(Moments.from_arrays(masks[:rows], outputs[:rows, [1, 3]]), "ridge")
-        predicted = alone.predict(masks[320:])
-        r = [np.corrcoef(predicted[:, t], outputs[320:, j])[0, 1] for t, j in enumerate([1, 3])]
-        np.testing.assert_allclose(score.pearson, r, atol=FLOAT32)
-    assert (np.diff([score.mean for score in curve.scores]) > -0.05).all()
-
-
-def test_doubling_continues_the_line_of_its_formula():
-    n = np.array([100, 200, 400, 800])
-    r = 0.9 / np.sqrt(1 + 50 / n)
-    assert doubling(n, r) == pytest.approx(0.9 / np.sqrt(1 + 50 / 1600))
-    assert doubling(n[:2], r[:2]) is None
-    assert doubling(n, r[::-1]) is None
-    assert doubling(n, np.full(4, np.nan)) is None
+    targets = np.array([1, 3])
+    found = look_ahead(source, Split(np.arange(320), np.arange(320, 400)), targets)
+    alone = fit(Moments.from_arrays(masks[:320], outputs[:320, targets]), "ridge")
+    np.testing.assert_allclose(found.predicted, alone.predict(masks[320:]), rtol=FLOAT32)
+    r = [np.corrcoef(found.predicted[:, t], outputs[320:, j])[0, 1] for t, j in enumerate(targets)]
+    np.testing.assert_allclose(found.scores.pearson, r, atol=FLOAT32)
+    assert found.num_rows == 320 and found.curve.rows[-1] == 320
+    assert found.curve.correlation[-1] == pytest.approx(found.scores.mean, abs=FLOAT32)
+    assert found.doubled >= found.scores.mean - 0.05
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -162,7 +153,7 @@ def test_the_split_is_the_one_of_the_fit(seed):
 def test_too_many_features_for_a_curve_are_refused_with_the_reason():
     source = ArrayRows(np.ones((50, 3000), bool), np.ones((50, 2)))
     with pytest.raises(ReportError, match="3,000 features"):
-        learning_curve(source, Split(np.arange(40), np.arange(40, 50)), np.arange(2))
+        look_ahead(source, Split(np.arange(40), np.arange(40, 50)), np.arange(2))
 
 
 def test_images_of_every_layout_become_pictures():
