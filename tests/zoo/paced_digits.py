@@ -1,5 +1,6 @@
 """The digits set-up, slowed down as a file says at that moment, so that tests can interfere."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,7 +8,10 @@ from estimate.digits.task import DigitsTask
 
 
 class PacedDigits(DigitsTask):
-    """DigitsTask that sleeps the seconds in the file ``pace`` before each batch of four rows."""
+    """DigitsTask that sleeps the seconds in the file ``pace`` before each batch of four rows.
+
+    While that file says ``hold`` it waits, and says so by a file ``waiting.<pid>`` beside it.
+    """
 
     rows_per_batch = 4
 
@@ -16,5 +20,8 @@ class PacedDigits(DigitsTask):
         self.pace = Path(pace)
 
     def rows(self, indices, masks):
-        time.sleep(float(self.pace.read_text()))
+        while (pace := self.pace.read_text()) == "hold":
+            self.pace.with_name(f"waiting.{os.getpid()}").touch()
+            time.sleep(0.05)
+        time.sleep(float(pace))
         return super().rows(indices, masks)
