@@ -1,6 +1,6 @@
 """Claims: any number of workers share out the blocks of a store, with nothing else running.
 
-A claim is a file ``claims/<block>.<generation>`` made with O_EXCL and never renamed or deleted;
+A claim is a file ``claims/<block>.<generation>`` made exclusively, never renamed or deleted;
 the highest generation owns the block, and stealing means creating generation + 1. The owner
 touches its file; a claim is stale when its modification time has not changed for ``ttl`` seconds
 *on the observer's own monotonic clock*, so no two clocks are ever compared. A worker that is done
@@ -11,6 +11,7 @@ never rests on a claim: rows are functions of their index, so a row computed twi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -38,6 +39,8 @@ HEARTBEATS_PER_TTL = 6
 # More blocks than this make the directory slow to list on a network file system.
 MAX_BLOCKS = 2000
 BLOCK_FILE = "block_rows"
+# What a file system without hard links answers.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 CLAIM_NAME = re.compile(r"(\d+)\.(\d+)(\.free)?")
 
 
@@ -121,6 +124,20 @@ def owner_has_died(file: Path) -> bool:
         return False
 
 
+def _sign(file: Path) -> bool:
+    """Create ``file`` with this process's name in it; False if it exists."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    owner = {"host": socket.gethostname(), **process_identity(os.getpid())}
+    try:
+        os.write(descriptor, json.dumps(owner).encode())
+    finally:
+        os.close(descriptor)
+    return True
+
+
 class Claims:
     """One worker's view of a store's claims; a context manager that keeps the own claim alive.
 
@@ -195,21 +212,30 @@ class Claims:
         return now - since > self.ttl or owner_has_died(file)
 
     def _create(self, claim: Claim) -> bool:
+        """Make the claim's file unless it exists; whether this worker is the one that made it.
+
+        The file gets its name by a link, which is as exclusive as O_EXCL and shows it only with
+        its content: nobody has to wait for an owner who was killed before it could sign.
+        """
         file = self._directory / claim.name
+        draft = self._directory / f".{claim.name}.{os.getpid()}.{os.urandom(4).hex()}"
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileExistsError:
-            return False
+            _sign(draft)
+            try:
+                os.link(draft, file)
+                return True
+            except FileExistsError:
+                # A server that answers a repeated request says so to the one who made it, too.
+                return os.path.samestat(os.stat(draft), os.stat(file))
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _sign(file)
         except OSError as error:
             raise StoreError(f"cannot claim {file}: {error.strerror}") from error
-        owner = {"host": socket.gethostname(), **process_identity(os.getpid())}
-        try:
-            os.write(descriptor, json.dumps(owner).encode())
-        except OSError:  # the claim is the name; the text only spares others some waiting
-            pass
         finally:
-            os.close(descriptor)
-        return True
+            with suppress(OSError):
+                draft.unlink()
 
     def _hold(self, claim: Claim | None) -> None:
         self._own = claim
