@@ -97,11 +97,10 @@ class Arrays:
         threads = min(THREADS, -(-target.nbytes // BYTES_A_THREAD), last - first)
         cuts = np.linspace(first, last, threads + 1).astype(int).tolist()
         parts = [(name, a, b, target[a - first : b - first]) for a, b in itertools.pairwise(cuts)]
-        if threads == 1:
-            self._copy_part(*parts[0])
-        else:
-            for done in [_pool().submit(self._copy_part, *part) for part in parts]:
-                done.result()
+        others = [_pool().submit(self._copy_part, *part) for part in parts[1:]]
+        self._copy_part(*parts[0])
+        for done in others:
+            done.result()
 
     def _copy_part(self, name: str, first: int, last: int, target: np.ndarray) -> None:
         """Copy rows first..last-1 into uint8 [rows, nbytes], a run at a time."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from coarlib import beton
+from coarlib.beton.layout import TABLE_ENTRY
 from coarlib.errors import BetonError
 
 INTERESTING = [0, 1, 2, 3, 7, 24, 255, 256, 1 << 16, 1 << 21, 1 << 22, 1 << 23, 1 << 31]
@@ -25,8 +26,13 @@ FIELDS = {
         "idx": beton.Int(),
     },
     "scalars": {"idx": beton.Int(), "loss": beton.Float()},
-    "many pages": {"x": beton.NDArray(np.uint16, (3, 200_001)), "loss": beton.Float()},
+    "scattered": {
+        "x": beton.NDArray(np.uint16, (3, 21)),
+        "loss": beton.Float(),
+        "y": beton.NDArray("S3", (2,)),
+    },
 }
+PAGE_SIZE = 1 << 21
 
 
 @dataclass
@@ -44,15 +50,40 @@ def seeds(folder: Path) -> list[Path]:
     """Write the files that are mutated."""
     paths = []
     for name, fields in FIELDS.items():
-        rows = 6 if name == "many pages" else 20
         rng = np.random.default_rng(0)
         source = {
-            key: (rng.random((rows, *one.shape)) * 100).astype(one.dtype)
+            key: (rng.random((20, *one.shape)) * 100).astype(one.dtype)
             for key, one in fields.items()
         }
         path = folder / f"{name}.beton"
-        paths.append(beton.write(path, fields, source, page_size=1 << 21, quiet=True))
+        paths.append(beton.write(path, fields, source, page_size=PAGE_SIZE, quiet=True))
+    scatter(paths[-1], rng)
     return paths
+
+
+def scatter(path: Path, rng: np.random.Generator) -> None:
+    """Move the rows of a packed file to random places on three pages, the table in random order.
+
+    The format leaves row order, gaps and the order of the table free.
+    """
+    with beton.open(path) as file:
+        layout, rows = file.layout, len(file)
+    old = path.read_bytes()
+    start, end = layout.packed_table_start, layout.data_start + 3 * PAGE_SIZE
+    new = bytearray(old[: layout.data_start] + bytes(3 * PAGE_SIZE))
+    table = np.frombuffer(old[start:], TABLE_ENTRY).reshape(rows, -1).copy()
+    columns = [k for k, name in enumerate(layout.fields) if name in layout.array_sizes]
+    for row, slot in enumerate(rng.permutation(3 * rows)[:rows].tolist()):
+        place = layout.data_start + slot % 3 * PAGE_SIZE + slot * 2 * layout.row_bytes
+        for entry, column in zip(table[row], columns, strict=True):
+            nbytes = int(entry["nbytes"])
+            new[place : place + nbytes] = old[int(entry["offset"]) :][:nbytes]
+            entry["offset"] = place
+            record = layout.metadata_start + row * layout.record_bytes + 8 * column
+            struct.pack_into("<Q", new, record, place)
+            place += nbytes + 5
+    struct.pack_into("<Q", new, 16, end)
+    path.write_bytes(bytes(new) + rng.permutation(table.reshape(-1)).tobytes())
 
 
 def hot_regions(path: Path) -> list[tuple[int, int]]:
@@ -62,7 +93,7 @@ def hot_regions(path: Path) -> list[tuple[int, int]]:
     size = path.stat().st_size
     descriptors = [(24 + 1041 * k, 24 + 1041 * k + 340) for k in range(len(layout.fields))]
     metadata = (layout.metadata_start, layout.metadata_end)
-    table = (layout.packed_table_start, size)
+    table = (size - layout.table_bytes, size)
     regions = [(0, 24), (24, layout.metadata_start), *descriptors, metadata, metadata]
     return [*regions, table, table] if layout.array_sizes else regions
 
@@ -97,21 +128,22 @@ def mutate(descriptor: int, size: int, regions: list, rng: np.random.Generator) 
     return undo
 
 
-def parse(data: bytes) -> dict[str, list[bytes]]:
+def parse(content: bytes) -> dict[str, list[bytes]]:
     """Read all values of a valid file by the format's description alone."""
+    data = memoryview(content)
     _, fields, _, rows, _ = struct.unpack_from("<HHIQQ", data)
     values: dict[str, list[bytes]] = {}
     start = 24 + 1041 * fields
     for number in range(fields):
         place = 24 + 1041 * number
-        name = data[place + 1 : place + 17].split(b"\0")[0].decode()
-        items = [data[start + 8 * (fields * r + number) :][:8] for r in range(rows)]
+        name = bytes(data[place + 1 : place + 17]).split(b"\0")[0].decode()
+        items = [bytes(data[start + 8 * (fields * r + number) :][:8]) for r in range(rows)]
         if data[place] in (4, 6):
             shape = [size for size in struct.unpack_from("<32Q", data, place + 17) if size]
             (length,) = struct.unpack_from("<Q", data, place + 17 + 256)
-            word = data[place + 17 + 264 :][:length].decode()
+            word = bytes(data[place + 17 + 264 :][:length]).decode()
             size = int(np.prod(shape)) * np.dtype(word.split('"')[3]).itemsize
-            items = [data[struct.unpack("<Q", item)[0] :][:size] for item in items]
+            items = [bytes(data[struct.unpack("<Q", item)[0] :][:size]) for item in items]
         values[name] = items
     return values
 
@@ -136,7 +168,7 @@ def run(path: Path, count: int, seed: int) -> Outcome:
     rng = np.random.default_rng(seed)
     regions, size = hot_regions(path), path.stat().st_size
     with beton.open(path) as file:
-        data_start, table = file.layout.data_start, file.layout.packed_table_start
+        data_start, table = file.layout.data_start, size - file.layout.table_bytes
     outcome = Outcome()
     descriptor = os.open(path, os.O_RDWR)
     pages = os.pread(descriptor, table - data_start, data_start)

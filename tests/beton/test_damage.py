@@ -2,6 +2,8 @@
 
 import os
 import struct
+import tempfile
+from pathlib import Path
 
 import mutations
 import numpy as np
@@ -12,7 +14,7 @@ from coarlib.beton.layout import HEADER, MIN_PAGE_SIZE, TABLE_ENTRY
 from coarlib.errors import BetonError
 
 CUTS = 1000
-MUTATIONS_A_FILE = 1000
+MUTATIONS_A_FILE = 3000
 
 
 def refused(path):
@@ -177,9 +179,24 @@ def test_what_is_no_file_is_refused(tmp_path):
     assert "not a file" in refused(tmp_path / "pipe.beton")
 
 
+@pytest.fixture
+def memory_dir(tmp_path):
+    """A folder in memory where there is one: a file changed in place waits for no disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as name:
+        yield Path(name)
+
+
+def test_scattered_rows_are_read(tmp_path):
+    path = mutations.seeds(tmp_path)[-1]
+    assert mutations.read_everything(path) == mutations.parse(path.read_bytes())
+    with beton.open(path) as file:
+        assert len(list(file.views())) == len(file)
+
+
 @pytest.mark.parametrize("number", range(len(mutations.FIELDS)))
-def test_mutated_files_are_refused_or_read_right(tmp_path, number):
-    path = mutations.seeds(tmp_path)[number]
+def test_mutated_files_are_refused_or_read_right(memory_dir, number):
+    path = mutations.seeds(memory_dir)[number]
     outcome = mutations.run(path, MUTATIONS_A_FILE, seed=number)
     assert outcome.files == MUTATIONS_A_FILE
     assert outcome.refused > MUTATIONS_A_FILE // 10
