@@ -1,0 +1,183 @@
+"""Explanations: outputs, axes, tiles, stores of results, quadrature, attributions."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from zoo.recorded_runs import Run, tiny_data, tiny_model
+
+from coarlib.ablation import find_components
+from coarlib.errors import HistoryError
+from coarlib.path_kernel import Decomposition, explain, predict, record, subject
+from coarlib.path_kernel.training import TrainingLoss
+from coarlib.regression import Attributions
+from coarlib.store import Store
+
+RUN = Run("AdamW", {"lr": 0.05, "weight_decay": 0.5})
+
+
+@pytest.fixture(scope="module")
+def sub(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "h"
+    model = RUN.record(path)
+    return subject(path, model, RUN.loss(), tiny_data()[0])
+
+
+@pytest.fixture(scope="module")
+def test_points():
+    return tiny_data()[1]
+
+
+def run(sub, points, **options):
+    return explain(sub, *points, quiet=True, **options)
+
+
+def closely(sub, points, **options):
+    """Parts of outputs differ by more than the tolerance of their sum; here they are compared."""
+    return run(sub, points, tolerance=1e-11, **options)
+
+
+def test_a_scalar_output_is_that_column_of_all_outputs(sub, test_points):
+    inputs, targets = test_points
+    everything = closely(sub, test_points)
+    rows = np.arange(len(targets))
+    wanted = everything.by("sample")[rows, targets.numpy()]
+    np.testing.assert_allclose(
+        closely(sub, test_points, output="logit").by("sample")[:, 0], wanted, atol=1e-6
+    )
+    pairs = torch.stack([targets, (targets + 1) % 5], 1)
+    contrast = closely(sub, (inputs, pairs), output="contrast").by("sample")[:, 0]
+    other = everything.by("sample")[rows, pairs[:, 1].numpy()]
+    np.testing.assert_allclose(contrast, wanted - other, atol=1e-6)
+    own = run(sub, test_points, output=lambda logits, target: logits.square().sum())
+    assert own.by("sample").shape == (2, 1, 10)
+    assert own.checks()["total"] < 1e-5
+    for name in ("log_probability", "margin"):
+        assert run(sub, test_points, output=name).checks()["total"] < 1e-5
+
+
+def test_components_split_their_tensors(sub, test_points):
+    components = find_components(tiny_model(), ["linear_row"])
+    by = ["component", "tensor", ("sample", "component"), ("component", "step")]
+    for meaning in ("taken", "acted"):
+        found = run(sub, test_points, by=by, components=components, meaning=meaning)
+        per_component, per_tensor = found.by("component"), found.by("tensor")
+        rows = [components.indices(name) for name in ("0.weight", "2.weight")]
+        for index, group in zip((0, 2), rows, strict=True):
+            np.testing.assert_allclose(
+                per_component[..., list(group)].sum(-1), per_tensor[..., index], atol=1e-12
+            )
+        np.testing.assert_allclose(
+            found.by("sample", "component").sum(2), per_component, atol=1e-12
+        )
+        np.testing.assert_allclose(found.by("component", "step").sum(-1), per_component, atol=1e-12)
+
+
+@pytest.mark.parametrize("meaning", ["taken", "acted"])
+def test_tiles_do_not_change_results(sub, test_points, meaning):
+    by = ["sample", ("sample", "step"), "tensor"]
+    whole = run(sub, test_points, by=by, meaning=meaning)
+    tiled = run(sub, test_points, by=by, meaning=meaning, memory=30_000)
+    for name in whole.arrays:
+        np.testing.assert_allclose(tiled[name], whole[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_step_windows_add_up(sub, test_points):
+    single = run(sub, test_points, by=["step"]).by("step")
+    double = run(sub, test_points, by=["step"], step_window=4).by("step")
+    assert double.shape[-1] == 2
+    np.testing.assert_allclose(double[..., 0], single[..., :4].sum(-1), atol=1e-12)
+    np.testing.assert_allclose(double[..., 1], single[..., 4:].sum(-1), atol=1e-12)
+
+
+def test_results_are_a_store_that_resumes_and_is_shared(sub, test_points, tmp_path):
+    out = tmp_path / "results"
+    assert run(sub, test_points, out=out, rows=range(1)) is None
+    with pytest.raises(HistoryError, match="lacks 1 of 2 test points"):
+        Decomposition.open(out)
+    before = Store.open(out).checksums()[0]
+    finished = run(sub, test_points, out=out)
+    assert Store.open(out).checksums()[0] == before
+    memory = run(sub, test_points)
+    for name in memory.arrays:
+        np.testing.assert_allclose(finished[name], memory[name], rtol=0, atol=1e-12)
+    with pytest.raises(HistoryError, match="another explanation"):
+        run(sub, test_points, out=out, tolerance=1e-3)
+
+
+def test_attributions_can_be_saved_and_read(sub, test_points, tmp_path):
+    found = run(sub, test_points)
+    attributions = found.attributions()
+    assert attributions.weight.shape == (10, 10)
+    attributions.save(tmp_path / "a")
+    again = Attributions.load(tmp_path / "a")
+    np.testing.assert_allclose(
+        again.bias + again.weight.sum(0), found["final"].reshape(-1), rtol=0, atol=1e-5
+    )
+
+
+def test_prediction_by_forward_mode_is_that_of_the_decomposition(sub, test_points):
+    fast = predict(sub, *test_points, quiet=True)
+    full = run(sub, test_points)
+    np.testing.assert_allclose(fast.prediction, full.prediction, atol=1e-5)
+    np.testing.assert_allclose(fast["weight_decay"], full["weight_decay"], atol=1e-4)
+    assert fast.checks()["total"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": ["samples"]}, "did you mean 'sample'"),
+        ({"by": ["component"]}, "needs components="),
+        ({"by": [("tensor", "component")]}, "give one axis or a pair"),
+        ({"output": "logits"}, "did you mean 'logit'"),
+        ({"meaning": "both"}, "taken or acted"),
+    ],
+)
+def test_bad_requests_are_one_clear_sentence(sub, test_points, options, message):
+    with pytest.raises(HistoryError, match=message):
+        run(sub, test_points, **options)
+
+
+class Modular(nn.Module):
+    """(a + b) mod 11 with ReLU: kinks that quadrature has to find."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(11, 8), nn.Linear(8, 32)
+        self.decoder = nn.Linear(32, 11)
+
+    def forward(self, tokens):
+        return self.decoder(F.relu(self.hidden(self.embedding(tokens).sum(1)))).log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "total"),
+    [(torch.float64, None, 1e-5), (torch.float32, None, 1e-3), (torch.float64, 1e-3, 2e-2)],
+)
+def test_kinks_are_integrated_to_the_stated_tolerance(tmp_path, dtype, tolerance, total):
+    torch.manual_seed(0)
+    tokens = torch.cartesian_prod(torch.arange(11), torch.arange(11))
+    data = tokens, tokens.sum(1) % 11
+    model = Modular().to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01, weight_decay=1.0)
+    loss = TrainingLoss(F.nll_loss)
+    options = {"samples": data, "loss": loss, "num_steps": 15, "max_batch": 40, "quiet": True}
+    with record(model, optimizer, tmp_path / "h", **options) as history:
+        for batch in torch.randperm(121).split(40)[:3] * 5:
+            optimizer.zero_grad()
+            F.nll_loss(model(data[0][batch]), data[1][batch]).backward()
+            history.batch(batch)
+            optimizer.step()
+    points = data[0][:3], data[1][:3]
+    found = explain(
+        subject(tmp_path / "h", model, loss, data), *points, quiet=True, tolerance=tolerance
+    )
+    checks = found.checks()
+    allowed = found.about["tolerance"]
+    assert checks["largest_step_residual"] <= max(allowed, 2e-4 * (dtype == torch.float32))
+    assert checks["total"] < total
+    assert checks["sum_of_parts"] < 1e-6
+    if tolerance:
+        assert checks["total"] > 1e-6  # a loose tolerance is used
