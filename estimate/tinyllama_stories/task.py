@@ -42,7 +42,7 @@ class TinyLlamaTask(ComponentTask):
         tokenizer_path: str,
         data_path: str,
         *,
-        num_stories: int = 100,
+        num_stories: int = 50,
         num_tokens: int = 128,
         batch_size: int = 16,
         autocast: str = "none",
