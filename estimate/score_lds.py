@@ -3,8 +3,9 @@
     python -m score_lds --data.store STORE --data.scores FILE_OR_DIRECTORY \\
         [--data.x_name masks --data.y_name test_margins --data.rows 900:1000] [--cfg.out lds.json]
 
-Only completed rows are scored. Score rows that no fit has seen: say which with --data.rows. The
-result is written as JSON, and beside it, as .npz, the correlation and p-value of every target.
+Only completed rows are scored, once their checksums are verified. Score rows that no fit has seen:
+say which with --data.rows. The result is written as JSON, and beside it, as .npz, the correlation
+and p-value of every target.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.commandline import Boolean, Param, parse, run
-from coarlib.errors import ArgumentError, ScoringError
+from coarlib.errors import ArgumentError, ScoringError, TornRowError
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
 from coarlib.scoring.sources import load_scores
 from coarlib.store import Store
+from coarlib.store.verify import verify
 
 SECTIONS = {
     "data": {
@@ -106,6 +108,13 @@ def _rows(store: Store, text: str | None) -> NDArray[np.int64]:
             f"{len(rows)} of rows {first}:{last} of {store.path} are completed; a correlation "
             "needs at least two"
         )
+    if store.verified:
+        torn = verify(store, (first, last), quiet=False).torn
+        if torn:
+            raise TornRowError(
+                f"{len(torn)} completed rows of {store.path} do not match their checksums (the "
+                f"first is {torn[0]}); run coar verify --repair there and fill them again"
+            )
     if len(rows) < last - first:
         print(
             f"warning: {last - first - len(rows)} of rows {first}:{last} are not completed and "

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coarlib.errors import CoarlibError
+from coarlib.errors import CoarlibError, TornRowError
+from coarlib.interop.banks import write_bank
 from coarlib.scoring import lds
 from estimate.score_lds import main
 
@@ -98,3 +99,15 @@ def test_scores_of_another_model_exit_with_2(case, command):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 or "not completed" in done.stderr
     assert "masks have shape [28, 20], but the scores are of 19 examples" in done.stderr
+
+
+def test_torn_rows_are_refused(case):
+    folder, _, masks, margins = case
+    store = write_bank(folder / "ours", masks, margins)
+    main(arguments(folder, data__store=store.path, cfg__resamples=0))
+    with open(store.path / "test_margins.npy", "r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x11")
+    main(arguments(folder, data__store=store.path, data__rows="0:29", cfg__resamples=0))
+    with pytest.raises(TornRowError, match=r"1 completed rows .*the first is 29"):
+        main(arguments(folder, data__store=store.path))
