@@ -321,7 +321,7 @@ def compare_reading(folder, rounds):
     )
     views = best(results["views"], "warm")
     print(
-        f"\n  copying every run out of views: {views:.3f} s; opening (20,000 rows checked): "
+        f"\n  whole file, every run of rows copied out of its view: {views:.3f} s; opening (20,000 rows checked): "
         f"median {np.median(opening) * 1e3:.1f} ms, worst {max(opening) * 1e3:.1f} ms; "
         f"ffcv's constructor {built:.2f} s"
     )
@@ -329,13 +329,14 @@ def compare_reading(folder, rounds):
         **found,
         "memory_copy_seconds": limit,
         "views_seconds": views,
+        "views_times_faster_than_ffcv": found["sequential"]["ffcv_warm_seconds"] / views,
         "open_median_ms": float(np.median(opening) * 1e3),
         "open_worst_ms": max(opening) * 1e3,
         "ffcv_constructor_seconds": built,
     }
 
 
-def large(folder, gigabytes, rounds=3):
+def large(folder, gigabytes, rounds=2):
     """Write a file of ImageNet rows and extrapolate to the whole data set."""
     shape = fields(IMAGENET["features"], IMAGENET["targets"])
     row = sum(one.nbytes for name, one in shape.items() if name != "idx")
@@ -395,7 +396,8 @@ def claims(write, read, big):
         ("writing, times ffcv's best", write["times_faster_than_ffcv"], ">=", 4),
         ("writing, times a copy", write["times_slower_than_copy"], "<=", 1.6),
         ("random batches, times ffcv", read["random"]["times_faster_than_ffcv"], ">=", 1.3),
-        ("sequential, times ffcv", read["sequential"]["times_faster_than_ffcv"], ">=", 2.5),
+        ("sequential batches, times ffcv", read["sequential"]["times_faster_than_ffcv"], ">=", 2.5),
+        ("sequential whole file, times ffcv", read["views_times_faster_than_ffcv"], ">=", 2.5),
         ("opening, ms", read["open_median_ms"], "<=", 15),
         (
             "peak memory of writing, MB",
