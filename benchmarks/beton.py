@@ -322,7 +322,8 @@ def compare_reading(folder, rounds):
     views = best(results["views"], "warm")
     print(
         f"\n  whole file, every run of rows copied out of its view: {views:.3f} s\n"
-        f"  opening (20,000 rows checked): median {np.median(opening) * 1e3:.1f} ms, worst {max(opening) * 1e3:.1f} ms; "
+        f"  opening (20,000 rows checked): median {np.median(opening) * 1e3:.1f} ms, "
+        f"worst {max(opening) * 1e3:.1f} ms; "
         f"ffcv's constructor {built:.2f} s"
     )
     return {
