@@ -62,8 +62,14 @@ class Rows:
         return fit(self.whole, solver, lam=inner.lam, start=inner.weight)
 
     def auto(self):
-        inner = {solver: self.inner_fit(solver) for solver in CANDIDATES}
-        scores = {s: score_rows(a.predict, self.source, self.inner).mean for s, a in inner.items()}
+        """As run_regression: λ of the lasso from half of the rows aside, judged on the others."""
+        half = len(self.inner) // 2
+        choosing = Moments.from_rows(self.source, self.inner[:half])
+        judging, scores, inner = self.inner[half:], {}, {}
+        for solver in CANDIDATES:
+            options = {"validation": choosing, **LASSO} if solver == "lasso" else {}
+            inner[solver] = fit(self.fitting, solver, **options)
+            scores[solver] = score_rows(inner[solver].predict, self.source, judging).mean
         best = max(scores, key=scores.get)
         return best, self.final(best, inner[best])
 
@@ -103,10 +109,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--held_out", type=int, default=500)
+    parser.add_argument("--targets", type=int, help="use the first so many targets of the store")
     parser.add_argument("--most", type=int, default=10_000)
     args = parser.parse_args()
     if args.store:
-        source = open_rows(args.store)
+        source = open_rows(args.store, targets=slice(args.targets))
         total = len(source.row_ids) - args.held_out
         features = source.num_features
         counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]

@@ -50,6 +50,7 @@ SECTIONS = {
         "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
         "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
         "lam": Param(float, "λ of ridge or lasso, standardised units; default: by the data"),
+        "folds": Param(int, "choose ridge's λ by so many folds instead of GCV"),
         "l1_ratio": Param(float, "1 = lasso, less = elastic net", default=1.0),
         "positive": Param(Boolean(), "lasso with weights ≥ 0", default=False),
         "tol": Param(float, "largest relative duality gap of the lasso", default=1e-6),
@@ -107,6 +108,7 @@ def experiment_of(
         use_bias=args.cfg.use_bias,
         partial_dir=out_dir / PARTIAL,
         memory_limit=None if limit is None else limit * 1e9,
+        folds=args.cfg.folds,
         with_curve=args.cfg.learning_curve,
     )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = ["AUTO", "Experiment", "Split", "solver_for", "split_rows"]
 
 AUTO = "auto"
 CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
+LEAST_TO_CHOOSE = 4
 # A learning curve is shown by itself where it is quick and there are rows to tell it from noise.
 QUICK_PRODUCTS, QUICK_FEATURES = 5e10, 1024
 CURVE_ROWS, CURVE_HELD_OUT = 200, 20
@@ -135,6 +138,8 @@ class Experiment:
         Where an interrupted pass over the rows leaves its sums.
     memory_limit : float, optional
         Bytes that may be used; by default most of what is free.
+    folds : int, optional
+        Choose ridge's λ by so many folds of the training rows instead of by GCV.
     with_curve : bool, optional
         Say how the held-out correlation grows with the rows, which takes another pass over them;
         by default where that is quick.
@@ -152,6 +157,7 @@ class Experiment:
     use_bias: bool = True
     partial_dir: Path | None = None
     memory_limit: float | None = None
+    folds: int | None = None
     with_curve: bool | None = None
     quiet: bool = False
     say: Callable[[str], None] = print
@@ -165,17 +171,30 @@ class Experiment:
                 f"(there are {', '.join(known)})"
             )
         held = self.split.validation
-        if self.solver == AUTO and len(held) == 0:
-            raise RegressionError("solver auto chooses on held-out rows; set --data.num_val")
+        if self.solver == AUTO and len(held) < LEAST_TO_CHOOSE:
+            raise RegressionError(
+                f"solver auto chooses on held-out rows; set --data.num_val to at least "
+                f"{LEAST_TO_CHOOSE}"
+            )
         self._form = self._plan().form
-        train = self._moments(self.split.train, "train")
+        train = self._train_moments()
         self._report(train)
         if len(held) == 0:
             return self._finished(self._fit(self.solver, train, self.split.train), train, None)
-        validation = self._moments(held, "validation")
-        solver, fitted, held_out, scores = self._best(train, validation)
+        # What chose λ must not judge: auto's lasso chooses on one half, the other half judges.
+        cut = len(held) // 2 if self.solver == AUTO else len(held)
+        choosing = self._moments(held[:cut], "validation")
+        validation = choosing
+        if cut < len(held):
+            validation = choosing + self._moments(held[cut:], "judging")
+        judging = held[cut:] if cut < len(held) else held
+        solver, fitted, held_out, scores = self._best(train, choosing, judging)
         both = np.union1d(self.split.train, held)
-        lam = {"lam": fitted.lam, "start": fitted.weight} if solver in USE_VALIDATION else {}
+        lam: dict[str, Any] = {}
+        if solver in USE_VALIDATION:
+            lam = {"lam": fitted.lam, "start": fitted.weight}
+        elif solver == "ridge" and self.folds is not None:
+            lam = {"lam": float(fitted.lam[0])}
         final = self._fit(solver, train + validation, both, **lam)
         final.held_out = held_out
         final.path = fitted.path or final.path
@@ -190,6 +209,22 @@ class Experiment:
         plan = choose_form(self.solver, size, self.memory_limit)
         self.say(f"solver {self.solver}, {plan.form} form, predicted: {plan}")
         return plan
+
+    def _train_moments(self) -> Moments:
+        """Sum the training rows, in folds where those choose λ."""
+        if self.folds is None:
+            return self._moments(self.split.train, "train")
+        if not 2 <= self.folds <= len(self.split.train) or self._form != "primal":
+            raise RegressionError(
+                f"{self.folds} folds of {len(self.split.train)} rows ({self._form} form) cannot "
+                "choose λ; at least 2 folds, of at least one row each, in the primal form"
+            )
+        parts = np.array_split(self.split.train, self.folds)
+        sums = [self._moments(part, f"fold{i}") for i, part in enumerate(parts)]
+        self.options = self.options | {
+            "ridge": {"choose": "folds", "folds": sums} | self.options.get("ridge", {})
+        }
+        return reduce(add, sums)
 
     def _moments(self, positions: NDArray[np.int64], role: str) -> Moments:
         common: dict[str, Any] = {
@@ -208,31 +243,38 @@ class Experiment:
         return [name for name in CANDIDATES if not (self._form == "dual" and name == "lasso")]
 
     def _best(
-        self, train: Moments, validation: Moments
+        self, train: Moments, choosing: Moments, judging: NDArray[np.int64]
     ) -> tuple[str, Attributions, HeldOut, dict[str, float]]:
-        """Fit every candidate on the training rows; return the one that predicts best."""
+        """Fit every candidate on the training rows; return the one that predicts best.
+
+        ``choosing`` are moments of the rows that choose λ, ``judging`` positions of those that
+        compare the candidates.
+        """
         found: list[tuple[str, Attributions, HeldOut]] = []
         for name in self._candidates():
-            use = {"validation": validation} if name in USE_VALIDATION else {}
+            use = {"validation": choosing} if name in USE_VALIDATION else {}
             fitted = self._fit(name, train, self.split.train, **use)
-            held_out = score_rows(fitted.predict, self.source, self.split.validation)
+            held_out = score_rows(fitted.predict, self.source, judging)
             self.say(f"{name}: {fitted.summary['status']}")
             found.append((name, fitted, held_out))
             if self.solver == AUTO:
                 self.say(f"{name}: {held_out}")
         scores = {name: held_out.mean for name, _, held_out in found}
-        best = max(found, key=lambda item: np.nan_to_num(item[2].mean, nan=-2.0))
+        name, fitted, held_out = max(found, key=lambda f: np.nan_to_num(f[2].mean, nan=-2.0))
         if self.solver == AUTO:
-            self.say(f"chosen on the held-out rows: {best[0]}")
-        self.say(str(best[2]))
-        return *best, scores
+            self.say(f"chosen on the held-out rows: {name}")
+            if name not in USE_VALIDATION:  # no held-out row has been used to fit it
+                held_out = score_rows(fitted.predict, self.source, self.split.validation)
+        self.say(str(held_out))
+        return name, fitted, held_out, scores
 
     def _fit(
         self, solver: str, moments: Moments, positions: NDArray[np.int64], **extra: Any
     ) -> Attributions:
         options = self.options.get(solver, {}) | extra
         if "lam" in extra or "lam" in options:
-            options.pop("validation", None)
+            chosen = ("validation", "choose", "folds")
+            options = {key: value for key, value in options.items() if key not in chosen}
         if self._form == "dual":
             options["masks"] = finite_masks(self.source, positions)
         if self._form == "stream":

@@ -7,7 +7,7 @@ moments; per target, or pooled over targets (slightly better and safer: one λ, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -196,6 +196,7 @@ def solve_ridge_path(
     pooled: bool = True,
     validation: Moments | None = None,
     folds: Sequence[Moments] | None = None,
+    errors: Callable[[RidgePath, NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> Solution:
     """Fit ridge with λ chosen from a grid.
 
@@ -205,10 +206,13 @@ def solve_ridge_path(
     lams : float64 [L], optional
         The grid; :func:`lambda_grid` by default.
     choose : str
-        ``"gcv"``, ``"validation"`` (needs ``validation``) or ``"folds"`` (needs ``folds``: disjoint
-        moments that add up to the problem's).
+        ``"gcv"``, ``"validation"`` (needs ``validation``), ``"folds"`` (needs ``folds``: disjoint
+        moments that add up to the problem's) or ``"errors"`` (needs ``errors``).
     pooled : bool
         One λ for all targets (mean error relative to each target's variance), else one each.
+    errors : callable, optional
+        Maps a path and a grid [L] to squared errors [L, T]; exact leave-one-out is
+        :func:`~coarlib.regression.leave_one_out.leave_one_out` with its rows bound.
 
     Returns
     -------
@@ -230,9 +234,12 @@ def solve_ridge_path(
         for fold in folds:
             rest = RidgePath(Problem.from_moments(problem.moments - fold, problem.device))
             scores += _path_errors(rest, grid, fold) * fold.num_rows / problem.num_rows
+    elif choose == "errors" and errors is not None:
+        scores = errors(path, grid)
     else:
         raise RegressionError(
-            f"choose={choose!r} needs validation moments or at least two folds of moments"
+            f"choose={choose!r} needs validation moments, at least two folds of moments, or an "
+            "error function"
         )
     curve = _relative_curve(path, scores)
     best = np.full(problem.num_targets, int(np.argmin(curve)))

@@ -11,7 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from coarlib.errors import RegressionError
 from coarlib.regression import Moments, Problem, fit, fit_least_squares, solve_ridge_path
 from coarlib.regression.least_squares import condition_number, solve_ridge
+from coarlib.regression.leave_one_out import leave_one_out
 from coarlib.regression.ridge import RidgePath, lambda_grid
+from coarlib.regression.rows import ArrayRows
 
 CLOSE = 2e-5  # float32 products in X'Y
 CERTIFIED = 1e-12
@@ -215,3 +217,37 @@ def test_bad_options_are_refused(noisy):
         fit(moments, "ridge", lams=np.array([1.0, -1.0]))
     with pytest.raises(RegressionError, match="at least two folds"):
         fit(moments, "ridge", choose="folds", folds=[moments])
+
+
+def test_leave_one_out_errors_are_exact(noisy):
+    few = slice(0, 60)
+    masks, outputs = noisy.masks[few], noisy.outputs[few]
+    problem = Problem.from_moments(Moments.from_arrays(masks, outputs))
+    grid = np.array([0.5, 0.05])
+    source = ArrayRows(masks, outputs)
+    ours = leave_one_out(RidgePath(problem), source, np.arange(60), grid)
+    x = (masks - problem.moments.mean_mask)[:, problem.active] / problem.scale
+    for lam, errors in zip(grid, ours, strict=True):
+        expected = np.zeros(7)
+        for i in range(60):
+            rest = np.arange(60) != i
+            model = Ridge(alpha=60 * lam).fit(x[rest], outputs[rest])
+            expected += (model.predict(x[i : i + 1])[0] - outputs[i]) ** 2 / 60
+        assert np.allclose(errors, expected, rtol=1e-3)
+
+
+def test_lambda_by_leave_one_out_is_ridge_cvs(noisy):
+    few = slice(0, 60)
+    source = ArrayRows(noisy.masks[few], noisy.outputs[few])
+    problem = Problem.from_moments(Moments.from_rows(source))
+    grid = np.array([5.0, 1.0, 0.2, 0.04, 0.008])
+    chosen = solve_ridge_path(
+        problem,
+        grid,
+        choose="errors",
+        pooled=False,
+        errors=lambda path, lams: leave_one_out(path, source, np.arange(60), lams),
+    )
+    x = standardised(source.masks)
+    theirs = RidgeCV(alphas=60 * grid, alpha_per_target=True).fit(x, source.outputs)
+    assert np.allclose(chosen.lam * 60, theirs.alpha_)

@@ -170,7 +170,9 @@ def test_auto_keeps_what_predicts_the_held_out_rows_best():
     assert set(scores) == {"ridge", "shared_prior", "tempered_prior", "lasso"}
     assert result.summary["solver"] == max(scores, key=scores.get)
     assert scores[result.summary["solver"]] > scores["ridge"] + 0.05
-    assert result.held_out.mean == max(scores.values())
+    assert result.held_out.mean == pytest.approx(max(scores.values()), abs=0.05)
+    used = 100 if result.summary["solver"] == "lasso" else 200
+    assert result.held_out.num_rows == used
     assert any("chosen on the held-out rows" in line for line in lines)
     with pytest.raises(RegressionError, match="num_val"):
         Experiment(source, split_rows(source, 60, 0), "auto", say=print).run()
@@ -207,3 +209,13 @@ def test_the_learning_curve_is_shown_where_there_are_rows_for_it():
     assert result.summary["learning_curve"]["rows"][-1] == 400
     quiet = Experiment(source, split, "ridge", with_curve=False, say=lambda _: None).run()
     assert "learning_curve" not in quiet.summary
+
+
+def test_folds_choose_the_ridge():
+    source, lines = sparse_source(200), []
+    split = split_rows(source, 150, 50)
+    result = Experiment(source, split, "ridge", folds=5, say=lines.append).run()
+    assert any("λ by folds" in line for line in lines)
+    assert result.lam[0] > 0 and (result.lam == result.lam[0]).all()
+    with pytest.raises(RegressionError, match="at least 2 folds"):
+        Experiment(source, split, "ridge", folds=1, say=lines.append).run()
