@@ -153,7 +153,7 @@ def explain(
         independent of the training set) or at the steps in which it acted through the momentum.
         Sums over steps are equal.
     tolerance : float, optional
-        Largest quadrature error of any output in one update; 2e-7 in float64, 1e-5 in float32.
+        Largest quadrature error of any output in one update; 2e-7 in float64, 3e-5 in float32.
     memory : int
         Bytes that gradients and accumulators may take together, about; sets the tile of test
         points.

@@ -1,0 +1,1 @@
+"""Handwritten digits by a small MLP, trained by SGD with a history."""
