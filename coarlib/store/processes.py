@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 ENDED = "ended"
@@ -14,15 +15,22 @@ def process_identity(pid: int) -> dict[str, object]:
 
     ``system`` and ``started`` are None where they cannot be known (no /proc, or a hidden process).
     """
-    found: dict[str, object] = {"pid": pid, "system": None, "started": None}
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        found["system"] = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    found: dict[str, object] = {"pid": pid, "system": this_system(), "started": None}
     with suppress(OSError, IndexError):
         # Field 22 of stat, counted after the name in parentheses, which may hold spaces.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         found["started"] = ENDED if fields[0] in "ZX" else fields[19]
     return found
+
+
+@cache
+def this_system() -> str | None:
+    """Return what two processes share if they can see each other: boot and process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
 
 
 def has_died(identity: object) -> bool:
@@ -35,8 +43,7 @@ def has_died(identity: object) -> bool:
     pid, system = identity.get("pid"), identity.get("system")
     if not isinstance(pid, int) or pid <= 0 or system is None:
         return False
-    now = process_identity(pid)
-    if now["system"] != system:
+    if this_system() != system:
         return False
     try:
         os.kill(pid, 0)
@@ -44,4 +51,5 @@ def has_died(identity: object) -> bool:
         return True
     except (OSError, OverflowError):
         return False  # another user's process: alive
-    return now["started"] is not None and now["started"] != identity.get("started")
+    started = process_identity(pid)["started"]
+    return started is not None and started != identity.get("started")

@@ -23,8 +23,9 @@ from coarlib.store.writer import contiguous_runs
 RATE_WINDOW_SECONDS = 600.0
 # A worker whose file or claim was touched this recently is called alive.
 ALIVE_SECONDS = DEFAULT_TTL
-# What is read of a worker's log: its first line, and enough of its end for the recent rate.
-HEAD_BYTES, TAIL_BYTES = 2**16, 2**17
+# What is read of the workers' logs: first lines, and enough of their ends for the recent rate, so
+# that a look at a store with a thousand workers still takes a fraction of a second.
+HEAD_BYTES, LEAST_TAIL_BYTES, MOST_TAIL_BYTES, ALL_TAILS_BYTES = 2**16, 2**11, 2**17, 2**21
 
 
 @dataclass(frozen=True)
@@ -162,25 +163,29 @@ def _recent_logs(path: Path, now: float) -> list[_Log]:
     ages = {file: _age(file, now) for file in (path / WORKERS_DIR).glob("*.jsonl")}
     known = {file: age for file, age in ages.items() if age is not None}
     newest = min(known.values(), default=0.0)
-    return [
-        _read_log(file, age, now)
-        for file, age in sorted(known.items())
-        if age < max(newest + RATE_WINDOW_SECONDS, ALIVE_SECONDS)
-    ]
+    recent = max(newest + RATE_WINDOW_SECONDS, ALIVE_SECONDS)
+    files = sorted(file for file, age in known.items() if age < recent)
+    tail = min(MOST_TAIL_BYTES, max(LEAST_TAIL_BYTES, ALL_TAILS_BYTES // max(1, len(files))))
+    return [_read_log(file, known[file], now, tail) for file in files]
 
 
-def _read_log(file: Path, age: float, now: float) -> _Log:
+def _read_log(file: Path, age: float, now: float, tail_bytes: int) -> _Log:
     with open(file, "rb") as stream:
         head = stream.readline(HEAD_BYTES)
-        skipped = max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES)
-        stream.seek(skipped)
-        tail = stream.read()
+        size = os.fstat(stream.fileno()).st_size
+        while True:
+            skipped = max(0, size - tail_bytes)
+            stream.seek(skipped)
+            tail = stream.read(tail_bytes)
+            batches = list(parse_log(tail, file.stem))
+            if batches or not skipped or tail_bytes >= MOST_TAIL_BYTES:
+                break
+            tail_bytes *= 8  # its lines are long
     try:
         first = json.loads(head)
     except ValueError:  # killed while it wrote its first line
         first = {}
     stopped = b'{"ended"' in tail[-64:] or has_died(first.get("process"))
-    batches = list(parse_log(tail, file.stem))
     # A line is stamped with the worker's clock, the file with the file server's.
     gap = now - age - max((batch.ended for batch in batches), default=now - age)
     host = str(first.get("host", file.stem.rsplit("-", 2)[0]))
