@@ -1,0 +1,121 @@
+"""Pages that mkdocs builds from the code: commands, benchmarks; and the pages that exist."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+LONGEST_CELL = 80
+
+
+def on_config(config: Any) -> Any:
+    """Leave out of the navigation what is not written."""
+    config.nav = _existing(config.nav, Path(config.docs_dir))
+    return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in the generated parts."""
+    makers = {"<!-- commands -->": commands, "<!-- benchmarks -->": benchmarks}
+    for mark, make in makers.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
+    return markdown
+
+
+def _existing(nav: Any, docs: Path) -> Any:
+    if isinstance(nav, str):
+        return nav if (docs / nav).is_file() else None
+    if isinstance(nav, dict):
+        kept = {title: _existing(part, docs) for title, part in nav.items()}
+        return {title: part for title, part in kept.items() if part} or None
+    return [part for part in (_existing(part, docs) for part in nav) if part]
+
+
+def commands() -> str:
+    """Describe every command: what it does, its arguments."""
+    from estimate.__main__ import commands as find
+
+    parts = []
+    for name, line in find().items():
+        module = importlib.import_module(f"estimate.{name}")
+        parts.append(f"## coar {name}\n\n{line}\n")
+        rest = (module.__doc__ or "").split("\n", 1)
+        if len(rest) > 1 and rest[1].strip():
+            parts.append(f"```text\n{rest[1].strip()}\n```\n")
+        positional = getattr(module, "POSITIONAL", {})
+        rows = [(f"{key.upper()}", param) for key, param in positional.items()]
+        for section, params in getattr(module, "SECTIONS", {}).items():
+            for key, param in params.items():
+                flag = f"--{key}" if section == "options" else f"--{section}.{key}"
+                rows.append((flag, param))
+        if rows:
+            parts.append("| argument | meaning | default |\n|---|---|---|")
+            parts += [f"| `{flag}` | {_cell(p.desc)} | {_default(p)} |" for flag, p in rows]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def _default(param: Any) -> str:
+    if param.required:
+        return "required"
+    return "" if param.default is None else f"`{param.default}`"
+
+
+def benchmarks() -> str:
+    """Turn every benchmarks/results/*.json into tables."""
+    parts = []
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        machine = content.get("machine", {})
+        versions = content.get("versions", {})
+        parts.append(f"## {path.stem.replace('_', ' ')}\n")
+        said = ", ".join(f"{value}" for value in machine.values())
+        known = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
+        parts.append(f"Measured on {content.get('date', '?')}; machine: {said}; {known}.\n")
+        parts += _tables(content.get("results", content), 3)
+    return "\n".join(parts) or "There are no results yet: run `make bench`.\n"
+
+
+def _tables(value: Any, level: int, title: str = "") -> list[str]:
+    """Lists of records become tables, records of numbers two columns, the rest recurses."""
+    parts = [f"{'#' * min(level, 6)} {title}\n"] if title else []
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        keys = list(dict.fromkeys(key for item in value for key in item))
+        parts.append(_row(keys) + "\n" + _row(["---"] * len(keys)))
+        parts += [_row([_cell(item.get(key)) for key in keys]) for item in value]
+        return [*parts, ""]
+    if not isinstance(value, dict):
+        return [*parts, _cell(value), ""]
+    flat = {key: item for key, item in value.items() if not _nested(item)}
+    if flat:
+        parts.append("| | |\n|---|---|")
+        parts += [f"| {_cell(key)} | {_cell(item)} |" for key, item in flat.items()]
+        parts.append("")
+    for key, item in value.items():
+        if _nested(item):
+            parts += _tables(item, level + 1, str(key).replace("_", " "))
+    return parts
+
+
+def _nested(value: Any) -> bool:
+    records = isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    return isinstance(value, dict) or records
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | dict):
+        value = json.dumps(value)
+        value = value if len(value) <= LONGEST_CELL else value[: LONGEST_CELL - 1] + "…"
+    text = "" if value is None else str(value)
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
