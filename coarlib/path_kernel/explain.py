@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset
 
 from coarlib.ablation import ComponentSet
 from coarlib.errors import HistoryError
+from coarlib.files import whole_file
 from coarlib.path_kernel.accumulate import SOURCES, ComponentColumns, Layout, parse_axes
 from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import ABOUT_FILE, Decomposition
@@ -287,9 +287,9 @@ class _Sink:
         initialize(path, StoreSpec(count, schema))
         file = path / ABOUT_FILE
         if not file.exists():
-            draft = path / f".{ABOUT_FILE}.{os.getpid()}"
-            draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            os.replace(draft, file)
+            with whole_file(file, "w") as stream:
+                json.dump(about, stream, indent=1)
+                stream.write("\n")
         there = json.loads(file.read_text(encoding="utf-8"))
         for key, value in json.loads(json.dumps(about)).items():
             if there.get(key) != value:

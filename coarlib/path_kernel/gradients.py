@@ -64,6 +64,24 @@ class SampleGradients:
         with differentiable_attention():
             return {k: v.detach() for k, v in gradient(moving, fixed, inputs, targets).items()}
 
+    def weighted_sum(
+        self,
+        moving: Tensors,
+        fixed: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> Tensors:
+        """Return the gradient of Σ_i weights_i · loss_i, ``{name: [*shape]}``, by one backward."""
+
+        def total(part: Tensors) -> torch.Tensor:
+            outputs = functional_call(self.model, {**fixed, **part}, (inputs,))
+            each = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
+            return (each * weights).sum()
+
+        with differentiable_attention():
+            return {k: v.detach() for k, v in grad(total)(moving).items()}
+
     def _of_one(
         self, moving: Tensors, fixed: Tensors, one: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:

@@ -15,7 +15,6 @@ Inputs are never stored, only their numbers and a digest.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
+from coarlib.files import whole_file
 from coarlib.path_kernel.optimizers import HYPER, OptimizerKind
 from coarlib.path_kernel.parameters import ParameterTable
 from coarlib.spec import ArraySpec, StoreSpec
@@ -219,9 +219,9 @@ def create(path: Path, settings: Settings) -> bool:
         return False
     initialize(path / "steps", settings.step_rows())
     initialize(path / "states", settings.state_rows())
-    draft = path / f".{SETTINGS_FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(settings.as_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, file)
+    with whole_file(file, "w") as stream:
+        json.dump(settings.as_json(), stream, indent=1)
+        stream.write("\n")
     return True
 
 

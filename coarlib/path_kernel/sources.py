@@ -14,6 +14,8 @@ from coarlib.path_kernel.parameters import Tensors
 from coarlib.path_kernel.training import Samples
 from coarlib.path_kernel.walk import Step
 
+SUMMED_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Entering:
@@ -98,24 +100,23 @@ class Sources:
             return
         some = next(iter(moving.values()))
         size = sum(values.numel() for values in moving.values()) * some.element_size()
-        chunk = max(1, self._chunk_bytes // size)
+        chunk = max(1, self._chunk_bytes // size) if self._per_sample else SUMMED_AT_ONCE
         total: Tensors = {}
         for begin in range(0, len(numbers), chunk):
             part = slice(begin, begin + chunk)
             inputs, targets = self._samples.take(numbers[part], some.device)
             inputs = inputs.to(some.dtype) if inputs.is_floating_point() else inputs
             weight = torch.as_tensor(weights[part], dtype=some.dtype, device=some.device)
-            found = self._gradients.per_sample(moving, fixed, inputs, targets)
-            flat = {}
-            for name, values in found.items():
-                rows = values.reshape(len(weight), -1)
-                if self._per_sample:
-                    flat[name] = rows * (weight * step.clip[name])[:, None]
-                else:
-                    flat[name] = (weight * step.clip[name])[None] @ rows
             if self._per_sample:
+                found = self._gradients.per_sample(moving, fixed, inputs, targets)
+                flat = {
+                    n: v.reshape(len(weight), -1) * (weight * step.clip[n])[:, None]
+                    for n, v in found.items()
+                }
                 yield Entering("data", flat, numbers[part])
-            else:
-                total = {n: total[n] + v if n in total else v for n, v in flat.items()}
+                continue
+            summed = self._gradients.weighted_sum(moving, fixed, inputs, targets, weight)
+            flat = {n: (v * step.clip[n]).reshape(1, -1) for n, v in summed.items()}
+            total = {n: total[n] + v if n in total else v for n, v in flat.items()}
         if total:
             yield Entering("data", total, None)
