@@ -9,7 +9,6 @@ is complete, and its batch script runs that ``submit.sh``. So Python need not be
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from coarlib.cluster.scripts import (
     verify_script,
 )
 from coarlib.errors import ClusterError
+from coarlib.files import whole_file
 from coarlib.store import Store
 from coarlib.store.status import ranges
 from coarlib.store.verify import verify
@@ -165,9 +165,8 @@ def write_scripts(plan: Plan, name: str, scripts: Mapping[str, str]) -> Path:
 
 
 def _write(path: Path, content: str) -> None:
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text(content, encoding="utf-8")
-    os.replace(building, path)
+    with whole_file(path, "w") as file:
+        file.write(content)
 
 
 @dataclass(frozen=True)

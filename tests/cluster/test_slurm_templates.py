@@ -22,6 +22,8 @@ def as_a_user_edits(text, directory):
         "NUM_MODELS=800": f"NUM_MODELS={ROWS}",
         "ROWS_PER_JOB=100": f"ROWS_PER_JOB={ROWS_PER_JOB}",
         "cpus-per-task=2": "cpus-per-task=1",
+        "WORKERS=4": "WORKERS=2",
+        "ntasks-per-node=4": "ntasks-per-node=2",
         "python -u": f"{sys.executable} -u",
         "estimate.digits.make_dataset": "estimate.digits.make_dataset --expt.model_path "
         f"{directory / 'model.pt'} --expt.device cpu",
