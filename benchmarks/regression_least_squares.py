@@ -4,9 +4,10 @@
     python benchmarks/regression_least_squares.py --cifar      # COAR's CIFAR size, coarlib only
 
 All methods read the same store (bool masks, float16 outputs), take an intercept and give weights
-for all targets; all are exact, so the largest difference from a float64 solution stands beside the
-time. The limit is the float32 product X'Y (measured) plus the packed pair counts: no method that
-forms the moments can be faster.
+for all targets; all are exact, so the largest difference from coarlib's weights stands beside the
+time. Ratios are of CPU seconds, so that other work on the machine does not enter. The limit is the
+float32 product X'Y (measured) plus the packed pair counts: no method that forms the moments can be
+faster.
 """
 
 import argparse
@@ -99,49 +100,48 @@ def physical_limit(store):
     """Seconds of the float32 product X'Y plus the packed counts, on data in memory."""
     x, y = arrays(store, np.float32)
     masks = x != 0
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     torch.from_numpy(x).T @ torch.from_numpy(y)
-    product = time.perf_counter() - started
-    counter = PairCounter(masks.shape[1])
-    started = time.perf_counter()
-    counter.add(masks)
-    return product + time.perf_counter() - started
+    PairCounter(masks.shape[1]).add(masks)
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def timed(method, store, repeats):
-    best, result = np.inf, None
+    """Best wall and CPU seconds of some runs; CPU seconds hold on a machine others use too."""
+    best, cpu, result = np.inf, np.inf, None
     for _ in range(repeats):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         result = method(store)
         best = min(best, time.perf_counter() - started)
-    return best, result
+        cpu = min(cpu, time.process_time() - used)
+    return best, cpu, result
 
 
-def compare(store, repeats):
+def compare(store, repeats, problem):
     METHODS["coarlib"](store)  # compile
-    limit = min(physical_limit(store) for _ in range(repeats))
-    reference, rows = None, []
+    limits = [physical_limit(store) for _ in range(repeats)]
+    wall, cpu = (min(limit[i] for limit in limits) for i in range(2))
+    rows, reference = [], None
+    rows.append({"method": "limit: X'Y and packed counts", "seconds": wall, "CPU seconds": cpu})
     for name, method in METHODS.items():
-        seconds, (weight, _) = timed(method, store, repeats if name == "coarlib" else 1)
-        rows.append({"method": name, "seconds": seconds, "weight": np.asarray(weight)})
-        if name == "torch lstsq float64":
-            reference = rows[-1]["weight"]
-    ours = rows[0]["seconds"]
-    for row in rows:
-        row["largest difference"] = float(np.abs(row.pop("weight") - reference).max())
-        row["times coarlib"] = row["seconds"] / ours
-    rows.append({"method": "limit: X'Y and packed counts", "seconds": limit,
-                 "largest difference": 0.0, "times coarlib": limit / ours})  # fmt: skip
-    return rows
+        seconds, cpu, (weight, _) = timed(method, store, repeats if name == "coarlib" else 1)
+        rows.append({"method": name, "seconds": seconds, "CPU seconds": cpu})
+        reference = np.asarray(weight) if reference is None else reference
+        row, ours = rows[-1], rows[1]
+        row["largest difference from coarlib"] = float(np.abs(weight - reference).max())
+        row["times coarlib"] = row["CPU seconds"] / ours["CPU seconds"]
+        print(row, flush=True)
+        results = {"problem": problem, "threads": torch.get_num_threads(), "methods": rows}
+        reporting.save("regression_least_squares", results, "torch", "numba", "scikit-learn")
 
 
 def cifar(store):
     """The size of COAR's CIFAR set-up, from disk to weights and standard errors."""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     moments = Moments.from_rows(open_rows(store), quiet=False)
     middle = time.perf_counter()
     fitted = fit_least_squares(moments)
-    stop = time.perf_counter()
+    stop, used = time.perf_counter(), time.process_time() - used
     x, y = torch.ones(4096, 2304), torch.ones(4096, 10_000)
     product = np.inf
     for _ in range(3):
@@ -151,6 +151,7 @@ def cifar(store):
     return {
         "rows x features x targets": [moments.num_rows, *fitted.weight.shape],
         "seconds": stop - started,
+        "CPU seconds": used,
         "seconds of moments": middle - started,
         "seconds of solving": stop - middle,
         "seconds of X'Y at the measured float32 speed": product * moments.num_rows / 4096,
@@ -179,11 +180,8 @@ def main():
             print("\n".join(f"{key:>46}  {value}" for key, value in result.items()))
             reporting.save("regression_cifar_size", result, "torch", "numba")
             return
-        rows = compare(store, args.repeats)
-    problem = f"N={args.rows}, M={args.features}, T={args.targets}, bool and float16 on disk"
-    reporting.table(problem, rows)
-    results = {"problem": problem, "methods": rows}
-    reporting.save("regression_least_squares", results, "torch", "numba", "scikit-learn")
+        problem = f"N={args.rows}, M={args.features}, T={args.targets}, bool and float16 on disk"
+        compare(store, args.repeats, problem)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ probability of .95 those are 0.218 times the effect. :meth:`Attributions.standar
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.files import whole_file
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
 
@@ -326,13 +326,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _write(path: Path, write: Any) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _finite(value: Any) -> Any:

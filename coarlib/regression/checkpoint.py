@@ -6,7 +6,6 @@ that grew in between just has more such rows; rows that are no longer wanted are
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import zipfile
@@ -19,6 +18,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.regression.blocks import BLOCK_BYTES, read_blocks
 from coarlib.regression.moments import Accumulator, Moments
@@ -50,12 +50,8 @@ def save_moments(path: Path, moments: Moments, done: NDArray[np.int64], identity
     content |= {"rows": np.array([moments.num_rows, moments.num_excluded]), "done": done}
     content["identity"] = np.array(identity)
     content["checksum"] = np.array(_digest(content))
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load_moments(path: Path) -> tuple[Moments, NDArray[np.int64], str] | None:

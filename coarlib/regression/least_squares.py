@@ -21,7 +21,6 @@ __all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
 SINGULAR_CONDITION = 1e12
 REFINE_ABOVE = 1e-11  # relative residual of the normal equations
 REFINE_STEPS = 4
-POWER_STEPS = 30
 
 
 def solve_least_squares(problem: Problem) -> Solution:
@@ -34,11 +33,13 @@ def solve_least_squares(problem: Problem) -> Solution:
     Returns
     -------
     Solution
-        ``details``: ``condition`` (of R), ``degrees_of_freedom`` (parameters, with intercept) and
+        ``details``: ``condition`` (1-norm), ``degrees_of_freedom`` (parameters, with intercept) and
         ``singular``; standard errors are σ_t √(C⁻¹)_jj / √n with σ_t² = RSS / (n - M - 1).
     """
     if problem.num_active == 0:
         return _nothing_varies(problem)
+    if problem.gram.numel() == 0:
+        return min_norm(problem, "dual form")
     if problem.num_rows <= problem.num_active:
         return min_norm(problem, f"{problem.num_rows} rows for {problem.num_active} features")
     solution = _cholesky(problem, 0.0)
@@ -74,7 +75,7 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
     if int(info) != 0:
         return None
     inverse = torch.cholesky_inverse(factor)
-    largest, smallest = _extreme_eigenvalues(matrix, inverse)
+    largest, smallest = _eigenvalue_bounds(matrix, inverse)
     if not smallest > 0 or largest / smallest > SINGULAR_CONDITION:
         return None
     solution = Solution.empty(problem, "ridge by Cholesky" if lam else "least squares by Cholesky")
@@ -153,20 +154,10 @@ def add_errors(
     solution.error_feature = errors
 
 
-def _extreme_eigenvalues(matrix: torch.Tensor, inverse: torch.Tensor) -> tuple[float, float]:
-    """Estimate the largest and smallest eigenvalue by power iteration with A and A⁻¹."""
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), generator=generator, dtype=matrix.dtype)
-    found = []
-    for operator in (matrix, inverse):
-        vector = (start / start.norm()).to(matrix.device)
-        size = 0.0
-        for _ in range(POWER_STEPS):
-            vector = operator @ vector
-            size = float(vector.norm())
-            vector /= max(size, 1e-300)
-        found.append(size)
-    return found[0], 1 / found[1] if found[1] > 0 else np.inf
+def _eigenvalue_bounds(matrix: torch.Tensor, inverse: torch.Tensor) -> tuple[float, float]:
+    """Bound the eigenvalues of A from above and below by the 1-norms of A and A⁻¹."""
+    above, below = (float(m.abs().sum(0).max()) for m in (matrix, inverse))
+    return above, 1 / below if below > 0 else np.inf
 
 
 def min_norm(problem: Problem, reason: str) -> Solution:
@@ -204,9 +195,9 @@ def _nothing_varies(problem: Problem) -> Solution:
 
 
 def condition_number(problem: Problem) -> float:
-    """Estimate the condition number of R; inf where it is singular."""
+    """Condition number of R in the 1-norm; inf where it is singular."""
     factor, info = torch.linalg.cholesky_ex(problem.gram)
     if problem.num_rows <= problem.num_active or int(info) != 0:
         return float("inf")
-    largest, smallest = _extreme_eigenvalues(problem.gram, torch.cholesky_inverse(factor))
+    largest, smallest = _eigenvalue_bounds(problem.gram, torch.cholesky_inverse(factor))
     return largest / smallest
