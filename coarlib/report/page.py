@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 import coarlib
 from coarlib.errors import RegressionError, ReportError
+from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.report.attribution_sections import (
     attribution_section,
@@ -104,10 +104,9 @@ def write_report(inputs: ReportInputs, path: str | Path, quiet: bool = True) -> 
     if not path.parent.is_dir():
         raise ReportError(f"there is no directory {path.parent} to write the report to")
     text = build_report(inputs, quiet)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        with whole_file(path, "w") as file:
+            file.write(text)
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror}") from error
     return path

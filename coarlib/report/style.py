@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from coarlib.errors import SetupError
+from coarlib.files import whole_file
 
 # Okabe & Ito (2008).
 COLOURS = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -76,8 +76,7 @@ def save_png(figure: Any, path: str | Path) -> Path:
     """Write a figure as a PNG that appears whole, and close it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".png", delete=False) as draft:
-        figure.savefig(draft, dpi=DOTS_PER_INCH, format="png")
-    os.replace(draft.name, path)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=DOTS_PER_INCH, format="png")
     pyplot().close(figure)
     return path

@@ -51,6 +51,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # products this small lose by threads
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:  # pages may define modules of one name
