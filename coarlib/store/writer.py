@@ -2,7 +2,8 @@
 
 A row is durable before it is committed: the bytes of all its arrays, then its checksum (the commit
 point), then its ``_completed`` flag (a derived copy for upstream's readers), each a positioned
-write on an ``O_DSYNC`` descriptor, so that no write begins before the one before it is on disk. A
+write on an ``O_DSYNC`` descriptor. No step begins before the one before it is on disk; the writes
+within a step go out side by side, and the flag, on which nothing waits, beside the next row. A
 row that is written again loses its flag first, then its checksum, then its bytes: a flag never
 stands on a row whose bytes are changing. The store is never mapped writable: on a network file
 system two nodes that dirty one page overwrite each other's bytes, and only synchronous descriptors
@@ -12,7 +13,9 @@ keep the client from widening a write to its whole page.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,8 @@ from coarlib.store.checksum import row_checksums
 from coarlib.store.layout import CHECKSUMS, COMPLETED, ArrayFile
 from coarlib.store.reader import Store
 
+# Writes that a step may have under way at once; a disk syncs several for the price of one.
+MAX_THREADS = 4
 WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_DSYNC", os.O_SYNC)
 
 
@@ -44,6 +49,8 @@ class RowWriter:
         self.store = store
         self._files: dict[str, ArrayFile] = {}
         self._descriptors: dict[str, int] = {}
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="row-writer")
+        self._flags: list[Future[None]] = []
         for key in (*store.spec.schema, CHECKSUMS, COMPLETED):
             try:
                 self._files[key] = store.array_file(key)
@@ -78,25 +85,22 @@ class RowWriter:
         arrays = self._checked(rows, arrays)
         checksums = row_checksums(rows, arrays)
         self._withdraw_committed(rows)
-        for run in contiguous_runs(rows):
-            first = int(rows[run.start])
-            for key, values in arrays.items():
-                self._pwrite(key, first, values[run])
-            self._pwrite(CHECKSUMS, first, checksums[run])
-            self._pwrite(COMPLETED, first, np.ones(run.stop - run.start, np.bool_))
+        self._write_all(rows, arrays)
+        self._write_all(rows, {CHECKSUMS: checksums})
+        self.flush()
+        self._flags = self._start(rows, {COMPLETED: np.ones(len(rows), np.bool_)})
         self._check_still_there()
 
     def mark_completed(self, rows: NDArray[np.int64]) -> None:
         """Restore the flag of committed rows whose writer died between checksum and flag."""
-        for run in contiguous_runs(rows):
-            self._pwrite(COMPLETED, int(rows[run.start]), np.ones(run.stop - run.start, np.bool_))
+        self.flush()
+        self._write_all(rows, {COMPLETED: np.ones(len(rows), np.bool_)})
 
     def withdraw(self, rows: NDArray[np.int64]) -> None:
         """Mark rows as not completed, flag first, so that workers fill them again."""
-        for run in contiguous_runs(rows):
-            first, count = int(rows[run.start]), run.stop - run.start
-            self._pwrite(COMPLETED, first, np.zeros(count, np.bool_))
-            self._pwrite(CHECKSUMS, first, np.zeros(count, np.uint64))
+        self.flush()
+        self._write_all(rows, {COMPLETED: np.zeros(len(rows), np.bool_)})
+        self._write_all(rows, {CHECKSUMS: np.zeros(len(rows), np.uint64)})
 
     def _checked(
         self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]
@@ -148,6 +152,29 @@ class RowWriter:
                     "last rows went to the old file, nothing else was touched"
                 )
 
+    def flush(self) -> None:
+        """Wait for the flags of the rows written last; StoreError if one could not be written."""
+        flags, self._flags = self._flags, []
+        _finish(flags)
+
+    def _write_all(self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write stretches of arrays side by side and return when all are on disk."""
+        if len(arrays) == 1 and len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            ((key, values),) = arrays.items()
+            self._pwrite(key, int(rows[0]), values)
+        else:
+            _finish(self._start(rows, arrays))
+
+    def _start(
+        self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]
+    ) -> list[Future[None]]:
+        """Start one write for each array and run of consecutive rows."""
+        return [
+            self._pool.submit(self._pwrite, key, int(rows[run.start]), values[run])
+            for run in contiguous_runs(rows)
+            for key, values in arrays.items()
+        ]
+
     def _pwrite(self, key: str, first_row: int, values: NDArray[Any]) -> None:
         file = self._files[key]
         data = values.reshape(-1).view(np.uint8).data
@@ -163,9 +190,13 @@ class RowWriter:
             ) from error
 
     def close(self) -> None:
-        """Close all descriptors."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        """Close all descriptors once nothing is being written; StoreError if a flag was not."""
+        try:
+            self._pool.shutdown()
+            self.flush()
+        finally:
+            while self._descriptors:
+                os.close(self._descriptors.popitem()[1])
 
     def __enter__(self) -> RowWriter:
         return self
@@ -176,7 +207,15 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        with suppress(StoreError) if error else nullcontext():  # the first error is the one to show
+            self.close()
+
+
+def _finish(writes: Sequence[Future[None]]) -> None:
+    """Wait for all writes, also when one fails; raise the first failure."""
+    wait(writes)
+    for write in writes:
+        write.result()
 
 
 def contiguous_runs(rows: NDArray[np.int64]) -> Iterator[slice]:

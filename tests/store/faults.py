@@ -28,7 +28,8 @@ static ssize_t faulty(const char *name, int fd, const void *data, size_t size, o
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t length = readlink(link, path, sizeof path - 1);
   path[length > 0 ? length : 0] = 0;
-  if (strstr(path, getenv("COARLIB_FAIL_UNDER")) && ++calls == atoi(getenv("COARLIB_FAIL_AT"))) {
+  if (strstr(path, getenv("COARLIB_FAIL_UNDER")) &&
+      __sync_add_and_fetch(&calls, 1) == atoi(getenv("COARLIB_FAIL_AT"))) {
     real(fd, data, size / 2, at);
     errno = EIO;
     return -1;
