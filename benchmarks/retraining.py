@@ -1,0 +1,112 @@
+"""Vectorised retraining against one by one and against dattri.retrain_lds, at equal epochs.
+
+    python benchmarks/retraining.py
+
+64 models on random halves of scikit-learn's digits. Besides wall time, processor time is shown,
+which other work on the machine disturbs less. The limit is the arithmetic: the multiply-adds of
+all models' steps at the speed of a large matrix product.
+"""
+
+import sys
+import tempfile
+import types
+import warnings
+
+import numpy as np
+import reporting
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from coarlib.retraining import Trainer, train_many
+from estimate.digits.model import digits
+from estimate.digits_subsets.task import small_cnn
+
+try:
+    sys.modules.setdefault("pretty_midi", types.ModuleType("pretty_midi"))  # not used here
+    from dattri.model_util.retrain import retrain_lds as dattri_retrain_lds
+except ImportError:
+    dattri_retrain_lds = None
+
+MODELS, EPOCHS, BATCH = 64, 2, 64
+OPTIONS = {"lr": 0.05, "momentum": 0.9}
+# Multiply-adds of one example's forward pass; a step is three times that.
+MULTIPLY_ADDS = {"cnn": 8 * 9 * 64 + 16 * 8 * 9 * 16 + 2560, "mlp": 64 * 64 + 640}
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def main():
+    results = [compare(name, model) for name, model in (("cnn", small_cnn), ("mlp", mlp))]
+    reporting.save("retraining", results, "torch", "dattri")
+
+
+def compare(name, model):
+    images, labels = digits(held_out=False)
+    trainer = Trainer(model, images, labels, EPOCHS, BATCH, options=OPTIONS)
+    rng = np.random.default_rng(0)
+    half = len(labels) // 2
+    subsets = [rng.choice(len(labels), half, replace=False) for _ in range(MODELS)]
+    train_many(trainer, subsets[:2], [0, 1])  # torch.func's first call costs a second
+    calls = {
+        "coarlib, 64 at once": lambda: train_many(trainer, subsets, range(MODELS)),
+        "coarlib, one by one": lambda: [
+            trainer.train(subset, seed) for seed, subset in enumerate(subsets)
+        ],
+    }
+    if dattri_retrain_lds:
+        calls["dattri.retrain_lds"] = lambda: with_dattri(model, images, labels)
+    rows = []
+    for method, (wall, cpu) in reporting.best_times(2, **calls).items():
+        rows.append({"method": method, "wall s": wall, "processor s": cpu})
+    operations = 6 * MULTIPLY_ADDS[name] * half * EPOCHS * MODELS
+    limit = operations / product_speed()
+    rows.append({"method": "limit: arithmetic", "wall s": limit, "processor s": float("nan")})
+    for row in rows:
+        row["wall ratio"] = row["wall s"] / rows[0]["wall s"]
+        row["processor ratio"] = row["processor s"] / rows[0]["processor s"]
+    reporting.table(f"{MODELS} models ({name}), {half} examples each, {EPOCHS} epochs", rows)
+    difference = largest_difference(trainer, subsets[:8], images)
+    print(f"  largest difference of a logit, together against alone: {difference:.2g}")
+    rows[-1]["processor s"] = rows[-1]["processor ratio"] = None
+    return {"model": name, "methods": rows, "largest_logit_difference": difference}
+
+
+def with_dattri(model, images, labels):
+    def train_func(loader, seed=None):
+        torch.manual_seed(seed)
+        network = model()
+        optimizer = torch.optim.SGD(network.parameters(), **OPTIONS)
+        for _ in range(EPOCHS):
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(network(inputs), targets).backward()
+                optimizer.step()
+        return network
+
+    loader = DataLoader(TensorDataset(images, labels), batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dattri_retrain_lds(train_func, loader, path, num_subsets=MODELS, seed=0)
+
+
+def product_speed(size=1024):
+    """Operations a second of a float32 matrix product."""
+    a = torch.randn(size, size)
+    seconds = reporting.best_seconds(10, product=lambda: a @ a)["product"]
+    return 2 * size**3 / seconds
+
+
+def largest_difference(trainer, subsets, images):
+    together = train_many(trainer, subsets, range(len(subsets)))
+    alone = [trainer.train(subset, seed) for seed, subset in enumerate(subsets)]
+    with torch.no_grad():
+        return max(
+            float((a(images) - b(images)).abs().max()) for a, b in zip(together, alone, strict=True)
+        )
+
+
+if __name__ == "__main__":
+    main()
