@@ -61,7 +61,7 @@ class Subject:
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """Move a tensor to the walk's device, numbers with a fraction to its dtype."""
         dtype = self.walk.dtype if tensor.is_floating_point() else None
-        return tensor.to(self.walk.device, dtype)
+        return tensor.to(self.walk.device, dtype).contiguous()
 
 
 def subject(

@@ -126,4 +126,5 @@ def _read(path: Path, classes: tuple[int, int]) -> Pairs:
     chosen = np.isin(labels, classes)
     scaled = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float() / 255
     scaled = (scaled - torch.tensor(MEAN)[:, None, None]) / torch.tensor(SPREAD)[:, None, None]
+    scaled = scaled.contiguous()
     return scaled, torch.from_numpy((labels[chosen] == classes[1]).astype(np.int64))
