@@ -28,7 +28,8 @@ SCHEMA = {
     "test_margins": ArraySpec(np.dtype(np.float16), (10_000,)),
 }
 FORK = multiprocessing.get_context("fork")
-ROWS, REPEATS = 192, 5
+ROWS_OF_BATCH = {1: 64, 64: 256}  # rows a process writes in one turn
+REPEATS = 15  # short turns, many of them: the ways share the machine's moods
 
 
 def values(count):
@@ -39,8 +40,8 @@ def values(count):
     }
 
 
-def upstream(path, first, batch, arrays):
-    for start in range(first, first + ROWS, batch):
+def upstream(path, rows, batch, arrays):
+    for start in range(*rows, batch):
         done = {**arrays, "_completed": np.ones(batch, bool)}
         for key, value in done.items():
             array = np.lib.format.open_memmap(path / f"{key}.npy", mode="r+")
@@ -48,29 +49,30 @@ def upstream(path, first, batch, arrays):
             array.flush()
 
 
-def ours(path, first, batch, arrays):
+def ours(path, rows, batch, arrays):
     with RowWriter(Store.open(path)) as writer:
-        for start in range(first, first + ROWS, batch):
+        for start in range(*rows, batch):
             writer.write(np.arange(start, start + batch), arrays)
 
 
-def one_durable_write(path, first, batch, arrays):
+def one_durable_write(path, rows, batch, arrays):
     """The limit: the same bytes in one synchronous write a batch."""
     data = b"".join(value.tobytes() for value in arrays.values())
     descriptor = os.open(path / "limit", os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
-    for start in range(first, first + ROWS, batch):
+    for start in range(*rows, batch):
         os.pwrite(descriptor, data, start // batch * len(data))
     os.close(descriptor)
 
 
 def timed(way, path, processes, batch, offset):
     """Rows a second of ``processes`` writers on disjoint rows."""
-    arrays = values(batch)
+    arrays, count = values(batch), ROWS_OF_BATCH[batch]
     barrier = FORK.Barrier(processes + 1)
 
     def work(number):
         barrier.wait()
-        way(path, offset + number * ROWS, batch, arrays)
+        first = offset + number * count
+        way(path, (first, first + count), batch, arrays)
 
     crew = [FORK.Process(target=work, args=(number,)) for number in range(processes)]
     for process in crew:
@@ -82,13 +84,14 @@ def timed(way, path, processes, batch, offset):
     seconds = time.perf_counter() - started
     if any(process.exitcode for process in crew):
         raise RuntimeError("a writer failed")
-    return processes * ROWS / seconds
+    return processes * count / seconds
 
 
 def compare(directory, processes, batch):
     """Median rows a second of each way, in turns on fresh rows of a store each."""
     ways = {"coarlib": ours, "upstream": upstream, "limit": one_durable_write}
-    rows = processes * ROWS * REPEATS
+    turn = processes * ROWS_OF_BATCH[batch]
+    rows = turn * REPEATS
     rates = {name: [] for name in ways}
     with contextlib.ExitStack() as stack:
         paths = {}
@@ -98,8 +101,7 @@ def compare(directory, processes, batch):
             initialize(paths[name], StoreSpec(rows, SCHEMA))
         for repeat in range(REPEATS):
             for name, way in ways.items():
-                offset = repeat * processes * ROWS
-                rates[name].append(timed(way, paths[name], processes, batch, offset))
+                rates[name].append(timed(way, paths[name], processes, batch, repeat * turn))
         report = verify(Store.open(paths["coarlib"]))
         if report.checked != rows or not report.sound:
             raise RuntimeError("rows were lost")
