@@ -1,7 +1,6 @@
 """A plan as processes on this machine: the same store, bit for bit, and the same care."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,8 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from coarlib.errors import ClusterError
 from coarlib.store import Store
 from coarlib.store.verify import verify
+from estimate import initialize_store, make_dataset, submit
 from estimate.digits.model import load_or_train
 
 SPEC = {
@@ -35,13 +36,25 @@ def plan_file(tmp_path):
             "store": str(tmp_path / "store"),
             "spec": str(tmp_path / "spec.json"),
             "task": "tests/zoo/linear_task.py:LinearTask",
-            "rows_per_job": 40,
+            "rows_per_job": 60,
             **changes,
         }
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
         return tmp_path / "plan.yaml"
 
     return write
+
+
+@pytest.fixture
+def submit_here(monkeypatch, project_root, capsys):
+    """Run ``coar submit`` in this process; returns what it prints."""
+    monkeypatch.chdir(project_root)
+
+    def run(*words):
+        submit.main([str(word) for word in words])
+        return capsys.readouterr().out
+
+    return run
 
 
 def same(one, other):
@@ -53,27 +66,21 @@ def same(one, other):
     )
 
 
-def test_four_processes_fill_the_same_store_as_one(command, plan_file, tmp_path):
-    result = command("estimate.submit", plan_file(), "--local", 4)
-    assert result.returncode == 0, result.stderr
-    command(
-        "estimate.initialize_store",
-        "--logging.logdir", tmp_path / "one", "--logging.spec", tmp_path / "spec.json",
-    )  # fmt: skip
-    command(
-        "estimate.make_dataset",
-        "--expt.base_dir", tmp_path / "one", "--expt.task", "tests/zoo/linear_task.py:LinearTask",
-    )  # fmt: skip
+def test_four_processes_fill_the_same_store_as_one(submit_here, plan_file, tmp_path):
+    submit_here(plan_file(), "--local", 4)
+    one, spec = str(tmp_path / "one"), str(tmp_path / "spec.json")
+    initialize_store.main(["--logging.logdir", one, "--logging.spec", spec])
+    task = "tests/zoo/linear_task.py:LinearTask"
+    make_dataset.main(["--expt.base_dir", one, "--expt.task", task])
     assert same(tmp_path / "store", tmp_path / "one")
-    again = command("estimate.submit", plan_file(), "--local", 4)
-    assert again.returncode == 0 and "240 rows verified" in again.stdout
+    assert "240 rows verified" in submit_here(plan_file(), "--local", 4)
 
 
-def test_the_digits_set_up_gives_the_same_bits(command, plan_file, tmp_path, project_root):
+def test_the_digits_set_up_gives_the_same_bits(submit_here, plan_file, tmp_path, project_root):
     load_or_train(tmp_path / "model.pt")
     spec = json.loads((project_root / "specs/digits_test.json").read_text())
-    (tmp_path / "digits.json").write_text(json.dumps({**spec, "num_models": 40}))
-    for name, processes, rows in (("four", 4, 10), ("one", 1, 40)):
+    (tmp_path / "digits.json").write_text(json.dumps({**spec, "num_models": 12}))
+    for name, processes, rows in (("four", 4, 3), ("one", 1, 12)):
         plan = plan_file(
             store=str(tmp_path / name),
             spec=str(tmp_path / "digits.json"),
@@ -82,38 +89,32 @@ def test_the_digits_set_up_gives_the_same_bits(command, plan_file, tmp_path, pro
             worker_args={"device": "cpu"},
             rows_per_job=rows,
         )
-        result = command("estimate.submit", plan, "--local", processes)
-        assert result.returncode == 0, result.stderr
+        submit_here(plan, "--local", processes)
     assert same(tmp_path / "four", tmp_path / "one")
 
 
-def test_steps_run_in_turn_and_are_passed_over_when_done(command, plan_file, tmp_path):
+def test_steps_run_in_turn_and_are_passed_over_when_done(submit_here, plan_file, tmp_path):
     steps = [
         {"name": "check", "run": f"verify {tmp_path / 'store'}", "creates": str(tmp_path / "no")},
         {"name": "show", "run": f"status {tmp_path / 'store'}", "array": 2},
     ]
-    result = command("estimate.submit", plan_file(then=steps), "--local", 2)
-    assert result.returncode == 0, result.stderr
-    assert "check: no row is torn" in result.stdout
+    plan = plan_file(then=steps, rows_per_job=240)
+    assert "check: no row is torn" in submit_here(plan, "--local", 2)
     (tmp_path / "no").touch()
-    again = command("estimate.submit", plan_file(then=steps), "--local", 2)
-    assert "is there: nothing to do" in again.stdout
+    assert "is there: nothing to do" in submit_here(plan, "--local", 2)
 
 
-def test_a_step_that_fails_says_why(command, plan_file, tmp_path):
+def test_a_step_that_fails_says_why(submit_here, plan_file, tmp_path):
     steps = [{"name": "fit", "run": f"verify {tmp_path / 'elsewhere'}"}]
-    result = command("estimate.submit", plan_file(then=steps), "--local", 2)
-    assert result.returncode == 2
-    assert (
-        "the step fit failed" in result.stderr and "elsewhere is not a directory" in result.stderr
-    )
+    plan = plan_file(then=steps, rows_per_job=240)
+    with pytest.raises(ClusterError, match=r"the step fit failed.*elsewhere is not a directory"):
+        submit_here(plan, "--local", 2)
 
 
-def test_tries_are_bounded_and_the_error_is_the_tasks(command, plan_file, tmp_path):
-    plan = plan_file(task="tests/zoo/broken_tasks.py:SometimesBad", tries=2)
-    result = command("estimate.submit", plan, "--local", 2)
-    assert result.returncode == 2
-    assert "still missing after 2 tries" in result.stderr and "row 5" in result.stderr
+def test_tries_are_bounded_and_the_error_is_the_tasks(submit_here, plan_file, tmp_path):
+    plan = plan_file(task="tests/zoo/broken_tasks.py:SometimesBad", tries=2, rows_per_job=120)
+    with pytest.raises(ClusterError, match=r"still missing after 2 tries.*row 5"):
+        submit_here(plan, "--local", 2)
     assert len(list((tmp_path / "store.jobs").glob("round-*"))) == 2
 
 
@@ -135,24 +136,19 @@ def test_a_signal_stops_it_cleanly_and_the_same_command_goes_on(plan_file, tmp_p
     assert len(Store.open(tmp_path / "store").completed_rows()) == 240
 
 
-def test_a_dry_run_prints_all_scripts_and_touches_nothing(command, plan_file, tmp_path):
-    steps = [{"name": "fit", "run": "run_regression"}]
-    result = command("estimate.submit", plan_file(then=steps), "--dry-run")
-    assert result.returncode == 0, result.stderr
-    for words in (
-        "round-1/fill.sbatch",
-        "--array=0-5",
-        "round-1/verify.sbatch",
-        "then-1/fit.sbatch",
-    ):
-        assert words in result.stdout
+def test_a_dry_run_prints_all_scripts_and_touches_nothing(submit_here, plan_file, tmp_path):
+    printed = submit_here(plan_file(then=[{"name": "fit", "run": "run_regression"}]), "--dry-run")
+    for words in ("round-1/fill.sbatch", "--array=0-3", "round-1/verify.sbatch", "fit.sbatch"):
+        assert words in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "spec.json"]
 
 
-def test_without_slurm_one_sentence_says_what_to_do(command, plan_file):
-    nowhere = {"PATH": os.path.dirname(sys.executable) + ":/bin"}
-    result = command("estimate.submit", plan_file(), env={**nowhere, "SLURM_CONF": "/nowhere"})
+def test_without_slurm_one_sentence_says_what_to_do(command, plan_file, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bash").symlink_to("/bin/bash")
+    result = command("estimate.submit", plan_file(), env={"PATH": str(tmp_path / "bin")})
     assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "is not on this machine" in result.stderr and "--local N" in result.stderr
 
 
 def test_logs_and_cancel_of_what_was_never_submitted(command, tmp_path):
