@@ -91,11 +91,11 @@ def test_an_edit_is_undone_bit_for_bit_and_can_be_saved(tmp_path):
 
 
 def test_forgetting_a_class_of_digits(tmp_path):
-    """Attributions from 600 ablations; chosen on half of the digits, judged on the other half."""
+    """Attributions from 1,200 ablations; chosen on half of the digits, judged on the other half."""
     task = DigitsTask(str(tmp_path / "model.pt"))
     task.prepare(torch.device("cpu"))
-    masks = np.random.default_rng(0).random((600, 240)) < 0.9
-    outputs = task.rows(np.arange(600), masks)["test_margins"].numpy()
+    masks = np.random.default_rng(0).random((1200, 240)) < 0.9
+    outputs = task.rows(np.arange(1200), masks)["test_margins"].numpy()
     weight = fit(Moments.from_rows(ArrayRows(masks, outputs)), "ridge").weight
     labels, validation = digits(True)[1].numpy(), np.arange(450) % 2 == 0
 
@@ -108,14 +108,14 @@ def test_forgetting_a_class_of_digits(tmp_path):
 
     target, reference, _ = groups(validation)
     order = rank_components(score_components(weight, target, reference), raise_target=False)
-    counts = range(0, 17, 2)
+    counts = range(0, 13)
     arguments = {"value": lambda margins: margins > 0}
     found = effects(measure, order, counts, groups(validation), **arguments)
-    edit = choose(found, raise_target=False, allowed_loss=0.05)
+    edit = choose(found, raise_target=False, allowed_loss=0.1)
     before, after = effects(measure, order, [0, edit.count], groups(~validation), **arguments)
     print(
         f"accuracy on {FORGOTTEN}: {before.target:.0%} -> {after.target:.0%}, on the other "
         f"digits: {before.rest:.1%} -> {after.rest:.1%}, by ablating {edit.count} of 240 filters"
     )
     assert before.target > 0.9 and after.target < 0.4
-    assert after.rest > before.rest - 0.1
+    assert after.rest > before.rest - 0.15
