@@ -279,16 +279,18 @@ class Recorder:
         )
         state = settings.state_row(self.step)
         digest = None if state is None else self._write_state(state)
-        slot = self._step_rows.slot(row)
-        slot["samples"].fill_(-1)[: len(samples)] = torch.from_numpy(samples)
+        slot = self._step_rows.arrays(row)
+        slot["samples"][0] = -1
+        slot["samples"][0, : len(samples)] = samples
         if settings.weighted:
-            slot["weights"].zero_()[: len(samples)] = torch.from_numpy(weights)
+            slot["weights"][0] = 0
+            slot["weights"][0, : len(samples)] = weights
         else:
-            slot["weights"].fill_(float(weights[0]))
-        slot["hyper"].copy_(torch.from_numpy(settings.kind.hyperparameters(self._optimizer)))
-        slot["counts"].copy_(torch.from_numpy(np.where(active, self._counts, INACTIVE)))
-        slot["clip"].copy_(torch.tensor(self._clip, dtype=torch.float64))
-        slot["digest"].fill_(self._digest() if digest is None else digest)
+            slot["weights"][0] = weights[0]
+        slot["hyper"][0] = settings.kind.hyperparameters(self._optimizer)
+        slot["counts"][0] = np.where(active, self._counts, INACTIVE)
+        slot["clip"][0] = self._clip
+        slot["digest"][0] = self._digest() if digest is None else digest
         self._step_rows.commit()
 
     def _digest(self) -> int:
