@@ -1,18 +1,19 @@
 # make demo   set everything up, run the whole pipeline on real digits, end in a number and a picture
 # make test   lint and every test
 # make lint   ruff and mypy
+# make docs   the documentation site, in site/
 # make bench  every benchmark script; results go to benchmarks/results/
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint bench clean
-setup: $(VENV)/.installed
+.PHONY: setup demo test lint docs bench clean
+setup: $(VENV)/.installed-dev,hf,docs
 
 # A torch that the base interpreter already has (a GPU build, say) is reused; otherwise the version
 # that resolves to a small CPU build comes first, so that nothing pulls gigabytes of CUDA.
-$(VENV)/.installed: setup.py pyproject.toml
+$(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "coarlib needs Python 3.11 or newer; say make PYTHON=python3.11"; exit 2; }
 	@if [ ! -x $(PY) ]; then \
@@ -20,10 +21,13 @@ $(VENV)/.installed: setup.py pyproject.toml
 	  $(PYTHON) -m venv $$flag $(VENV); \
 	fi
 	@$(PY) -c 'import torch' 2>/dev/null || { echo "installing $(TORCH)"; $(PY) -m pip install -q $(TORCH); }
-	@echo "installing coarlib and its tools"; $(PY) -m pip install -q -e '.[dev,hf]'
 	@touch $@
 
-demo: setup
+$(VENV)/.installed-%: setup.py pyproject.toml | $(VENV)/.torch
+	@echo "installing coarlib[$*]"; $(PY) -m pip install -q -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-report
 	$(PY) -m estimate.demo
 
 test: setup lint
@@ -34,8 +38,11 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: setup
+	$(PY) -m mkdocs build --strict
+
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) out site build dist *.egg-info

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from coarlib.ablation.evaluation import BASELINES, Line, Scores, baseline, compa
 from coarlib.commandline import Param, Whole, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError
+from coarlib.files import whole_file
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import plot_against_fraction
 from estimate.components import component_task
@@ -98,10 +98,8 @@ def _kept_baseline(name: str, task: ComponentTask, key: str, out: Path) -> Score
         with np.load(path, allow_pickle=False) as file:
             return Scores(file["scores"], int(file["forward_passes"]))
     found = baseline(name, task, key)
-    draft = path.with_suffix(".part")
-    with draft.open("wb") as stream:
+    with whole_file(path) as stream:
         np.savez(stream, scores=found.scores, forward_passes=found.forward_passes)
-    os.replace(draft, path)
     return found
 
 

@@ -11,7 +11,6 @@ killed at any moment and started again, it goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from coarlib.commandline import Param, Whole, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ScoringError
+from coarlib.files import whole_file
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import Trainer, run_seed, train_many
 from coarlib.retraining.baselines import (
@@ -103,9 +103,9 @@ class _Scores:
         file = self._path / f"{name}_{self._full_models}_models.npy"
         if not file.exists():
             self._path.mkdir(parents=True, exist_ok=True)
-            building = file.with_name(f".{file.name}.{os.getpid()}.npy")
-            np.save(building, compute())
-            os.replace(building, file)
+            scores = compute()
+            with whole_file(file) as stream:
+                np.save(stream, scores)
         found = np.load(file, mmap_mode="r", allow_pickle=False)
         if found.shape != shape:
             raise ScoringError(f"{file} holds scores {found.shape}, not {shape}; delete it")
@@ -157,9 +157,8 @@ def _write(path: Path, results: dict[str, LDSResult], ceiling: NoiseCeiling) -> 
         "num_subsets": next(iter(results.values())).num_subsets,
         "num_runs": ceiling.num_runs,
     }
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(building, path)
+    with whole_file(path, "w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
     print(f"wrote {path}")
 
 

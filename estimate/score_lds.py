@@ -11,7 +11,6 @@ and p-value of every target.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from coarlib.commandline import Boolean, Param, parse, run
 from coarlib.errors import ArgumentError, ScoringError, TornRowError
+from coarlib.files import whole_file
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
 from coarlib.scoring.sources import load_scores
 from coarlib.store import Store
@@ -165,17 +165,15 @@ def _write(path: Path, result: LDSResult, inputs: dict[str, Any]) -> None:
         "inputs": inputs,
     }
     arrays = path.with_suffix(".npz")
-    building = arrays.with_name(f".{arrays.name}.{os.getpid()}.npz")
-    np.savez(
-        building,
-        correlation=result.correlation,
-        p_value=result.p_value,
-        replicates=result.replicates,
-    )
-    os.replace(building, arrays)
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(building, path)
+    with whole_file(arrays) as file:
+        np.savez(
+            file,
+            correlation=result.correlation,
+            p_value=result.p_value,
+            replicates=result.replicates,
+        )
+    with whole_file(path, "w") as file:
+        file.write(json.dumps(summary, indent=2) + "\n")
 
 
 def _number(value: float) -> float | None:

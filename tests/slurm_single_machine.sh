@@ -12,7 +12,9 @@ PACKAGES=(slurmctld slurmd slurm-client munge)
 CPUS=4
 
 install_slurm() {
-  command -v slurmctld slurmd munged sbatch >/dev/null && return
+  local tool missing=0
+  for tool in slurmctld slurmd munged sbatch; do command -v "$tool" >/dev/null || missing=1; done
+  [ "$missing" = 1 ] || return 0
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${PACKAGES[@]}" >/dev/null
 }

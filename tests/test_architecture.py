@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "beton": {"store", "spec"},
     "regression": {"store", "spec", "beton", "scoring"},
     "scoring": {"store", "spec"},
-    "ablation": {"task", "outputs"},
+    "ablation": {"task", "outputs", "masks", "scoring"},
     "retraining": {"task", "outputs", "masks"},
     "worker": {"store", "spec", "masks", "task", "row_checks", "stopping"},
     "editing": {"ablation", "outputs", "regression"},

@@ -7,7 +7,6 @@ truth (see :mod:`coarlib.interop.dattri`).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
+from coarlib.files import whole_file
 from coarlib.scoring.arrays import as_array, blocks, masks_from_indices
 from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import RowWriter, Store, initialize
@@ -151,9 +151,8 @@ def write_quanda_subsets(path: str | Path, subsets: Sequence[Any]) -> None:
     """Write index lists as quanda reads them; the file appears whole."""
     path = Path(path)
     lines = (f"- [{', '.join(map(str, as_array(subset).tolist()))}]\n" for subset in subsets)
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text("".join(lines), encoding="ascii")
-    os.replace(building, path)
+    with whole_file(path, "w") as file:
+        file.writelines(lines)
 
 
 def quanda_checkpoints(bench_save_dir: str | Path, name: str) -> list[Path]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from coarlib.errors import TaskError
+from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.retraining.loaders import sampled_examples, subset_loader
 
@@ -225,13 +226,11 @@ def _train(
         loader = subset_loader(*data, torch.Generator().manual_seed(seed))
         state = train_func(loader, seed=seed, **kwargs).state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
-    building = file.with_name(f".{file.name}.{os.getpid()}")
-    torch.save(state, building)
-    os.replace(building, file)
+    with whole_file(file) as stream:
+        torch.save(state, stream)
 
 
 def _write_text(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    building = file.with_name(f".{file.name}.{os.getpid()}")
-    building.write_text(text, encoding="utf-8")
-    os.replace(building, file)
+    with whole_file(file, "w") as stream:
+        stream.write(text)

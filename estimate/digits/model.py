@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarlib.errors import SetupError
+from coarlib.files import whole_file
 from coarlib.progress import Progress
 
 WIDTHS = (16, 32)
@@ -138,10 +137,8 @@ def load_or_train(path: Path) -> DigitsResNet:
     if not path.exists():
         model = train()
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        torch.save(model.state_dict(), draft)
-        _publish(Path(draft), path)
+        with whole_file(path, replace=False) as file:
+            torch.save(model.state_dict(), file)
     model = DigitsResNet()
     try:
         model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
@@ -150,13 +147,3 @@ def load_or_train(path: Path) -> DigitsResNet:
             f"{path} does not hold the digits model; delete it and it is trained again"
         ) from error
     return model.eval()
-
-
-def _publish(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)  # unlike a rename, never replaces what another worker put there
-        draft.unlink()
-    except FileExistsError:
-        draft.unlink()
-    except OSError:  # a file system without hard links
-        draft.replace(path)

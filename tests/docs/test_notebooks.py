@@ -1,7 +1,7 @@
 """The notebooks run from top to bottom."""
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -8,7 +8,7 @@ import sys
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 from estimate.__main__ import commands
 
