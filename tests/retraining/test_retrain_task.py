@@ -1,7 +1,10 @@
 """Rows that retrain: functions of (seed, row, run), whoever computes them, and checkpoints."""
 
 import json
-import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +18,8 @@ from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
 from coarlib.scoring import noise_ceiling
 from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize
-from coarlib.worker import fill
 
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, TARGETS = 60, 9
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(EXAMPLES + TARGETS, 12, generator=GENERATOR)
@@ -83,42 +86,48 @@ def test_any_training_function_will_do():
         RetrainTask(train, evaluate)
 
 
-def make_store(path, rows=8):
-    spec = {
-        "num_models": rows,
-        "schema": {
-            "masks": {"dtype": "bool_", "shape": [EXAMPLES]},
-            "test_margins": {"dtype": "float32", "shape": [TARGETS]},
-        },
-        "design": {"kind": "fixed_size", "keep_prob": 0.5, "seed": 3},
-    }
-    initialize(path, parse_spec(json.dumps(spec)))
-    return Store.open(path)
+TASK = """
+from torch import Generator, nn, randn
+from coarlib.retraining import RetrainTask, Trainer
 
+X = randn(70, 12, generator=Generator().manual_seed(0))
 
-def work(path, part):
-    torch.set_num_threads(1)
-    fill(Store.open(path), task(at_once=1), np.arange(8)[part::4], torch.device("cpu"))
+class Tiny(RetrainTask):
+    def __init__(self):
+        model = lambda: nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        trainer = Trainer(model, X[:60], (X[:60].sum(1) > 0).long(), epochs=2, batch_size=10)
+        super().__init__(trainer, lambda model, device: model(X[60:])[:, 0], runs=2, at_once=1)
+"""
 
 
 def test_a_store_made_by_four_processes_is_the_store_made_by_one(tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        make_store(tmp_path / "one")
-        fill(Store.open(tmp_path / "one"), task(at_once=1), np.arange(8), torch.device("cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    make_store(tmp_path / "four")
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(tmp_path / "four", part)) for part in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
-    one, four = Store.open(tmp_path / "one"), Store.open(tmp_path / "four")
-    assert len(four.completed_rows()) == 8
+    (tmp_path / "tiny.py").write_text(TASK)
+    spec = {
+        "num_models": 8,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [60]},
+            "test_margins": {"dtype": "float32", "shape": [10]},
+        },
+        "design": {"kind": "fixed_size", "keep_prob": 0.5, "seed": 3},
+    }
+    workers = []
+    for parts in (1, 4):
+        initialize(tmp_path / str(parts), parse_spec(json.dumps(spec)))
+        for part in range(parts):
+            words = ["base_dir", tmp_path / str(parts), "task", tmp_path / "tiny.py"]
+            words += ["num_partitions", parts, "partition_index", part, "device", "cpu"]
+            flags = [f"--expt.{word}" if i % 2 == 0 else str(word) for i, word in enumerate(words)]
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "estimate.make_dataset", *flags],
+                    cwd=ROOT,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+    assert [worker.wait(200) for worker in workers] == [0] * 5
+    one, four = Store.open(tmp_path / "1"), Store.open(tmp_path / "4")
+    assert len(one.completed_rows()) == len(four.completed_rows()) == 8
     for key in ("masks", "test_margins"):
         np.testing.assert_array_equal(one.array(key), four.array(key))
     assert np.std(one.array("test_margins"), axis=0).min() > 0
