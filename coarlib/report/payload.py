@@ -20,6 +20,7 @@ from coarlib.report.style import pyplot
 __all__ = ["explorer_data", "pack", "pack_scaled", "spread_out"]
 
 STEPS = 32767
+SMALLEST_SCALE = 1e-37  # what float32 holds with all its digits; smaller numbers become 0
 IMAGE_BYTES = 3 * 2**20
 LONGEST_SIDE = 96
 LONGEST_TEXT = 400
@@ -37,12 +38,13 @@ def pack(values: NDArray[Any], dtype: str) -> dict[str, Any]:
 def pack_scaled(values: NDArray[Any]) -> dict[str, Any]:
     """Pack real numbers [T] or [T, K] as int16 with one scale a row (or one in all for [T]).
 
-    The largest error is 1/65,534 of the largest magnitude; NaN is the smallest int16.
+    The largest error is 1/65,534 of the largest magnitude (or 1e-32); NaN is the smallest int16.
     """
     wide = np.asarray(values, np.float64)
     finite = np.where(np.isfinite(wide), np.abs(wide), 0)
     largest = finite.max(axis=-1, keepdims=True, initial=0)
-    scale = np.where(largest > 0, largest / STEPS, 1)
+    scale = (largest / STEPS).astype(np.float32).astype(np.float64)
+    scale = np.where(scale >= SMALLEST_SCALE, scale, 1)
     steps = np.where(np.isfinite(wide), np.round(np.nan_to_num(wide) / scale), -STEPS - 1)
     packed = pack(steps, "int16")
     scales = np.broadcast_to(scale, (*wide.shape[:-1], 1))[..., 0]
