@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.arrays import as_array, as_masks, blocks, in_threads
+from coarlib.scoring.arrays import as_array, as_masks, blocks
 
 __all__ = ["subset_sums"]
 
-_CHUNK_BYTES = 8 * 2**20
+_CHUNK_BYTES = 32 * 2**20
 _MOST_SLICES = 3
 _MANTISSA = 53
-_EXAMPLES_A_THREAD = 256
 
 
 def subset_sums(scores: Any, masks: Any) -> NDArray[np.float64]:
@@ -72,8 +71,8 @@ def _sliced_sums(
     """Sum ``scale * scores``, at most 1 in magnitude, over each mask.
 
     Slice s holds multiples of ``2**(s * (grid_bits - 53) + grid_bits - 53)``, and no sum of N of
-    them needs more than 53 bits. Examples go chunk by chunk, so that slices stay in the cache;
-    since sums are exact, the chunks do not show in the result.
+    them needs more than 53 bits. Examples go chunk by chunk, to bound the memory that
+    slices take; since sums are exact, the chunks do not show in the result.
     """
     (num_examples, targets), subsets = scores.shape, masks.shape[0]
     grid_bits = max(2, num_examples.bit_length())
@@ -122,34 +121,20 @@ def _cut(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Round scaled scores to the grid of ``anchor`` (0: not at all); which rows are inexact."""
     head, inexact = np.empty(scores.shape), np.empty(len(scores), dtype=bool)
-
-    def work(piece: slice) -> None:
-        _cut_slice(scores[piece], scale, anchor, head[piece], inexact[piece])
-
-    in_threads(work, len(scores), _EXAMPLES_A_THREAD)
+    _cut_slice(scores, scale, anchor, head, inexact)  # one thread: BLAS's own are still spinning
     return head, inexact
 
 
-def _column_maxima(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """Largest magnitude of each column; NaN if the column holds one."""
-    parts = np.zeros((-(-len(scores) // _EXAMPLES_A_THREAD), scores.shape[1]))
-
-    def work(piece: slice) -> None:
-        _update_maxima(scores[piece], parts[piece.start // _EXAMPLES_A_THREAD])
-
-    in_threads(work, len(scores), _EXAMPLES_A_THREAD)
-    return np.asarray(parts.max(axis=0, initial=0))
-
-
 @njit(nogil=True, cache=True)
-def _update_maxima(
-    scores: NDArray[Any], largest: NDArray[np.float64]
-) -> None:  # pragma: no cover - compiled
+def _column_maxima(scores: NDArray[Any]) -> NDArray[np.float64]:  # pragma: no cover - compiled
+    """Largest magnitude of each column; NaN if the column holds one."""
+    largest = np.zeros(scores.shape[1])
     for row in range(scores.shape[0]):
         for column in range(scores.shape[1]):
             size = abs(np.float64(scores[row, column]))
             if size > largest[column] or np.isnan(size):
                 largest[column] = size
+    return largest
 
 
 @njit(nogil=True, cache=True)
