@@ -23,18 +23,21 @@ def predict(
     *,
     output: str | Output = "all",
     tolerance: float | None = None,
+    decay_apart: bool = False,
     quiet: bool = False,
 ) -> Decomposition:
-    """Reconstruct outputs as f_0 + Σ_s ⟨Φ_s, θ_(s+1) - θ_s⟩, weight decay apart.
+    """Reconstruct outputs as f_0 + Σ_s ⟨Φ_s, θ_(s+1) - θ_s⟩.
 
     One forward-mode derivative a node serves all outputs, so this is far cheaper than
-    :func:`coarlib.path_kernel.explain`. ``data`` here holds everything that moved the parameters
-    except decoupled weight decay, whose part is by the midpoint rule.
+    :func:`coarlib.path_kernel.explain`. ``data`` here holds everything that moved the parameters.
 
     Parameters
     ----------
     subject, inputs, targets, output, tolerance, quiet
         As in :func:`coarlib.path_kernel.explain`.
+    decay_apart : bool
+        Give decoupled weight decay as ``weight_decay``, by the midpoint rule; one more derivative
+        an update.
 
     Returns
     -------
@@ -55,7 +58,8 @@ def predict(
             for number in walk.numbers:
                 step = walk.step(number)
                 after = queries.values(step.theta_next, points)
-                total, decay = _update(quadrature, queries, step, points, (before, after))
+                shrink = _decay(step) if decay_apart else None
+                total, decay = _update(quadrature, step, shrink, points, (before, after))
                 off = (after - before - total).double()
                 moved += (total - decay).double()
                 decayed += decay.double()
@@ -78,16 +82,16 @@ def predict(
 
 def _update(
     quadrature: Quadrature,
-    queries: Queries,
     step: Step,
+    shrink: Tensors | None,
     points: torch.Tensor,
     values: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ⟨Φ, Δ⟩ and its part by decoupled weight decay, ``[n, K]`` each."""
     before, after = values
+    queries = quadrature.queries
     delta = {name: step.theta_next[name] - theta for name, theta in step.theta.items()}
     middle = {name: torch.lerp(v, step.theta_next[name], 0.5) for name, v in step.theta.items()}
-    shrink = _decay(step)
     if shrink is None:
         total = queries.slopes(middle, delta, points)
         decay = torch.zeros_like(total)

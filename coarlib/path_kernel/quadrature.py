@@ -68,7 +68,7 @@ class Quadrature:
     """
 
     def __init__(self, queries: Queries, tolerance: float) -> None:
-        self._queries, self.tolerance = queries, tolerance
+        self.queries, self.tolerance = queries, tolerance
         self.evaluations = 0
 
     def allowed(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,7 @@ class Quadrature:
         """
         pool = _Pool(before.new_zeros(0, 2), points.new_zeros(0))
         allowed = self.allowed(before, after)
-        refine = _Refinement(self._queries, theta, delta, points, allowed)
+        refine = _Refinement(self.queries, theta, delta, points, allowed)
         integral = refine.run(before, after, pool)
         self.evaluations += len(pool.rows)
         return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)

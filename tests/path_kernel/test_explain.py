@@ -118,7 +118,9 @@ def test_attributions_can_be_saved_and_read(sub, test_points, tmp_path):
 
 
 def test_prediction_by_forward_mode_is_that_of_the_decomposition(sub, test_points):
-    fast = predict(sub, *test_points, quiet=True)
+    fast = predict(sub, *test_points, decay_apart=True, quiet=True)
+    plain = predict(sub, *test_points, quiet=True)
+    np.testing.assert_allclose(plain.prediction, fast.prediction, atol=1e-9)
     full = run(sub, test_points)
     np.testing.assert_allclose(fast.prediction, full.prediction, atol=1e-5)
     np.testing.assert_allclose(fast["weight_decay"], full["weight_decay"], atol=1e-4)
