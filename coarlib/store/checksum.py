@@ -40,3 +40,8 @@ def row_checksums(
             digest.update(value[position])
         digests[position] = digest.intdigest() or DIGEST_OF_ZERO
     return digests
+
+
+def checksum_of_bytes(row: int, data: memoryview) -> int:
+    """Digest one row whose arrays lie one after another, in sorted order, in ``data``."""
+    return xxhash.xxh3_64_intdigest(data, seed=row) or DIGEST_OF_ZERO
