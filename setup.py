@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-REPORT = ["matplotlib>=3.8", "scikit-learn>=1.4"]
+REPORT = ["matplotlib>=3.8", "scikit-learn>=1.4", "jinja2>=3.1", "markupsafe>=2.1"]
 
 setup(
     name="coarlib",
@@ -15,7 +15,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["coarlib", "coarlib.*", "estimate", "estimate.*"]),
-    package_data={"coarlib": ["py.typed"], "estimate": ["*/*.yaml"]},
+    package_data={
+        "coarlib": ["py.typed", "report/*.css", "report/*.js", "report/*.html"],
+        "estimate": ["*/*.yaml"],
+    },
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",

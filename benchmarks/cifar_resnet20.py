@@ -35,7 +35,6 @@ def fit(out: Path) -> Attributions:
         run_regression.main([*arguments, "--cfg.out_dir", str(out / "attributions")])
     whole = Attributions.load(out / "attributions")
     some = whole.targets(slice(0, None, EVERY))
-    some.summary.pop("held_out", None)  # scores of all targets
     if not (out / "attributions_some" / "datamodels.pt").exists():
         some.save(out / "attributions_some")
     return whole

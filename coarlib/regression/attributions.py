@@ -177,6 +177,8 @@ class Attributions:
             error_target=None if self.error_target is None else self.error_target[pick],
             held_out=None,
             path={key: values[pick] for key, values in self.path.items()},
+            # The scores were those of all targets together.
+            summary={key: value for key, value in self.summary.items() if key != "held_out"},
         )
 
     def standardised(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -134,3 +134,19 @@ def test_calibration_slope_of_overfit_least_squares_is_below_one():
     fitted = fit(Moments.from_arrays(data.masks[:130], data.outputs[:130]), "least_squares")
     held = score_rows(fitted.predict, ArrayRows(data.masks[130:], data.outputs[130:]))
     assert np.median(held.slope) < 0.5
+
+
+def test_attributions_of_some_targets_can_be_saved_and_loaded(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = Attributions(
+        weight=rng.normal(size=(5, 4)).astype(np.float32),
+        bias=np.zeros(4),
+        lam=np.zeros(4),
+        mean_mask=np.full(5, 0.9),
+        gap=np.zeros(4),
+        summary={"held_out": {"num_rows": 3}, "solver": "ridge"},
+    )
+    whole.targets([1, 3]).save(tmp_path / "some")
+    loaded = Attributions.load(tmp_path / "some")
+    assert (loaded.weight == whole.weight[:, [1, 3]]).all()
+    assert loaded.held_out is None
