@@ -12,6 +12,7 @@ from pathlib import Path
 
 from coarlib.beton.layout import HEADER, VERSION, is_page_size
 from coarlib.errors import BetonError
+from coarlib.files import fsync_directory
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def whole_or_nothing(path: Path, size: int) -> Iterator[int]:
             yield descriptor
             os.fsync(descriptor)
             os.replace(partial, path)
-            _sync_directory(path.parent)
+            fsync_directory(path.parent)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise BetonError(f"cannot write {path}: {error.strerror}") from error
@@ -73,11 +74,3 @@ def _claim(descriptor: int, partial: Path) -> None:
     except OSError:
         pass
     raise BetonError(f"another process is writing {partial}; wait for it or choose another name")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
