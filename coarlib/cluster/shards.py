@@ -17,37 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import ClusterError
-from coarlib.progress import Progress
 from coarlib.regression import Attributions, HeldOut, Moments
-from coarlib.regression.blocks import read_blocks
 from coarlib.regression.checkpoint import load_moments, save_moments
-from coarlib.regression.moments import Accumulator
 from coarlib.regression.rows import RowSource
 
 __all__ = ["add_shards", "join_targets", "sum_shard", "target_shard", "write_shard"]
-
-
-class WideAccumulator(Accumulator):
-    """Collects moments in float64 throughout.
-
-    A single pass may round products to float32, alike for all its rows. Shards cut the rows into
-    other blocks and would round differently each time; in float64 how they are cut does not show.
-    """
-
-    def _centred(self, outputs: NDArray[Any]) -> torch.Tensor:
-        offset = np.zeros(1) if self._offset is None else self._offset
-        return torch.from_numpy(outputs.astype(np.float64) - offset).to(self._home)
-
-    def _add_products(self, masks: NDArray[np.bool_], centred: torch.Tensor) -> None:
-        if len(masks) == 0:
-            return
-        narrow = torch.zeros(len(masks), 0, device=self.device)
-        # The base class counts pairs and keeps; the product with the outputs is ours.
-        cross, self._cross = self._cross, torch.zeros(masks.shape[1], 0, device=self._home)
-        super()._add_products(masks, narrow)
-        rare = ~masks if self._complement else masks
-        values = torch.from_numpy(np.ascontiguousarray(rare)).to(self._home).double()
-        self._cross = cross.addmm_(values.T, centred)
 
 
 def sum_shard(
@@ -56,7 +30,7 @@ def sum_shard(
     device: torch.device | str = "cpu",
     quiet: bool = True,
 ) -> Moments:
-    """Sum rows of a source in float64.
+    """Sum rows of a source in float64, so that how rows are cut into shards does not show.
 
     Parameters
     ----------
@@ -64,12 +38,8 @@ def sum_shard(
     positions : int64 [K]
         Ascending positions in the source.
     """
-    sums = WideAccumulator(source.num_features, source.num_targets, device)
-    with Progress(len(positions), "moments", quiet=quiet) as progress:
-        for block, masks, outputs in read_blocks(source, positions):
-            sums.add(masks, outputs)
-            progress.advance(len(block))
-    return sums.moments()
+    options: dict[str, Any] = {"device": device, "dtype": torch.float64, "quiet": quiet}
+    return Moments.from_rows(source, positions, **options)
 
 
 def write_shard(

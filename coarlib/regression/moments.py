@@ -5,7 +5,8 @@ contribute a summand: ``a + b`` joins, ``total - fold`` leaves out. X'X is count
 integers. Outputs enter as ``Y - offset``, with a constant per target near its mean: products are
 formed in float32 blocks, added up in float64, and lose nothing where outputs are large against
 their spread (one float32 pass over outputs with mean 300 is wrong by a fifth of the sampling
-error).
+error). Where rows are cut into shards, products in float64 make the sum the same however they are
+cut.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Moments:
         device: torch.device | str = "cpu",
         nonfinite: str = "exclude",
         with_pairs: bool = True,
+        dtype: torch.dtype = torch.float32,
         block_bytes: int = BLOCK_BYTES,
         quiet: bool = True,
     ) -> Moments:
@@ -90,6 +92,9 @@ class Moments:
             ``"refuse"`` makes the first one an error.
         with_pairs : bool
             Count X'X; without it only the dual form can be solved.
+        dtype : torch.dtype
+            In which X'(Y - offset) of a block is formed, ``torch.float32`` or ``torch.float64``
+            (twice the time; moments of shards then add up to those of one pass to 1e-12).
         block_bytes : int
             Memory for one block of rows.
         quiet : bool
@@ -101,7 +106,7 @@ class Moments:
             For non-finite outputs where refused, or where no row is left.
         """
         shape = source.num_features, source.num_targets
-        sums = Accumulator(*shape, device, nonfinite, with_pairs)
+        sums = Accumulator(*shape, device, nonfinite, with_pairs, dtype=dtype)
         with Progress(_count(source, positions), "moments", quiet=quiet) as progress:
             for block, masks, outputs in read_blocks(source, positions, block_bytes):
                 sums.add(masks, outputs)
@@ -206,12 +211,18 @@ class Accumulator:
     ----------
     num_features, num_targets : int
     device : torch.device or str
-        On the CPU pairs are counted with packed bits, elsewhere by int8 products; X'Y is a float32
-        product either way.
+        On the CPU pairs are counted with packed bits, elsewhere by int8 products.
     nonfinite : str
         ``"exclude"`` or ``"refuse"``.
     with_pairs : bool
         Whether X'X is counted.
+    dtype : torch.dtype
+        In which X'(Y - offset) of a block is formed; blocks are added up in float64.
+
+    Raises
+    ------
+    RegressionError
+        For a ``nonfinite`` or ``dtype`` that does not exist.
     """
 
     def __init__(
@@ -221,9 +232,13 @@ class Accumulator:
         device: torch.device | str = "cpu",
         nonfinite: str = "exclude",
         with_pairs: bool = True,
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if nonfinite not in ("exclude", "refuse"):
             raise RegressionError(f"nonfinite must be exclude or refuse, not {nonfinite!r}")
+        if dtype not in (torch.float32, torch.float64):
+            raise RegressionError(f"moments are formed in float32 or float64, not {dtype}")
         self.device, self._nonfinite = torch.device(device), nonfinite
         self.num_rows = self.num_excluded = 0
         self._with_pairs, on_cpu = with_pairs, self.device.type == "cpu"
@@ -234,6 +249,8 @@ class Accumulator:
         self._offset: NDArray[np.float64] | None = None
         # MPS has no float64: it multiplies, the CPU adds up.
         self._home = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._dtype = dtype
+        self._where = self.device if dtype == torch.float32 else self._home
         self._cross = torch.zeros(num_features, num_targets, dtype=torch.float64, device=self._home)
         self._sums = torch.zeros(2, num_targets, dtype=torch.float64, device=self._home)
 
@@ -248,7 +265,7 @@ class Accumulator:
         if not torch.isfinite(sums).all():
             keep = torch.isfinite(centred).all(dim=1).cpu().numpy()
             self._exclude(keep, outputs)
-            masks, centred = masks[keep], centred[torch.from_numpy(keep).to(self.device)]
+            masks, centred = masks[keep], centred[torch.from_numpy(keep).to(self._where)]
             sums = _column_sums(centred)
         if len(masks) == 0:
             return
@@ -258,12 +275,15 @@ class Accumulator:
 
     def _centred(self, outputs: NDArray[Any]) -> torch.Tensor:
         offset = np.zeros(1) if self._offset is None else self._offset
-        if outputs.dtype in (np.float16, np.float32) and outputs.dtype.isnative:
-            values = torch.from_numpy(np.ascontiguousarray(outputs)).to(self.device)
-            return values.float().sub_(torch.as_tensor(offset).float().to(self.device))
-        with np.errstate(over="ignore"):  # beyond float32 counts as infinite
-            centred = (outputs.astype(np.float64) - offset).astype(np.float32)
-        return torch.from_numpy(centred).to(self.device)
+        narrow = self._dtype == torch.float32
+        if narrow and outputs.dtype in (np.float16, np.float32) and outputs.dtype.isnative:
+            values = torch.from_numpy(np.ascontiguousarray(outputs)).to(self._where)
+            return values.float().sub_(torch.as_tensor(offset).float().to(self._where))
+        centred = outputs.astype(np.float64) - offset
+        if narrow:
+            with np.errstate(over="ignore"):  # beyond float32 counts as infinite
+                centred = centred.astype(np.float32)
+        return torch.from_numpy(centred).to(self._where)
 
     def _exclude(self, keep: NDArray[np.bool_], outputs: NDArray[Any]) -> None:
         if self._nonfinite == "refuse":
@@ -287,7 +307,8 @@ class Accumulator:
         elif self._with_pairs:
             self._add_pairs(values)
         rare = torch.logical_not(values) if self._complement else values
-        self._cross += torch.mm(rare.float().T, centred).to(self._home)
+        columns = rare.to(self._where, self._dtype).T
+        self._cross += torch.mm(columns, centred).to(self._home)
 
     def _add_pairs(self, values: torch.Tensor) -> None:
         pairs = int8_pairs(values)

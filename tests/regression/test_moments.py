@@ -1,5 +1,9 @@
 """Moments: exact, additive, indifferent to order and blocks, careful with bad outputs."""
 
+import functools
+import itertools
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,7 @@ from coarlib.regression.counts import PairCounter
 from coarlib.regression.moments import Accumulator, Moments, int8_pairs
 
 FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
+FLOAT64 = 1e-12  # relative, of sums of float16 outputs
 
 
 def brute_force(masks, outputs):
@@ -139,3 +144,23 @@ def test_misuse_is_refused():
         Accumulator(3, 2).moments()
     with pytest.raises(RegressionError, match="nonfinite"):
         Accumulator(3, 2, nonfinite="ignore")
+    with pytest.raises(RegressionError, match="float32 or float64"):
+        Accumulator(3, 2, dtype=torch.float16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 299), max_size=6, unique=True), st.integers(0, 2**32 - 1))
+def test_in_float64_shards_of_any_cut_add_up_to_one_pass(cuts, seed):
+    data = linear_rows(300, 20, 4, seed=seed)
+    outputs = (data.outputs + 50).astype(np.float16)
+    whole = Moments.from_arrays(data.masks, outputs, dtype=torch.float64)
+    bounds = [0, *sorted(cuts), 300]
+    shards = [
+        Moments.from_arrays(data.masks[a:b], outputs[a:b], dtype=torch.float64)
+        for a, b in itertools.pairwise(bounds)
+    ]
+    np.random.default_rng(seed).shuffle(shards)
+    found = raw(functools.reduce(operator.add, shards))
+    assert np.array_equal(found.pairs, whole.pairs)
+    for name in ("cross", "total", "square"):
+        np.testing.assert_allclose(getattr(found, name), getattr(raw(whole), name), rtol=FLOAT64)
