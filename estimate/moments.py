@@ -21,7 +21,7 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.regression.checkpoint import PARTIAL, save_moments
 from coarlib.regression.experiment import split_rows
-from coarlib.regression.rows import open_rows
+from coarlib.regression.rows import open_rows, verified_note
 from estimate.run_regression import IGNORED, check_out_dir, target_range
 from estimate.run_regression import SECTIONS as FIT_SECTIONS
 
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif not shard.join and shard.index < len(parts):
             device = resolve_device(args.cfg.device)
             part, path = parts[shard.index], paths[shard.index]
+            if args.data.verify:
+                print(verified_note(source, part))
             new = write_shard(source, part, path, device, quiet=False)
             print(f"{role}: {len(part)} rows {'summed into' if new else 'are already in'} {path}")
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import PLAIN, Param, parse, run
+import numpy as np
+
+from coarlib.commandline import PLAIN, Boolean, Param, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.regression.experiment import split_rows
 from coarlib.regression.fit import SOLVERS, USE_VALIDATION
 from coarlib.regression.learning_curve import learning_curve
-from coarlib.regression.rows import open_rows
+from coarlib.regression.rows import open_rows, verified_note
 
 POSITIONAL = {"data": Param(str, "a store directory or a .beton", required=True)}
 SECTIONS = {
@@ -26,6 +28,7 @@ SECTIONS = {
         "target_start_ind": Param(int, "first target", default=0),
         "target_end_ind": Param(int, "one past the last target; -1 = all", default=-1),
         "device": Param(str, "auto, cpu, cuda …", default="auto"),
+        "verify": Param(Boolean(), "compare the rows with their checksums first", default=True),
         "seed": Param(int, "shuffle which rows are held out; without it, the last ones"),
     }
 }
@@ -46,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     total = len(source.row_ids)
     held = max(2, round(options.held_out * total))
     split = split_rows(source, total - held, held, options.seed)
+    if options.verify:
+        print(verified_note(source, np.arange(total)))
     curve = learning_curve(
         source,
         split.train,

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from coarlib.commandline import Boolean, Param, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
@@ -29,7 +31,7 @@ from coarlib.regression.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.experiment import AUTO, Experiment, Split, solver_for, split_rows
 from coarlib.regression.fit import SOLVERS
 from coarlib.regression.lasso import EPS, NUM_LAMBDAS
-from coarlib.regression.rows import RowSource, open_rows
+from coarlib.regression.rows import RowSource, open_rows, verified_note
 
 FAST_L1 = "fast_l1"
 SECTIONS = {
@@ -42,6 +44,7 @@ SECTIONS = {
         "target_end_ind": Param(int, "one past the last target to fit; -1 = all", default=-1),
         "x_name": Param(str, "the mask array of a store", default="masks"),
         "y_name": Param(str, "the output array of a store (default: the only real-valued one)"),
+        "verify": Param(Boolean(), "compare the rows with their checksums first", default=True),
     },
     "cfg": {
         "out_dir": Param(str, "where to write the result; never overwritten", required=True),
@@ -81,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise RegressionError(
             f"the target range {args.data.target_start_ind} to {args.data.target_end_ind} is empty"
         )
+    if args.data.verify:
+        print(verified_note(source, np.union1d(split.train, split.validation)))
     if args.cfg.solver == FAST_L1:
         attributions = with_fast_l1(args, source, split)
     else:

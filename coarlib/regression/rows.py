@@ -6,6 +6,7 @@ A row is a mask and the outputs measured under it. Whatever holds them, a source
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +16,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from coarlib.commandline import nearest
-from coarlib.errors import BetonError, RegressionError
+from coarlib.errors import BetonError, RegressionError, TornRowError
 from coarlib.spec import ArraySpec
 from coarlib.store import Store, take_rows
+from coarlib.store.verify import find_torn
 
-__all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows"]
+__all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
 
 OUTPUT_KINDS = "fiu"
+SHOWN_ROWS = 10
 
 
 class RowSource(Protocol):
@@ -190,6 +193,26 @@ class StoreRows:
         outputs = _read_rows(self._outputs, rows).reshape(len(rows), -1)
         return as_masks(masks, self.description), outputs[:, self._targets]
 
+    def verify(self, positions: NDArray[np.int64]) -> bool:
+        """Compare rows with the store's checksums; False where a foreign store has none.
+
+        Raises
+        ------
+        TornRowError
+            If a row does not match.
+        """
+        if not self._store.verified:
+            return False
+        torn = find_torn(self._store, np.sort(self._rows[positions]))
+        if torn:
+            shown = ", ".join(map(str, torn[:SHOWN_ROWS])) + (", …" if torn[SHOWN_ROWS:] else "")
+            raise TornRowError(
+                f"{len(torn)} of the {len(positions)} rows to fit from {self.description} do not "
+                f"match their checksums (rows {shown}); `coar verify {self.description} --repair` "
+                "withdraws them, and workers then fill them again"
+            )
+        return True
+
 
 def _read_rows(mapped: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Copy rows; a contiguous run is read, not mapped, so that it does not stay in memory."""
@@ -329,3 +352,17 @@ def open_rows(
     if not path.is_file():
         raise RegressionError(f"{path} does not exist; --data.data_path is a store or a .beton")
     return BetonRows(path, targets)
+
+
+def verified_note(source: RowSource, positions: NDArray[np.int64]) -> str:
+    """Verify rows before a fit; returns a line for people.
+
+    Raises
+    ------
+    TornRowError
+        If a row does not match its checksum.
+    """
+    started = time.monotonic()
+    if not (isinstance(source, StoreRows) and source.verify(positions)):
+        return f"{source.description} carries no row checksums: its rows are taken as they are"
+    return f"{len(positions)} rows match their checksums ({time.monotonic() - started:.1f} s)"

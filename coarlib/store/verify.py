@@ -103,6 +103,34 @@ def verify(
     return report
 
 
+def find_torn(
+    store: Store, rows: NDArray[np.int64], threads: int | None = None, quiet: bool = True
+) -> list[int]:
+    """Return which of some rows do not match their checksum; nothing is changed.
+
+    Parameters
+    ----------
+    rows : int64 [K]
+        Ascending row numbers, completed ones.
+    threads, quiet
+        See :func:`verify`.
+
+    Raises
+    ------
+    StoreError
+        If the store carries no checksums, or cannot be read.
+    """
+    if not store.verified:
+        raise StoreError(f"{store.path} carries no checksums (coarlib did not make it): unverified")
+    threads = threads or os.cpu_count() or 1
+    torn = _torn_rows(store, rows, store.checksums(), threads, quiet)
+    if torn:  # a living worker may be at it, as in verify
+        time.sleep(SECONDS_BEFORE_SECOND_LOOK)
+        suspects = np.array(sorted(torn), np.int64)
+        torn = _torn_rows(store, suspects, store.checksums(), threads, quiet=True)
+    return torn
+
+
 def _look(store: Store, rows: NDArray[np.int64], threads: int, quiet: bool) -> VerifyReport:
     """Compare the ascending ``rows`` with their checksums and flags, as they are now."""
     checksums, flags = store.checksums(), store.flags()

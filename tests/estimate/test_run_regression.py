@@ -1,16 +1,21 @@
 """run_regression as users call it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from coarlib.errors import ArgumentError, CoarlibError
+from coarlib.errors import ArgumentError, CoarlibError, TornRowError
 from coarlib.regression import Attributions, Moments, open_rows
 from coarlib.regression.checkpoint import save_moments
+from coarlib.spec import parse_spec
+from coarlib.store import RowWriter, Store, initialize
+from coarlib.store.layout import ArrayFile
 from estimate import run_regression
 from estimate.run_regression import main
+from estimate.verify import main as run_verify
 
 TRUE_EFFECT = 1e-3
 SETUPS = ("cifar_resnet", "imagenet_resnet", "imagenet_vit", "gpt2_tinystories")
@@ -125,6 +130,55 @@ def test_rows_that_are_not_completed_do_not_count(tmp_path, fit_args):
     linear_store(tmp_path / "store", completed=np.arange(100) % 5 != 0)
     with pytest.raises(CoarlibError, match="80 completed rows"):
         main(fit_args())
+
+
+@pytest.fixture
+def filled_store(tmp_path):
+    """A store of coarlib's own: 110 rows of a linear truth, 100 of them filled, with checksums."""
+    weight = linear_store(tmp_path / "arrays", rows=110)
+    spec = {
+        "num_models": 110,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [12]},
+            "test_margins": {"dtype": "float32", "shape": [5]},
+        },
+    }
+    initialize(tmp_path / "store", parse_spec(json.dumps(spec)))
+    rows = np.r_[0:40, 50:110]
+    arrays = {key: np.load(tmp_path / "arrays" / f"{key}.npy")[rows] for key in spec["schema"]}
+    with RowWriter(Store.open(tmp_path / "store")) as writer:
+        writer.write(rows, arrays)
+    return weight
+
+
+def tear(store, row):
+    file = ArrayFile.read(store / "test_margins.npy")
+    with file.path.open("r+b") as handle:
+        handle.seek(file.offset + row * file.row_bytes)
+        handle.write(b"torn")
+
+
+def test_torn_rows_stop_a_fit_and_are_repaired(tmp_path, fit_args, filled_store, capsys):
+    for row in (13, 60):
+        tear(tmp_path / "store", row)
+    with pytest.raises(TornRowError, match=r"2 of the 100 rows .*\(rows 13, 60\).*coar verify"):
+        main(fit_args())
+    assert not (tmp_path / "out").exists()
+    assert run_verify([str(tmp_path / "store"), "--repair"]) is None
+    with pytest.raises(CoarlibError, match="98 completed rows"):
+        main(fit_args())
+    main(fit_args(data__num_train=78))
+    assert "98 rows match their checksums" in capsys.readouterr().out
+    found = Attributions.load(tmp_path / "out").weight
+    assert np.abs(found - filled_store).max() < TRUE_EFFECT
+
+
+def test_only_the_rows_of_the_fit_are_verified(tmp_path, fit_args, filled_store):
+    tear(tmp_path / "store", 105)  # completed row 95
+    main(fit_args(data__num_train=75))
+    with pytest.raises(TornRowError, match=r"1 of the 100 rows .*\(rows 105\)"):
+        main(fit_args(cfg__out_dir=tmp_path / "all"))
+    main(fit_args(cfg__out_dir=tmp_path / "unverified", data__verify=0))
 
 
 def test_a_result_is_never_overwritten(tmp_path, fit_args):
