@@ -15,13 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import SpecError
+from coarlib.strata import Strata, proportional_sizes
 
-KINDS = ("bernoulli", "fixed_size", "leave_one_out", "explicit")
 _FIELDS_OF_KIND = {
     "bernoulli": {"keep_prob"},
     "fixed_size": {"keep_prob", "size"},
+    "stratified": {"keep_prob", "size", "labels"},
+    "class_balanced": {"per_class", "size", "labels"},
     "leave_one_out": set(),
     "explicit": {"kept", "ablated"},
+}
+KINDS = tuple(_FIELDS_OF_KIND)
+_BY_CLASS = ("stratified", "class_balanced")
+# Kinds whose rows have a number of features, and the two keys that can say it.
+_SIZED = {
+    "fixed_size": ("size", "keep_prob"),
+    "stratified": ("size", "keep_prob"),
+    "class_balanced": ("size", "per_class"),
 }
 COMMON_FIELDS = {"array", "kind", "seed"}
 
@@ -34,13 +44,18 @@ class MaskDesign:
     ----------
     array : str
         Name of the mask array in the store's schema.
-    kind : {"bernoulli", "fixed_size", "leave_one_out", "explicit"}
+    kind : str
         ``bernoulli`` keeps each feature independently with ``keep_prob``; ``fixed_size`` keeps
-        exactly ``size`` features (or ``round(keep_prob * N)``); ``leave_one_out`` row i drops
-        feature i, and row N, if there is one, keeps all; ``explicit`` rows are listed in ``kept``
-        or ``ablated`` (index lists, one a row), or come from a mask file given at initialisation.
+        exactly ``size`` features (or ``round(keep_prob * N)``); ``stratified`` keeps as many, each
+        class its share of them (:func:`class_sizes`); ``class_balanced`` keeps ``per_class`` of
+        every class (or ``size`` in all); ``leave_one_out`` row i drops feature i, and row N, if
+        there is one, keeps all; ``explicit`` rows are listed in ``kept`` or ``ablated`` (index
+        lists, one a row), or come from a mask file given at initialisation.
     seed : int
         Non-negative; ignored by the two kinds that draw nothing.
+    labels : tuple of int, optional
+        The class of each feature, for the two kinds that ask. Left out, they come from a file
+        given at initialisation, or from the first worker's task.
     """
 
     array: str = "masks"
@@ -50,15 +65,18 @@ class MaskDesign:
     size: int | None = None
     kept: tuple[tuple[int, ...], ...] | None = None
     ablated: tuple[tuple[int, ...], ...] | None = None
+    per_class: int | None = None
+    labels: tuple[int, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the design as the spec's ``design`` object, without absent fields."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {
-            name: [list(row) for row in value] if isinstance(value, tuple) else value
-            for name, value in found.items()
-            if value is not None
-        }
+        return {name: _listed(value) for name, value in found.items() if value is not None}
+
+    @property
+    def by_class(self) -> bool:
+        """Whether drawing needs the class of every feature."""
+        return self.kind in _BY_CLASS
 
     @property
     def from_file(self) -> bool:
@@ -84,28 +102,42 @@ def parse_design(content: object, where: str = "design") -> MaskDesign:
         if key not in allowed:
             choice = ", ".join(sorted(allowed))
             raise SpecError(f"{where}.{key} is not a key of a {kind} design; known: {choice}")
+    least_size = 1 if kind in _BY_CLASS else 0
     design = MaskDesign(
         array=_text(content.get("array", "masks"), f"{where}.array"),
         kind=kind,
         seed=_whole(content.get("seed", 0), f"{where}.seed", least=0, most=2**63 - 1),
         keep_prob=_probability(content.get("keep_prob"), f"{where}.keep_prob"),
-        size=None
-        if content.get("size") is None
-        else _whole(content["size"], f"{where}.size", least=0),
+        size=_optional_whole(content.get("size"), f"{where}.size", least_size),
         kept=_index_lists(content.get("kept"), f"{where}.kept"),
         ablated=_index_lists(content.get("ablated"), f"{where}.ablated"),
+        per_class=_optional_whole(content.get("per_class"), f"{where}.per_class", 1),
+        labels=_labels(content.get("labels"), f"{where}.labels"),
     )
     if kind == "bernoulli" and design.keep_prob is None:
         raise SpecError(f"{where}.keep_prob is missing: a bernoulli design needs it")
-    if kind == "fixed_size" and (design.keep_prob is None) == (design.size is None):
-        raise SpecError(f"{where} needs exactly one of size and keep_prob")
+    if kind in _SIZED:
+        one, other = _SIZED[kind]
+        if (getattr(design, one) is None) == (getattr(design, other) is None):
+            raise SpecError(f"{where} needs exactly one of {one} and {other}")
     if design.kept is not None and design.ablated is not None:
         raise SpecError(f"{where} has both kept and ablated; give one of them")
     return design
 
 
-def check_design_fits(design: MaskDesign, num_models: int, num_features: int) -> None:
-    """Raise SpecError unless ``design`` can draw ``num_models`` masks of ``num_features``."""
+def check_design_fits(
+    design: MaskDesign,
+    num_models: int,
+    num_features: int,
+    labels: NDArray[np.int64] | None = None,
+) -> None:
+    """Raise SpecError unless ``design`` can draw ``num_models`` masks of ``num_features``.
+
+    ``labels`` int [N] are those of a design that asks for them and lists none.
+    """
+    labels = _labels_of(design, labels)
+    if labels is not None:
+        _check_labels(design, labels, num_features)
     if design.size is not None and design.size > num_features:
         raise SpecError(f"design.size is {design.size} but a mask has {num_features} features")
     if design.kind == "leave_one_out" and num_models > num_features + 1:
@@ -124,7 +156,10 @@ def check_design_fits(design: MaskDesign, num_models: int, num_features: int) ->
 
 
 def draw(
-    design: MaskDesign, rows: NDArray[np.int64] | Sequence[int], num_features: int
+    design: MaskDesign,
+    rows: NDArray[np.int64] | Sequence[int],
+    num_features: int,
+    labels: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_]:
     """Draw the masks of the given rows.
 
@@ -136,19 +171,90 @@ def draw(
         Row indices.
     num_features : int
         Width N of a mask.
+    labels : int [N], optional
+        Classes, for a stratified or class-balanced design that does not list them itself.
 
     Returns
     -------
     bool [B, N]
         True = kept (component not ablated, example in the training set).
+
+    Raises
+    ------
+    SpecError
+        If the design needs labels and has none, or they do not fit.
     """
     masks = np.empty((len(rows), num_features), dtype=np.bool_)
+    strata = _strata(design, labels, num_features)
     for position, row in enumerate(rows):
-        masks[position] = _draw_row(design, int(row), num_features)
+        masks[position] = _draw_row(design, int(row), num_features, strata)
     return masks
 
 
-def _draw_row(design: MaskDesign, row: int, num_features: int) -> NDArray[np.bool_]:
+def _strata(
+    design: MaskDesign, labels: NDArray[np.int64] | None, num_features: int
+) -> Strata | None:
+    """Return what a design by classes draws from; None for all others."""
+    if not design.by_class:
+        return None
+    labels = _labels_of(design, labels)
+    if labels is None:
+        raise SpecError(
+            f"a {design.kind} design needs the class of each feature: give design.labels, a "
+            "label file (--logging.labels FILE.npy), or a task with labels"
+        )
+    _check_labels(design, labels, num_features)
+    return Strata.of(labels, class_sizes(design, np.unique(labels, return_counts=True)[1]))
+
+
+def class_sizes(design: MaskDesign, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many features of each class every row of a design by classes keeps, int64 [C].
+
+    Parameters
+    ----------
+    design : MaskDesign
+        ``class_balanced``: as many of each. ``stratified``: each class its share of the size
+        (:func:`coarlib.strata.proportional_sizes`), the same in every row.
+    counts : int64 [C]
+        Features of each class.
+    """
+    if design.kind == "class_balanced":
+        return np.full(len(counts), design.per_class or (design.size or 0) // len(counts))
+    return proportional_sizes(counts, fixed_size(design, int(counts.sum())))
+
+
+def _labels_of(design: MaskDesign, labels: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Return the labels that a design is drawn by: its own, else those given."""
+    if not design.by_class:
+        return None
+    return labels if design.labels is None else np.array(design.labels, dtype=np.int64)
+
+
+def _check_labels(design: MaskDesign, labels: NDArray[np.int64], num_features: int) -> None:
+    if labels.dtype.kind not in "iu" or labels.shape != (num_features,):
+        raise SpecError(
+            f"labels must be whole numbers, one for each of the {num_features} features of a "
+            f"mask, not {labels.dtype.name} {list(labels.shape)}"
+        )
+    if design.kind != "class_balanced":
+        return
+    names, counts = np.unique(labels, return_counts=True)
+    if design.size is not None and design.size % len(names):
+        raise SpecError(
+            f"design.size {design.size} is not a multiple of the {len(names)} classes; give a "
+            "multiple, or per_class"
+        )
+    few = np.flatnonzero(counts < class_sizes(design, counts))
+    if len(few):
+        raise SpecError(
+            f"class {names[few[0]]} has {counts[few[0]]} features, but the design keeps "
+            f"{class_sizes(design, counts)[0]} of every class"
+        )
+
+
+def _draw_row(
+    design: MaskDesign, row: int, num_features: int, strata: Strata | None
+) -> NDArray[np.bool_]:
     if design.kind == "leave_one_out":
         mask = np.ones(num_features, dtype=np.bool_)
         mask[row : row + 1] = False  # row N drops nothing: the intact model
@@ -162,6 +268,8 @@ def _draw_row(design: MaskDesign, row: int, num_features: int) -> NDArray[np.boo
         return mask
     key = np.array([design.seed, row], dtype=np.uint64)
     raw = np.random.Philox(key=key).random_raw(num_features)
+    if strata is not None:
+        return strata.draw(raw)
     if design.kind == "fixed_size":
         return _smallest(raw, fixed_size(design, num_features))
     return bernoulli_threshold(raw, design.keep_prob or 0.0)
@@ -176,7 +284,7 @@ def bernoulli_threshold(raw: NDArray[np.uint64], keep_prob: float) -> NDArray[np
 
 
 def fixed_size(design: MaskDesign, num_features: int) -> int:
-    """Return how many features a ``fixed_size`` design keeps."""
+    """Return how many features a ``fixed_size`` or ``stratified`` design keeps."""
     if design.size is not None:
         return design.size
     return round((design.keep_prob or 0.0) * num_features)
@@ -202,6 +310,23 @@ def _whole(value: object, where: str, least: int, most: int | None = None) -> in
     if value < least or (most is not None and value > most):
         raise SpecError(f"{where} must be at least {least}, not {value}")
     return value
+
+
+def _optional_whole(value: object, where: str, least: int) -> int | None:
+    return None if value is None else _whole(value, where, least)
+
+
+def _labels(value: object, where: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise SpecError(f"{where} must be a list of whole numbers, one a feature")
+    return tuple(_whole(label, where, least=-(2**63), most=2**63 - 1) for label in value)
+
+
+def _listed(value: object) -> object:
+    """Turn tuples, and tuples of tuples, into lists."""
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _probability(value: object, where: str) -> float | None:

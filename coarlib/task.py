@@ -55,6 +55,14 @@ class Task(ABC):
         """
         return None
 
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Class of each feature, int [N], for stratified and class-balanced designs; or None.
+
+        Read after :meth:`prepare`. The first worker's labels become the store's.
+        """
+        return None
+
     def prepare(self, device: torch.device) -> None:  # noqa: B027 - optional by design
         """Load the model and the data, once a worker."""
 

@@ -10,7 +10,7 @@ nothing; with another spec it refuses and names the difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ SECTIONS = {
             str, "JSON file with num_models, schema and optionally design", required=True
         ),
         "masks": Param(str, ".npy file, bool [num_models, N], for an explicit design"),
+        "labels": Param(str, ".npy file, classes [N], for a stratified or class_balanced design"),
     }
 }
 
@@ -34,8 +35,8 @@ SECTIONS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Create the store that the arguments describe."""
     args = parse(__doc__ or "", SECTIONS, argv).logging
-    masks = None if args.masks is None else _load_masks(Path(args.masks))
-    created = initialize(args.logdir, load_spec(args.spec), masks)
+    masks, labels = _load("masks", args.masks), _load("labels", args.labels)
+    created = initialize(args.logdir, load_spec(args.spec), masks, labels)
     store = Store.open(args.logdir)
     done = len(store.completed_rows())
     if created:
@@ -48,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _load_masks(path: Path) -> NDArray[np.bool_]:
+def _load(what: str, path: str | None) -> NDArray[Any] | None:
+    if path is None:
+        return None
     try:
-        masks = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"cannot read the masks {path}: {error}") from error
-    return masks
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise SpecError(f"cannot read the {what} {path}: {error}") from error
 
 
 if __name__ == "__main__":

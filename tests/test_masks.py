@@ -12,6 +12,8 @@ DESIGNS = [
     MaskDesign(kind="bernoulli", keep_prob=0.7, seed=5),
     MaskDesign(kind="fixed_size", size=4, seed=5),
     MaskDesign(kind="fixed_size", keep_prob=0.5, seed=5),
+    MaskDesign(kind="stratified", keep_prob=0.5, seed=5, labels=(7, 7, -1, 2) * 3 + (2,)),
+    MaskDesign(kind="class_balanced", per_class=2, seed=5, labels=(7, 7, -1, 2) * 3 + (2,)),
     MaskDesign(kind="leave_one_out"),
     MaskDesign(kind="explicit", kept=tuple((i % 13, 3) for i in range(14))),
 ]
@@ -80,3 +82,68 @@ def test_keep_prob_one_keeps_all():
 def test_arbitrary_designs_are_refused_in_words(content):
     with pytest.raises(SpecError):
         parse_design({**content, "kind": "explicit", "unknown": 1})
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.02, 1), st.integers(0, 2**40)
+)
+def test_strata_keep_their_share_and_balanced_classes_the_same_number(labels, share, seed):
+    labels = np.array(labels)
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+
+    def kept_of_each(design):
+        masks = draw(design, np.arange(5), len(labels), labels)
+        return np.stack([np.bincount(codes[mask], minlength=len(counts)) for mask in masks])
+
+    kept = kept_of_each(MaskDesign(kind="stratified", keep_prob=share, seed=seed))
+    assert (kept.sum(axis=1) == round(share * len(labels))).all()
+    assert (kept == kept[0]).all()
+    assert np.abs(kept[0] - kept[0].sum() * counts / len(labels)).max() < 1
+    least = int(counts.min())
+    balanced = MaskDesign(kind="class_balanced", per_class=least, seed=seed)
+    assert (kept_of_each(balanced) == least).all()
+    in_all = MaskDesign(kind="class_balanced", size=least * len(counts), seed=seed)
+    assert (
+        draw(balanced, [3], len(labels), labels) == draw(in_all, [3], len(labels), labels)
+    ).all()
+
+
+def test_every_member_of_a_class_is_kept_equally_often():
+    labels = np.array([0] * 6 + [1] * 18)
+    for design, expected in (
+        (MaskDesign(kind="stratified", size=8), [1 / 3, 1 / 3]),
+        (MaskDesign(kind="class_balanced", per_class=3), [1 / 2, 1 / 6]),
+    ):
+        share = draw(design, np.arange(4000), 24, labels).mean(axis=0)
+        np.testing.assert_allclose(share, np.take(expected, labels), atol=0.035)
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "message"),
+    [
+        ({"kind": "stratified", "keep_prob": 0.5}, None, "needs the class of each feature"),
+        ({"kind": "stratified", "keep_prob": 0.5}, [0, 1], "one for each of the 4 features"),
+        ({"kind": "class_balanced", "per_class": 2}, [0, 0, 0, 1], "class 1 has 1 features"),
+        ({"kind": "class_balanced", "size": 3}, [0, 0, 1, 1], "not a multiple of the 2 classes"),
+    ],
+)
+def test_labels_that_do_not_fit(content, labels, message):
+    design = parse_design(content)
+    with pytest.raises(SpecError, match=message):
+        draw(design, [0], 4, None if labels is None else np.array(labels))
+
+
+def test_a_design_by_classes_is_parsed_strictly():
+    assert parse_design({"kind": "stratified", "size": 2, "labels": [1, 0]}).labels == (1, 0)
+    for content, message in (
+        ({"kind": "stratified"}, "exactly one of size and keep_prob"),
+        (
+            {"kind": "class_balanced", "size": 2, "per_class": 1},
+            "exactly one of size and per_class",
+        ),
+        ({"kind": "class_balanced", "keep_prob": 0.5}, "not a key of a class_balanced design"),
+        ({"kind": "stratified", "size": 2, "labels": "y"}, "labels must be a list"),
+        ({"kind": "bernoulli", "keep_prob": 0.5, "labels": [1]}, "not a key of a bernoulli"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            parse_design(content)

@@ -118,6 +118,14 @@ class RetrainTask(_OutputsOfModels):
         # Batched arithmetic rounds differently, and training amplifies it.
         self.tolerance = 1e-2 if together else 0.0
 
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The targets of a :class:`Trainer` that are classes: one whole number an example."""
+        targets = self._train.targets if isinstance(self._train, Trainer) else None
+        if targets is None or targets.ndim != 1 or targets.is_floating_point():
+            return None
+        return targets.cpu().numpy().astype(np.int64)
+
     def _models(self, jobs: list[tuple[int, int, NDArray[np.int64]]]) -> list[torch.nn.Module]:
         seeds = [run_seed(self._seed, index, run) for index, run, _ in jobs]
         subsets = [subset for _, _, subset in jobs]

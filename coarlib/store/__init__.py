@@ -4,7 +4,8 @@
 ``checksum`` digests them. Nothing here needs torch.
 """
 
-from coarlib.store.create import initialize, settle_design
+from coarlib.store.create import initialize
+from coarlib.store.design import settle_design
 from coarlib.store.reader import Store, take_rows
 from coarlib.store.writer import RowWriter
 

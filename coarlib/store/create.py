@@ -16,23 +16,30 @@ from numpy.typing import NDArray
 import coarlib
 from coarlib.errors import SpecError, StoreError
 from coarlib.files import fsync_directory, whole_file
-from coarlib.masks import MaskDesign, check_design_fits, parse_design
-from coarlib.spec import ArraySpec, StoreSpec, mask_width, parse_spec
+from coarlib.spec import StoreSpec, parse_spec
+from coarlib.store.design import (
+    check_masks,
+    check_same_files,
+    checked_labels,
+    write_design_files,
+)
 from coarlib.store.layout import (
     CLAIMS_DIR,
-    DESIGN_FILE,
-    DESIGN_MASKS,
     FORMAT_VERSION,
     SPEC_FILE,
     WORKERS_DIR,
-    ArrayFile,
     array_path,
     arrays_of,
     create_array,
 )
 
 
-def initialize(path: str | Path, spec: StoreSpec, masks: NDArray[np.bool_] | None = None) -> bool:
+def initialize(
+    path: str | Path,
+    spec: StoreSpec,
+    masks: NDArray[np.bool_] | None = None,
+    labels: NDArray[Any] | None = None,
+) -> bool:
     """Create the store ``path`` from ``spec``.
 
     The directory is built beside its place and moved there in one step, so that a store is either
@@ -45,6 +52,9 @@ def initialize(path: str | Path, spec: StoreSpec, masks: NDArray[np.bool_] | Non
     spec : StoreSpec
     masks : bool [num_models, N], optional
         The masks of an ``explicit`` design that lists none itself.
+    labels : int [N], optional
+        The classes of a ``stratified`` or ``class_balanced`` design that lists none itself; they
+        may also be left to the first worker's task.
 
     Returns
     -------
@@ -56,11 +66,13 @@ def initialize(path: str | Path, spec: StoreSpec, masks: NDArray[np.bool_] | Non
     StoreError
         If the directory holds something else, or a store with another spec.
     SpecError
-        If ``masks`` does not fit the design.
+        If ``masks`` or ``labels`` do not fit the design.
     """
     path = Path(path)
-    _check_masks(spec, masks)
+    check_masks(spec, masks)
+    labels = checked_labels(spec, labels)
     if _already_there(path, spec):
+        check_same_files(path, masks, labels)
         return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +80,8 @@ def initialize(path: str | Path, spec: StoreSpec, masks: NDArray[np.bool_] | Non
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
     try:
-        _build(building, spec, masks)
+        _build(building, spec)
+        write_design_files(building, masks, labels)
         return _move_into_place(building, path, spec)
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
@@ -94,25 +107,13 @@ def _already_there(path: Path, spec: StoreSpec) -> bool:
     return True
 
 
-def _build(building: Path, spec: StoreSpec, masks: NDArray[np.bool_] | None) -> None:
+def _build(building: Path, spec: StoreSpec) -> None:
     building.chmod(0o777 & ~_umask())
     for key, array in arrays_of(spec).items():
         create_array(array_path(building, key), array, spec.num_models)
-    if masks is not None:
-        file = array_path(building, DESIGN_MASKS)
-        create_array(file, ArraySpec(np.dtype(np.bool_), masks.shape[1:]), len(masks))
-        _write_masks(file, masks)
     (building / CLAIMS_DIR).mkdir()
     (building / WORKERS_DIR).mkdir()
     write_spec(building, spec)
-
-
-def _write_masks(file: Path, masks: NDArray[np.bool_]) -> None:
-    with open(file, "r+b") as stream:
-        stream.seek(ArrayFile.read(file).offset)
-        stream.write(np.ascontiguousarray(masks).data)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _move_into_place(building: Path, path: Path, spec: StoreSpec) -> bool:
@@ -133,25 +134,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _check_masks(spec: StoreSpec, masks: NDArray[np.bool_] | None) -> None:
-    from_file = spec.design is not None and spec.design.from_file
-    if masks is None and from_file:
-        raise SpecError(
-            "the explicit design lists neither kept nor ablated; give the masks as a file "
-            "(--logging.masks FILE.npy)"
-        )
-    if masks is None:
-        return
-    if spec.design is None or not from_file:
-        raise SpecError("masks are given but the spec's design does not ask for a mask file")
-    wanted = (spec.num_models, mask_width(spec, spec.design.array))
-    if masks.dtype != np.bool_ or masks.shape != wanted:
-        raise SpecError(
-            f"the given masks are {masks.dtype.name} {list(masks.shape)}, the spec asks for "
-            f"bool {list(wanted)}"
-        )
 
 
 def write_spec(path: Path, spec: StoreSpec) -> None:
@@ -200,47 +182,8 @@ def read_spec(path: Path) -> StoreSpec:
         raise StoreError(f"{file} is damaged: {error}") from error
 
 
-def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign:
-    """Fix the design of a store whose spec names none: the first worker decides for all.
-
-    Raises
-    ------
-    StoreError
-        If the spec or an earlier worker settled on another design.
-    SpecError
-        If the design does not fit the mask array.
-    """
-    check_design_fits(design, spec.num_models, mask_width(spec, design.array))
-    settled = read_design(path, spec)
-    if settled is None:
-        try:
-            _write_json(path / DESIGN_FILE, design.as_json(), replace=False)
-        except OSError as error:
-            raise StoreError(f"cannot write {path / DESIGN_FILE}: {error.strerror}") from error
-        settled = read_design(path, spec)
-    if settled != design:
-        raise StoreError(
-            f"{path} draws its masks by {json.dumps(settled and settled.as_json())}, not by "
-            f"{json.dumps(design.as_json())}: use the same mask arguments for all its rows"
-        )
-    return design
-
-
-def read_design(path: Path, spec: StoreSpec) -> MaskDesign | None:
-    """Return the design of the spec, else the one that the first worker settled, else None."""
-    file = path / DESIGN_FILE
-    if spec.design is not None:
-        return spec.design
-    if not file.exists():
-        return None
-    try:
-        return parse_design(_read_json(file))
-    except (OSError, ValueError, SpecError) as error:
-        raise StoreError(f"{file} is damaged: {error}") from error
-
-
-def _write_json(file: Path, content: dict[str, Any], replace: bool = True) -> None:
-    """Write ``file`` durably in one step; with ``replace=False`` an existing file stays."""
-    with whole_file(file, "w", replace) as stream:
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write ``file`` durably in one step."""
+    with whole_file(file, "w") as stream:
         json.dump(content, stream, indent=1)
         stream.write("\n")

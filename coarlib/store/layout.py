@@ -27,6 +27,7 @@ DESIGN_FILE = "design.json"
 COMPLETED = "_completed"
 CHECKSUMS = "_checksums"
 DESIGN_MASKS = "_design_masks"
+DESIGN_LABELS = "_design_labels"
 CLAIMS_DIR = "claims"
 WORKERS_DIR = "workers"
 FORMAT_VERSION = 1

@@ -15,7 +15,8 @@ from coarlib.errors import StoreError, TornRowError
 from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.store.checksum import row_checksums
-from coarlib.store.create import initialize, settle_design
+from coarlib.store.create import initialize
+from coarlib.store.design import read_labels, settle_design
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
 from coarlib.store.reader import Store
 from coarlib.store.writer import RowWriter
@@ -81,7 +82,8 @@ def _create(out: Path, sources: Sequence[Store], rows: int) -> Store:
         largest = max(sources, key=_rows_of_masks)
         masks = largest.array_file(DESIGN_MASKS).map()
         rows = max(rows, len(masks))
-    initialize(out, replace(first.spec, num_models=rows), masks)
+    labels = next((found for s in sources if (found := read_labels(s.path)) is not None), None)
+    initialize(out, replace(first.spec, num_models=rows), masks, labels)
     return Store.open(out)
 
 
@@ -114,12 +116,15 @@ def _check_compatible(stores: Sequence[Store]) -> None:
 
 
 def _check_mask_files(one: Store, other: Store) -> None:
+    here, there = read_labels(one.path), read_labels(other.path)
+    if here is not None and there is not None and not np.array_equal(here, there):
+        raise StoreError(f"the labels that {one.path} and {other.path} draw masks by differ")
     common = min(_rows_of_masks(one), _rows_of_masks(other))
     files = [store.array_file(DESIGN_MASKS) for store in (one, other) if common]
     for start in range(0, common, ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, common)
-        here, there = (file.read_rows(start, stop) for file in files)
-        if not np.array_equal(here, there):
+        masks = [file.read_rows(start, stop) for file in files]
+        if not np.array_equal(masks[0], masks[1]):
             raise StoreError(
                 f"the mask files that {one.path} and {other.path} were made with differ within "
                 f"rows {start}:{stop}"

@@ -15,7 +15,8 @@ from coarlib.commandline import nearest
 from coarlib.errors import StoreError
 from coarlib.masks import MaskDesign, draw
 from coarlib.spec import ArraySpec, StoreSpec, mask_width
-from coarlib.store.create import read_design, read_spec
+from coarlib.store.create import read_spec
+from coarlib.store.design import read_design, read_labels
 from coarlib.store.layout import (
     CHECKSUMS,
     COMPLETED,
@@ -174,7 +175,8 @@ class Store:
         """Draw the masks of ``rows`` by ``design``, bool [B, N]."""
         if design.from_file:
             return take_rows(self.array_file(DESIGN_MASKS).map(), rows)
-        return draw(design, rows, mask_width(self.spec, design.array))
+        labels = read_labels(self.path) if design.by_class else None
+        return draw(design, rows, mask_width(self.spec, design.array), labels)
 
     def describe(self) -> str:
         """Say in one line what the store holds."""

@@ -18,6 +18,7 @@ from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
 from coarlib.scoring import noise_ceiling
 from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize
+from coarlib.worker import FillOptions, fill, recompute
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, TARGETS = 60, 9
@@ -154,3 +155,20 @@ def test_checkpoints_are_reevaluated_and_never_replaced_by_training(tmp_path):
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(TaskError, match="damaged"):
         rows_of(again(), [1])
+
+
+def test_a_stratified_store_takes_its_classes_from_the_task(tmp_path):
+    spec = {
+        "num_models": 4,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [EXAMPLES]},
+            "test_margins": {"dtype": "float32", "shape": [TARGETS]},
+        },
+        "design": {"kind": "class_balanced", "per_class": 5, "seed": 2},
+    }
+    initialize(tmp_path / "store", parse_spec(json.dumps(spec)))
+    store = Store.open(tmp_path / "store")
+    fill(store, task(), np.arange(4), torch.device("cpu"), FillOptions(quiet=True))
+    for mask in store.array("masks"):
+        assert np.bincount(LABELS[:EXAMPLES][mask.copy()]).tolist() == [5, 5, 5]
+    assert recompute(store, task(at_once=1), 2, torch.device("cpu"))["masks"] == 0

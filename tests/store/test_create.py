@@ -10,6 +10,7 @@ from coarlib.errors import SpecError, StoreError
 from coarlib.masks import MaskDesign
 from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize, settle_design
+from coarlib.store.design import settle_labels
 
 
 def test_arrays_open_under_plain_numpy_with_the_documented_shapes(store):
@@ -139,3 +140,43 @@ def test_a_newer_format_is_refused(store):
     (store.path / "spec.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match="format version 99"):
         Store.open(store.path)
+
+
+@pytest.fixture
+def stratified(spec_content):
+    spec_content["design"] = {"kind": "stratified", "keep_prob": 0.5, "seed": 1}
+    return parse_spec(json.dumps(spec_content))
+
+
+LABELS = np.arange(10) % 2
+
+
+def test_labels_are_kept_with_the_store_and_their_masks_drawn_anywhere(tmp_path, stratified):
+    initialize(tmp_path / "s", stratified, labels=LABELS)
+    store = Store.open(tmp_path / "s")
+    masks = store.draw_masks(store.design, np.arange(24))
+    assert (masks[:, LABELS == 0].sum(axis=1) + masks[:, LABELS == 1].sum(axis=1) == 5).all()
+    assert abs(masks[:, LABELS == 0].sum(axis=1) - 2.5).max() == 0.5
+    (tmp_path / "s").rename(tmp_path / "moved")
+    moved = Store.open(tmp_path / "moved")
+    assert (moved.draw_masks(moved.design, np.array([7])) == masks[7]).all()
+    assert initialize(tmp_path / "moved", stratified, labels=LABELS) is False
+    with pytest.raises(StoreError, match="made with other labels"):
+        initialize(tmp_path / "moved", stratified, labels=1 - LABELS)
+
+
+def test_labels_that_nothing_asks_for_or_that_do_not_fit_are_refused(tmp_path, store, stratified):
+    with pytest.raises(SpecError, match="does not ask for a label file"):
+        initialize(tmp_path / "s", store.spec, labels=LABELS)
+    with pytest.raises(SpecError, match="one for each of the 10 features"):
+        initialize(tmp_path / "s", stratified, labels=LABELS[:4])
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_first_task_settles_labels_that_were_not_given(tmp_path, stratified):
+    initialize(tmp_path / "s", stratified)
+    with pytest.raises(SpecError, match="the task has no labels"):
+        settle_labels(tmp_path / "s", stratified, None)
+    settle_labels(tmp_path / "s", stratified, LABELS)
+    settle_labels(tmp_path / "s", stratified, 1 - LABELS)
+    assert (np.load(tmp_path / "s" / "_design_labels.npy") == LABELS).all()

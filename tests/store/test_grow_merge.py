@@ -194,3 +194,23 @@ def test_the_commands(parts, tmp_path, command):
     assert "has 31 rows (before: 30)" in grown.stdout
     assert command("estimate", "grow", tmp_path / "out", "--num_models", 3).returncode == 2
     assert command("estimate", "merge", tmp_path / "out").returncode == 2
+
+
+def test_labels_of_a_design_go_with_a_merge_and_must_agree(tmp_path, spec_content, make_rows):
+    spec_content["design"] = {"kind": "class_balanced", "per_class": 2, "seed": 1}
+    spec = parse_spec(json.dumps(spec_content))
+    labels = np.arange(10) % 3
+    for name, mine in (("a", labels), ("b", labels), ("c", labels[::-1])):
+        initialize(tmp_path / name, spec, labels=mine)
+    stores = [Store.open(tmp_path / name) for name in "abc"]
+    write(stores[0], [0, 1], make_rows)
+    write(stores[1], [2], make_rows)
+    merge(tmp_path / "joined", stores[:2])
+    joined = Store.open(tmp_path / "joined")
+    assert_rows(joined, range(3), make_rows)
+    assert (
+        joined.draw_masks(joined.design, np.arange(24))
+        == stores[0].draw_masks(stores[0].design, np.arange(24))
+    ).all()
+    with pytest.raises(StoreError, match="draw masks by differ"):
+        merge(tmp_path / "joined", [stores[2]])
