@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +46,9 @@ class Overview:
         Of all jobs that SLURM remembers, by what they are for (fill, verify, fit …).
     waiting : {kind: reason}
         Why pending ones wait.
+    held : {job: reason}
+        Jobs and tasks that nothing but ``scontrol release`` sets going again; SLURM holds one
+        whose launch failed, and all jobs that depend on it wait with it.
     failed : list of FailedTask
         Newest round first.
     problem : str or None
@@ -54,6 +58,7 @@ class Overview:
     run_dir: str
     states: dict[str, dict[str, int]] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
     failed: list[FailedTask] = field(default_factory=list)
     problem: str | None = None
 
@@ -70,6 +75,9 @@ class Overview:
             shown = ", ".join(f"{count} {state.lower()}" for state, count in states.items())
             why = f" ({self.waiting[kind]})" if kind in self.waiting else ""
             lines.append(f"  jobs {kind:<8}{shown}{why}")
+        for name, reason in self.held.items():
+            command = f"scontrol release {shlex.quote(name)}"
+            lines.append(f"  held         {name} ({reason}); go on with: {command}")
         for failure in self.failed[:SHOWN_FAILURES]:
             lines.append(f"  {failure.kind} {failure.name} {failure.state.lower()}:")
             lines += [f"    {line}" for line in failure.last_lines or ["(no log)"]]
@@ -98,6 +106,7 @@ def overview(path: str | Path) -> Overview | None:
     for kind in dict.fromkeys(job.kind for job in jobs):
         ids = {job.job for job in jobs if job.kind == kind}
         _add(found, kind, [task for task in tasks if task.job in ids])
+    found.held = {task.name: task.reason for task in tasks if task.held}
     found.failed = _failures(run_dir, jobs, tasks)
     return found
 

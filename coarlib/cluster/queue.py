@@ -38,7 +38,7 @@ class QueuedTask:
         SLURM's word: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, …
     reason : str
         Why it waits, or where it runs.
-    seconds : str
+    time_used : str
         Time used, as SLURM writes it.
     """
 
@@ -57,6 +57,19 @@ class QueuedTask:
     def failed(self) -> bool:
         """Whether it ended other than well."""
         return not self.live and self.state != "COMPLETED"
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until someone releases it, as after a launch that failed."""
+        return self.state == "REQUEUE_HOLD" or (self.live and "held" in self.reason.lower())
+
+    @property
+    def name(self) -> str:
+        """The id as SLURM writes it, ``12_3`` or ``12_[3-7]``, without a limit of jobs at once."""
+        tasks = self.tasks.split("%")[0]
+        if not tasks:
+            return self.job
+        return f"{self.job}_{tasks}" if tasks.isdigit() else f"{self.job}_[{tasks}]"
 
     @property
     def count(self) -> int:

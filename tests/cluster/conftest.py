@@ -43,6 +43,19 @@ class Slurm:
         lines = self("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%K|%T|%N").splitlines()
         return {line.split("|")[0]: tuple(line.split("|")[1:]) for line in lines}
 
+    def set_right(self):
+        """Do what an administrator does: nodes drained for a doubled job serve again, and tasks
+        held because their launch failed are released.
+        """
+        for line in self("sinfo", "-h", "-N", "-o", "%N|%T|%E").splitlines():
+            node, state, reason = line.split("|", 2)
+            if state.startswith("drain") and "Duplicate jobid" in reason:
+                self("scontrol", "update", f"nodename={node}", "state=resume")
+        for line in self("squeue", "-h", "-r", "-t", "PD", "-o", "%F|%K|%r").splitlines():
+            job, task, reason = line.split("|", 2)
+            if "launch failed" in reason:
+                self("scontrol", "release", job if task == "N/A" else f"{job}_{task}")
+
     def daemon(self, name):
         """The process of slurmd NAME."""
         return int((self.directory / f"slurmd.{name}.pid").read_text())
@@ -96,6 +109,7 @@ def give_up(reason):
 @pytest.fixture
 def coar(command, slurm):
     """Run ``coar COMMAND …`` against the test SLURM; fails the test if the command fails."""
+    slurm.set_right()
 
     def run(name, *args):
         result = command(f"estimate.{name}", *args, env=slurm.environment)

@@ -186,3 +186,18 @@ def test_shellcheck_has_nothing_to_say(project_root):
 )
 def test_the_tasks_that_a_line_of_squeue_stands_for(tasks, count):
     assert QueuedTask("1", tasks, "PENDING", "", "").count == count
+
+
+@pytest.mark.parametrize(
+    ("tasks", "state", "reason", "held", "name"),
+    [
+        ("7", "PENDING", "launch failed requeued held", True, "12_7"),
+        ("3-7%2", "PENDING", "JobHeldUser", True, "12_[3-7]"),
+        ("", "REQUEUE_HOLD", "None", True, "12"),
+        ("", "PENDING", "Dependency", False, "12"),
+        ("7", "CANCELLED", "JobHeldUser", False, "12_7"),
+    ],
+)
+def test_held_tasks_are_told_from_those_that_wait(tasks, state, reason, held, name):
+    task = QueuedTask("12", tasks, state, reason, "")
+    assert (task.held, task.name) == (held, name)

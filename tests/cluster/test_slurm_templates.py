@@ -105,6 +105,10 @@ def test_cancel_then_resume(slurm, coar, tmp_path, project_root):
     second = coar("status", store)
     assert "fill" in second and "running" in second and "pending" in second
     assert "rows 0 to 19" in coar("logs", store)
+    jobs = json.loads((tmp_path / "store.jobs/jobs.jsonl").read_text().splitlines()[0])
+    last = f"{jobs['job']}_2"
+    slurm("scontrol", "hold", last)
+    assert f"scontrol release {last}" in coar("status", store)
     assert "cancelled" in coar("cancel", store)
     assert "no other job" in coar("cancel", store)
     done = len(Store.open(store).completed_rows())
