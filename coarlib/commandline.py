@@ -27,6 +27,7 @@ from fastargs.exceptions import MissingValueError, ValidationError
 from fastargs.validation import Checker, Int
 
 from coarlib.errors import ArgumentError, CoarlibError
+from coarlib.progress import set_quiet
 
 __all__ = ["PLAIN", "Boolean", "Param", "Sections", "Whole", "nearest", "parse", "row_slice", "run"]
 
@@ -34,6 +35,7 @@ Sections = Mapping[str, Mapping[str, Param]]
 
 # The section whose keys are plain options (--rows, not --section.rows).
 PLAIN = "options"
+QUIET = "quiet"  # every command takes it
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -148,6 +150,7 @@ def parse(
     parser = _argument_parser(description, sections, positional)
     words = sys.argv[1:] if argv is None else list(argv)
     namespace, unknown = parser.parse_known_intermixed_args(words)
+    set_quiet(vars(namespace).pop(QUIET))
     if unknown:
         flags = [_shown(".".join(path), plain) for path in config.entries]
         hint = nearest(unknown[0].split("=")[0], flags)
@@ -218,6 +221,7 @@ def _argument_parser(
         metavar="FILE",
         help="YAML or JSON file with arguments; may be repeated, later files win",
     )
+    parser.add_argument(f"--{QUIET}", action="store_true", help="show no progress bars")
     for name, param in positional.items():
         word = name.removesuffix("...")
         count = "?" if word == name else "*"  # what is required is checked below, in our words

@@ -8,8 +8,17 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+__all__ = ["Progress", "set_quiet"]
+
 SECONDS_BEFORE_SHOWING = 2.0
 SECONDS_BETWEEN_PLAIN_LINES = 60.0
+
+_command = {"quiet": False}
+
+
+def set_quiet(quiet: bool) -> None:
+    """Say whether the command that runs was asked to show no progress (``--quiet``)."""
+    _command["quiet"] = quiet
 
 
 class Progress:
@@ -22,7 +31,7 @@ class Progress:
     description, unit : str
         What is being done, and the name of one unit ("row", "B", "step").
     quiet : bool
-        Print nothing at all.
+        Print nothing at all; so it is everywhere while a command runs with ``--quiet``.
 
     Use as a context manager and call :meth:`advance`.
     """
@@ -34,14 +43,14 @@ class Progress:
         self._done = 0
         self._started = self._last_line = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._quiet = quiet
+        self._quiet = quiet or _command["quiet"]
         self._bar = tqdm(
             total=total,
             desc=description,
             unit=unit,
             unit_scale=unit == "B",
             delay=SECONDS_BEFORE_SHOWING,
-            disable=quiet or not self._terminal,
+            disable=self._quiet or not self._terminal,
             dynamic_ncols=True,
         )
 

@@ -58,7 +58,6 @@ WORKER_PARAMS = {
         Boolean(), "wait at the end for other workers' blocks, in case they die", default=True
     ),
     "threads": Param(Whole(1), "CPU threads of this worker; default: all cores"),
-    "quiet": Param(Boolean(), "no progress bar", default=False),
 }
 
 TASK_PARAMS = {
@@ -113,7 +112,6 @@ def _fill(args: SimpleNamespace, build_task: Callable[[], Task], origin: Mapping
         rerun=args.rerun,
         rows_per_batch=args.rows_per_batch,
         allow_nonfinite=args.allow_nonfinite,
-        quiet=args.quiet,
         claim=args.claim,
         claim_ttl=args.claim_ttl,
         claim_wait=args.claim_wait,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fastargs.validation import Anything
 
-from coarlib.commandline import PLAIN, Boolean, Param, parse, run
+from coarlib.commandline import Param, parse, run
 from coarlib.store import Store
 from coarlib.store.merge import merge
 
@@ -21,13 +21,12 @@ POSITIONAL = {
     "out": Param(str, "directory of the store to make or extend", required=True),
     "stores...": Param(Anything(), "stores to read", required=True),
 }
-SECTIONS = {PLAIN: {"quiet": Param(Boolean(), "no progress bar", default=False)}}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Merge the stores that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    report = merge(args.out, [Store.open(path) for path in args.stores], args.options.quiet)
+    args = parse(__doc__ or "", {}, argv, positional=POSITIONAL)
+    report = merge(args.out, [Store.open(path) for path in args.stores], quiet=False)
     for path in report.unverified:
         print(f"warning: {path} carries no checksums: its rows are unverified", file=sys.stderr)
     store = Store.open(args.out)

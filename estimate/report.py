@@ -58,7 +58,6 @@ SECTIONS = {
         "lds": Param(str, "NAME=FILE.json,…: results of score_lds"),
         "evaluation": Param(str, "evaluation.json of evaluate"),
         "history": Param(str, "directory of an explained training history"),
-        "quiet": Param(Boolean(), "no progress bar", default=False),
     }
 }
 
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         inputs.evaluation = read_evaluation(options.evaluation)
     if options.history is not None:
         inputs.steps = read_steps(options.history)
-    path = write_report(inputs, options.to or Path(args.out) / "report.html", options.quiet)
+    path = write_report(inputs, options.to or Path(args.out) / "report.html", quiet=False)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
         print(f"no browser was found; open {path} by hand", file=sys.stderr)

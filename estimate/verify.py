@@ -22,7 +22,6 @@ SECTIONS = {
         "rows": Param(str, "only rows START:STOP"),
         "repair": Param(Boolean(), "mark torn rows as not completed", default=False),
         "threads": Param(Whole(1), "threads; default: all cores"),
-        "quiet": Param(Boolean(), "no progress bar", default=False),
     }
 }
 SHOWN = 20
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = Store.open(args.store)
     rows = None if options.rows is None else row_slice(options.rows, store.num_models, "--rows")
     started = time.monotonic()
-    report = verify(store, rows, options.repair, options.threads, options.quiet)
+    report = verify(store, rows, options.repair, options.threads, quiet=False)
     seconds = time.monotonic() - started
     print(
         f"{report.checked} completed rows checked in {seconds:.1f} s "

@@ -44,7 +44,7 @@ ssize_t pwrite64(int fd, const void *b, size_t n, off_t o) {
 
 
 def worker_command(store, *more):
-    words = ["--expt.base_dir", store.path, "--expt.task", TASK, "--expt.quiet", 1, *more]
+    words = ["--expt.base_dir", store.path, "--expt.task", TASK, "--quiet", *more]
     return [sys.executable, "-m", "estimate.make_dataset", *map(str, words)]
 
 
