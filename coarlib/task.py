@@ -41,11 +41,14 @@ class Task(ABC):
         device); 0 means bit for bit.
     own_masks : bool
         The task draws its masks itself and returns them; the store needs no design.
+    trains : bool
+        Rows train models, so that measuring another output of them needs another task.
     """
 
     rows_per_batch: int = 8
     tolerance: float = 0.0
     own_masks: bool = False
+    trains: bool = False
 
     @property
     def num_features(self) -> int | None:

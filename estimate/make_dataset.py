@@ -69,14 +69,20 @@ TASK_PARAMS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Fill rows from the task named by ``--expt.task``."""
     args = parse(__doc__ or "", {"expt": {**TASK_PARAMS, **WORKER_PARAMS}}, argv).expt
-    try:
-        settings = json.loads(args.task_args)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"--expt.task_args is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ArgumentError("--expt.task_args must be a JSON object")
+    settings = task_settings(args.task_args, "--expt.task_args")
     origin = {"task": args.task, "settings": settings}
     _fill(args, lambda: load_task(args.task, settings, args.base_dir), origin)
+
+
+def task_settings(text: str, name: str) -> dict[str, Any]:
+    """Read a task's settings from JSON; ArgumentError names the argument ``name``."""
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArgumentError(f"{name} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ArgumentError(f"{name} must be a JSON object")
+    return settings
 
 
 def fill_with(

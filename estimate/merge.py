@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{report.copied} rows copied, {report.present} were there already; {args.out} has "
         f"{len(store.completed_rows())} of {store.num_models} rows completed"
+        + (f"; {report.copied_added} rows of added outputs" if report.copied_added else "")
     )
 
 

@@ -26,6 +26,7 @@ from coarlib.files import whole_file
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
 from coarlib.scoring.sources import load_scores
 from coarlib.store import Store
+from coarlib.store.added import store_of_output
 from coarlib.store.verify import verify
 
 SECTIONS = {
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(__doc__ or "", SECTIONS, argv)
     data, cfg = args.data, args.cfg
     out = None if cfg.out is None else _output_path(cfg.out)
-    store = Store.open(data.store)
+    store = store_of_output(Store.open(data.store), data.y_name)
     rows = _rows(store, data.rows)
     scores = load_scores(data.scores, data.score_key)
     with warnings.catch_warnings():  # the counts are printed below, in words

@@ -11,9 +11,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from coarlib.commandline import PLAIN, Boolean, Param, Whole, parse, row_slice, run
 from coarlib.store import Store
+from coarlib.store.added import added_outputs, added_path, stale_rows
 from coarlib.store.verify import verify
 
 POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
@@ -28,11 +30,27 @@ SHOWN = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Verify the store that the arguments name."""
+    """Verify the store that the arguments name, and the outputs added to it."""
     args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
     options = args.options
     store = Store.open(args.store)
-    rows = None if options.rows is None else row_slice(options.rows, store.num_models, "--rows")
+    rows = (0, store.num_models)
+    if options.rows is not None:
+        rows = row_slice(options.rows, store.num_models, "--rows")
+    sound = _verify(store, rows, options)
+    for output in added_outputs(store):
+        added = Store.open(added_path(store, output))
+        print(f"added output {output}:")
+        sound &= _verify(added, (rows[0], min(rows[1], added.num_models)), options)
+        if stale := len(stale_rows(store, added)):
+            print(f"{stale} rows are stale: run coar add_output with --rerun")
+            sound = False
+    if not sound:
+        sys.exit(1)
+
+
+def _verify(store: Store, rows: tuple[int, int], options: SimpleNamespace) -> bool:
+    """Verify (and repair) rows of one store, in words; whether nothing is left to do."""
     started = time.monotonic()
     report = verify(store, rows, options.repair, options.threads, quiet=False)
     seconds = time.monotonic() - started
@@ -55,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("repaired: run the workers again for the rows that are no longer completed")
     else:
         print("run with --repair to have them filled again")
-        sys.exit(1)
+    return report.sound or report.repaired
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "ablation": {"task", "outputs", "masks", "scoring"},
     "retraining": {"task", "outputs", "masks"},
     "worker": {"store", "spec", "masks", "task", "row_checks", "stopping"},
+    "added_outputs": {"worker", "task", "store", "spec"},
     "editing": {"ablation", "outputs", "regression"},
     "path_kernel": {"store", "spec", "task", "outputs", "ablation", "regression", "scoring"},
     "interop": {

@@ -13,6 +13,7 @@ from coarlib.beton.fields import Field, Int, NDArray
 from coarlib.beton.writer import write
 from coarlib.errors import BetonError, TornRowError
 from coarlib.store import Store
+from coarlib.store.added import store_of_output
 from coarlib.store.verify import verify
 
 __all__ = ["parse_slice", "write_store"]
@@ -96,6 +97,7 @@ def write_store(
     """
     if y_dtype not in TARGET_DTYPES:
         raise BetonError(f"y_dtype must be {', '.join(TARGET_DTYPES)}, not {y_dtype}")
+    store = store_of_output(store, y_name)
     masks, outputs = _matrix(store, x_name), _matrix(store, y_name)
     if outputs.dtype.kind not in "fiu":
         raise BetonError(f"{y_name} of {store.path} has dtype {outputs.dtype}; outputs are numbers")

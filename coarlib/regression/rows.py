@@ -19,6 +19,7 @@ from coarlib.commandline import nearest
 from coarlib.errors import BetonError, RegressionError, TornRowError
 from coarlib.spec import ArraySpec
 from coarlib.store import Store, take_rows
+from coarlib.store.added import store_of_output
 from coarlib.store.verify import find_torn
 
 __all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
@@ -139,6 +140,7 @@ class StoreRows:
         output_key: str | None = None,
         targets: slice = slice(None),
     ) -> None:
+        store = store_of_output(store, output_key)
         schema = store.spec.schema
         for key in (mask_key, output_key):
             if key is not None and key not in schema:

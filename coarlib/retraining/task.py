@@ -93,6 +93,8 @@ class RetrainTask(_OutputsOfModels):
         default, what memory allows.
     """
 
+    trains = True
+
     def __init__(
         self,
         train: Trainer | Train,

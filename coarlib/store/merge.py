@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError, TornRowError
 from coarlib.files import whole_file
 from coarlib.progress import Progress
+from coarlib.store.added import ROW_DIGESTS, added_outputs, added_path
 from coarlib.store.checksum import row_checksums
 from coarlib.store.create import initialize
 from coarlib.store.design import read_labels, settle_design
@@ -26,11 +27,15 @@ ROWS_AT_ONCE = 1024
 
 @dataclass
 class MergeReport:
-    """What :func:`merge` did: rows copied, rows that were there already, and of what sources."""
+    """What :func:`merge` did: rows copied, rows that were there already, and of what sources.
+
+    ``copied_added`` counts rows of added outputs (:mod:`coarlib.store.added`).
+    """
 
     copied: int = 0
     present: int = 0
     unverified: tuple[str, ...] = ()
+    copied_added: int = 0
 
 
 def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> MergeReport:
@@ -65,7 +70,20 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
         for source in sources:
             _copy_rows(source, target, writer, report, quiet)
             _copy_provenance(source, target)
+    _merge_added(target, sources, report, quiet)
     return report
+
+
+def _merge_added(target: Store, sources: Sequence[Store], report: MergeReport, quiet: bool) -> None:
+    """Merge the outputs that were added to the sources, each by the rules of any store."""
+    for output in sorted({name for source in sources for name in added_outputs(source)}):
+        with_it = [
+            Store.open(added_path(source, output))
+            for source in sources
+            if output in added_outputs(source)
+        ]
+        found = merge(added_path(target, output), with_it, quiet)
+        report.copied_added += found.copied
 
 
 def _holds_something(path: Path) -> bool:
@@ -101,6 +119,8 @@ def _check_compatible(stores: Sequence[Store]) -> None:
     for other in stores[1:]:
         here, there = (replace(s.spec, num_models=1, design=None) for s in (one, other))
         differences = here.differences(there)
+        if ROW_DIGESTS in here.schema and here.outputs != there.outputs:
+            differences.append(f"made by {here.outputs} and by {there.outputs}")
         if differences:
             raise StoreError(f"{one.path} and {other.path} do not fit: {'; '.join(differences)}")
     designed = [store for store in stores if store.design is not None]
