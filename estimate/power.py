@@ -13,7 +13,7 @@ from coarlib.commandline import PLAIN, Boolean, Param, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.regression.experiment import split_rows
-from coarlib.regression.fit import SOLVERS, USE_VALIDATION
+from coarlib.regression.fit import NEED_SCORES, SOLVERS, USE_VALIDATION
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.rows import open_rows, verified_note
 
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the learning curve."""
     args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
     options = args.options
-    if options.solver not in SOLVERS or options.solver in USE_VALIDATION:
-        usable = [name for name in SOLVERS if name not in USE_VALIDATION]
+    usable = [name for name in SOLVERS if name not in (*USE_VALIDATION, *NEED_SCORES)]
+    if options.solver not in usable:
         raise RegressionError(f"--solver must be one of {', '.join(usable)}")
     if not 0 < options.held_out < 1:
         raise RegressionError(f"--held_out must be between 0 and 1, not {options.held_out:g}")

@@ -5,7 +5,8 @@ python -m run_regression --config cifar_resnet/regression_config.yaml
 
 Upstream's configuration files are accepted as they are. Without --cfg.solver, what they mean is
 done: `manual_max_lambda: 0` with `k: 1` is least squares, `-1` a lasso path of k λ. `--cfg.solver
-auto` tries ridge, shared-prior ridge and lasso and keeps what predicts the held-out rows best.
+auto` tries ridge, shared-prior ridge and lasso and keeps what predicts the held-out rows best; with
+--cfg.prior_scores (from coar gradient_scores) also ridge towards these.
 Weights are saved in raw mask units (the effect of keeping a component). The first num_train
 completed rows are fitted, the next num_val score the fit, and the saved weights come from both.
 An interrupted run resumes when it is started again.
@@ -29,8 +30,9 @@ from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
 from coarlib.regression.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.experiment import AUTO, Experiment, Split, solver_for, split_rows
-from coarlib.regression.fit import SOLVERS
+from coarlib.regression.fit import NEED_SCORES, SOLVERS
 from coarlib.regression.lasso import EPS, NUM_LAMBDAS
+from coarlib.regression.prior import load_scores
 from coarlib.regression.rows import RowSource, open_rows, verified_note
 
 FAST_L1 = "fast_l1"
@@ -53,6 +55,7 @@ SECTIONS = {
         "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
         "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
         "lam": Param(float, "λ of ridge or lasso, standardised units; default: by the data"),
+        "prior_scores": Param(str, "guesses of the weights for informed_prior and auto"),
         "folds": Param(int, "choose ridge's λ by so many folds instead of GCV"),
         "l1_ratio": Param(float, "1 = lasso, less = elastic net", default=1.0),
         "positive": Param(Boolean(), "lasso with weights ≥ 0", default=False),
@@ -184,7 +187,15 @@ def solver_options(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
         saga["batch_size"] = cfg.batch_size
     # manual_max_lambda: 0 is upstream's way of asking for least squares.
     plain = 0.0 if fixed is None and cfg.manual_max_lambda == 0 else fixed
-    return {"lasso": lasso, "ridge": ridge, "saga": saga, "conjugate_gradients": {"lam": plain}}
+    options = {"lasso": lasso, "ridge": ridge, "saga": saga, "conjugate_gradients": {"lam": plain}}
+    if cfg.prior_scores is not None:
+        if cfg.solver not in (AUTO, *NEED_SCORES):
+            raise RegressionError(
+                "--cfg.prior_scores is for --cfg.solver informed_prior or auto, not "
+                f"{cfg.solver or 'what manual_max_lambda and k mean'}"
+            )
+        options["informed_prior"] = load_scores(cfg.prior_scores, target_range(args))
+    return options
 
 
 if __name__ == "__main__":

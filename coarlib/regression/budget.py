@@ -97,6 +97,7 @@ def _solver_work(solver: str, side: int, features: int, targets: int) -> float:
         "ridge": eigen,
         "shared_prior": eigen + 2 * learning,
         "tempered_prior": eigen + 2 * learning,
+        "informed_prior": eigen + 4 * learning,
         "lasso": descent,
         "auto": eigen + 3 * (eigen + learning) / 2 + descent,
     }

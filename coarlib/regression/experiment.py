@@ -24,7 +24,7 @@ from coarlib.regression.attributions import Attributions
 from coarlib.regression.budget import Prediction, Size, choose_form
 from coarlib.regression.checkpoint import resumable_moments
 from coarlib.regression.dual import finite_masks
-from coarlib.regression.fit import SOLVERS, USE_VALIDATION, fit
+from coarlib.regression.fit import NEED_SCORES, SOLVERS, USE_VALIDATION, fit
 from coarlib.regression.heldout import HeldOut, score_rows
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.moments import Moments
@@ -128,8 +128,8 @@ class Experiment:
     source : RowSource
     split : Split
     solver : str
-        One of ``SOLVERS``, or ``"auto"``: of ridge, shared prior, tempered prior and lasso the
-        one that predicts the held-out rows best.
+        One of ``SOLVERS``, or ``"auto"``: of ridge, shared prior, tempered prior, lasso and (with
+        scores among its options) informed prior the one that predicts the held-out rows best.
     options : dict of solver name to its arguments
     device : torch.device
     use_bias : bool
@@ -240,7 +240,9 @@ class Experiment:
     def _candidates(self) -> list[str]:
         if self.solver != AUTO:
             return [self.solver]
-        return [name for name in CANDIDATES if not (self._form == "dual" and name == "lasso")]
+        informed = [name for name in NEED_SCORES if "scores" in self.options.get(name, {})]
+        every = (*CANDIDATES, *informed)
+        return [name for name in every if not (self._form == "dual" and name == "lasso")]
 
     def _best(
         self, train: Moments, choosing: Moments, judging: NDArray[np.int64]
@@ -295,7 +297,10 @@ class Experiment:
         ):
             return
         name = "ridge" if solver in USE_VALIDATION else solver
-        curve = learning_curve(self.source, train, held, solver=name, device=self.device)
+        options = self.options.get(name, {}) if name in NEED_SCORES else {}
+        curve = learning_curve(
+            self.source, train, held, solver=name, options=options, device=self.device
+        )
         result.summary["learning_curve"] = curve.as_json()
         self.say(str(curve))
 

@@ -22,10 +22,10 @@ from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.ridge import solve_ridge_path
 from coarlib.regression.rows import RowSource
 from coarlib.regression.saga import solve_saga
-from coarlib.regression.shared_prior import solve_shared_prior
+from coarlib.regression.shared_prior import solve_informed_prior, solve_shared_prior
 from coarlib.regression.stream import StreamProblem
 
-__all__ = ["SOLVERS", "STREAMING", "USE_VALIDATION", "fit", "fit_least_squares"]
+__all__ = ["NEED_SCORES", "SOLVERS", "STREAMING", "USE_VALIDATION", "fit", "fit_least_squares"]
 
 
 def _ridge(problem: Problem, lam: float | None = None, **options: Any) -> Solution:
@@ -42,6 +42,7 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
     "ridge": _ridge,
     "shared_prior": solve_shared_prior,
     "tempered_prior": partial(solve_shared_prior, temper=0.5),
+    "informed_prior": solve_informed_prior,
     "lasso": solve_lasso,
 }
 STREAMING: dict[str, Callable[..., Solution]] = {
@@ -49,6 +50,7 @@ STREAMING: dict[str, Callable[..., Solution]] = {
     "saga": solve_saga,
 }
 SOLVERS |= STREAMING
+NEED_SCORES = ("informed_prior",)
 USE_VALIDATION = ("lasso",)  # their λ comes from held-out rows, so a final fit is given it
 
 
@@ -69,6 +71,7 @@ def fit(
     solver : str
         ``"least_squares"``; ``"ridge"`` (at ``lam``, or λ by generalised cross-validation);
         ``"shared_prior"`` (empirical Bayes); ``"tempered_prior"`` (half-way between the last two);
+        ``"informed_prior"`` (empirical Bayes about ``scores`` [N, T]);
         ``"lasso"`` (at ``lam``, or a path with ``validation`` moments; elastic net by
         ``l1_ratio``); or, where no Gram matrix fits, ``"conjugate_gradients"`` (ridge or least
         squares at ``lam``) and ``"saga"`` (lasso at ``lam``), which need ``rows``.

@@ -82,6 +82,7 @@ def learning_curve(
     held_out: NDArray[np.int64],
     *,
     solver: str = "ridge",
+    options: dict[str, Any] | None = None,
     points: int = POINTS,
     multiples: Sequence[int] = (2, 4),
     device: torch.device | str = "cpu",
@@ -96,6 +97,8 @@ def learning_curve(
         Positions of the rows to fit (nested prefixes of them) and to score on.
     solver : str
         A solver that needs no validation rows.
+    options : dict, optional
+        Its arguments.
     points : int
         Row counts, halving from all of them.
     multiples : sequence of int
@@ -119,7 +122,7 @@ def learning_curve(
     for size in sizes:
         piece = Moments.from_rows(source, train[start:size], device=device, quiet=quiet)
         total = piece if total is None else total + piece
-        fitted = fit(total, solver, device=device)
+        fitted = fit(total, solver, device=device, **(options or {}))
         scores.append(score_rows(fitted.predict, source, held_out))
         start = size
     rows = np.array(sizes, np.int64)

@@ -77,6 +77,22 @@ class Problem:
         gram = self.gram * size_t[:, None] * size_t[None, :]
         return replace(self, scale=self.scale / size, gram=gram)
 
+    def less(self, weight: torch.Tensor) -> Problem:
+        """Return the problem of what standardised weights [M, T] leave unexplained, y - ZW.
+
+        Its solutions are what has to be added to ``weight``.
+        """
+        m, n = self.moments, self.num_rows
+        cross, square = m.cross.copy(), m.square.copy()
+        scale = torch.as_tensor(self.scale * n, device=weight.device)[:, None]
+        for targets in target_blocks(self.num_targets):
+            w, c = weight[:, targets], self.covariance(targets)
+            product = self.times_gram(w)
+            # Z is centred, so Σy stays, Σy² loses 2n c'w - n w'Rw and X'y loses n D R w.
+            cross[self.active, targets] -= (scale * product).cpu().numpy()
+            square[targets] -= n * (w * (2 * c - product)).sum(0).cpu().numpy()
+        return replace(self, moments=replace(m, cross=cross, square=square))
+
     def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
         """Return R W, float64 [M, t]."""
         return self.gram @ weight

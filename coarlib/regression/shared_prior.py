@@ -6,12 +6,18 @@ posterior of a ridge regression and all share one factorisation; given the poste
 ``τ_j`` becomes the mean over targets of ``E[w_jt²] / σ_t²`` (an EM step). Components that matter to
 nobody are shrunk away, which on real rows halves the ablations needed for a given held-out
 correlation. Where the truth is dense and targets share nothing it is worse than plain ridge, so
-choose on held-out rows (:mod:`coarlib.regression.choose`), never by hope.
+choose on held-out rows (``--cfg.solver auto``), never by hope.
 
 A last step scales τ by cross-validation: one ridge path in features multiplied by √τ.
+
+Where cheap guesses of the weights exist (gradients: a few passes over the examples), the prior
+mean is a multiple of them, learnt for each group of features in the same EM; guesses that say
+nothing get the factor 0.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,76 +25,11 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.least_squares import solve_least_squares
-from coarlib.regression.problem import Problem, Solution
+from coarlib.regression.prior import EM_STEPS, SMALLEST_PRIOR, Prior, learn_prior
+from coarlib.regression.problem import Problem, Solution, target_blocks
 from coarlib.regression.ridge import RidgePath, lambda_grid, pooled_choice
 
-__all__ = ["learn_prior", "solve_shared_prior"]
-
-EM_STEPS = 40
-LEARNING_TARGETS = 1024  # more say nothing new about M variances and cost time
-SMALLEST_PRIOR = 1e-8  # relative to the mean: below it a feature is out
-
-
-def learn_prior(
-    problem: Problem,
-    *,
-    steps: int = EM_STEPS,
-    groups: NDArray[np.int64] | None = None,
-    group_weight: float = 0.0,
-    max_targets: int = LEARNING_TARGETS,
-) -> tuple[NDArray[np.float64], list[float]]:
-    """Fit the prior variances by EM.
-
-    Parameters
-    ----------
-    problem : Problem
-    steps : int
-        EM steps from the flat prior of a GCV ridge.
-    groups : int64 [M], optional
-        Group of each active feature (its layer, say).
-    group_weight : float
-        How many targets the mean of a group counts for: 0 ignores groups, large values give all
-        features of a group one variance.
-    max_targets : int
-        Learn from so many targets, evenly spaced.
-
-    Returns
-    -------
-    variance : float64 [M]
-        τ, in units of each target's noise variance.
-    evidence : list of float
-        Log marginal likelihood (up to a constant) before each step.
-    """
-    varying = np.flatnonzero(problem.variance > 0)
-    if len(varying) == 0 or problem.num_active == 0:
-        return np.ones(problem.num_active), []
-    spaced = np.linspace(0, len(varying) - 1, min(max_targets, len(varying)))
-    chosen = varying[spaced.round().astype(np.int64)]
-    c = problem.covariance(chosen)
-    yy = torch.as_tensor(problem.variance[chosen], device=c.device)
-    n = problem.num_rows
-    # Explained and unexplained variance of a first guess: half each.
-    start = 1.0 / problem.num_active
-    tau = torch.full((problem.num_active,), start, dtype=torch.float64, device=c.device)
-    evidence = []
-    for _ in range(steps):
-        mean, marginal, logdet = problem.posterior(tau, c)
-        noise = n * (yy - (mean * c).sum(0)).clamp_min(1e-12 * yy) / max(n - 1, 1)
-        evidence.append(float(-0.5 * (n - 1) * noise.log().sum()) - 0.5 * len(chosen) * logdet)
-        tau = (mean.square() / noise).mean(1) + marginal
-        if groups is not None and group_weight > 0:
-            tau = _towards_groups(tau, groups, group_weight / (group_weight + len(chosen)))
-        tau = tau.clamp_min(SMALLEST_PRIOR * float(tau.mean()))
-    return tau.cpu().numpy(), evidence
-
-
-def _towards_groups(tau: torch.Tensor, groups: NDArray[np.int64], share: float) -> torch.Tensor:
-    """Mix each variance with the mean of its group."""
-    index = torch.as_tensor(groups, device=tau.device)
-    count = int(index.max()) + 1
-    sums = tau.new_zeros(count).index_add_(0, index, tau)
-    sizes = tau.new_zeros(count).index_add_(0, index, torch.ones_like(tau))
-    return (1 - share) * tau + share * (sums / sizes.clamp_min(1))[index]
+__all__ = ["solve_informed_prior", "solve_shared_prior"]
 
 
 def solve_shared_prior(
@@ -100,6 +41,7 @@ def solve_shared_prior(
     group_weight: float = 0.0,
     pooled: bool = True,
     prior: NDArray[np.float64] | None = None,
+    scores: NDArray[Any] | None = None,
 ) -> Solution:
     """Fit ridge with prior variances shared by all targets.
 
@@ -113,42 +55,89 @@ def solve_shared_prior(
     pooled : bool
         One scale of the prior for all targets (chosen by GCV), else one each.
     prior : float64 [N], optional
-        Prior variances from elsewhere (another fit, gradients); skips learning.
+        Prior variances from elsewhere (another fit); skips learning.
+    scores : float [N, T], optional
+        Cheap guesses of the weights (gradients, leave-one-out effects), in raw mask units up to a
+        factor, which is learnt for each group: weights are shrunk towards them instead of zero.
 
     Returns
     -------
     Solution
         Standard errors are posterior standard deviations. ``details``: ``evidence`` before the
-        first and after the last step, ``effective_features`` (Σ τ)² / Σ τ².
+        first and after the last step, ``effective_features`` (Σ τ)² / Σ τ², and with ``scores``
+        ``slopes``, one a group.
     """
     if not 0 <= temper <= 1:
         raise RegressionError(f"temper must be between 0 and 1, not {temper}")
+    if prior is not None and scores is not None:
+        raise RegressionError("give either prior variances or scores, not both")
+    guess = None if scores is None else _checked_scores(problem, scores)
     if problem.num_active == 0:
         return solve_least_squares(problem)
-    evidence: list[float] = []
+    inner = None if groups is None else _checked_groups(problem, groups)
     if prior is None:
-        inner = None if groups is None else _checked_groups(problem, groups)
-        tau, evidence = learn_prior(problem, steps=steps, groups=inner, group_weight=group_weight)
+        found = learn_prior(
+            problem, steps=steps, groups=inner, group_weight=group_weight, scores=guess
+        )
     else:
         if prior.shape != (problem.moments.num_features,) or not (prior >= 0).all():
             raise RegressionError(
                 f"prior must be {problem.moments.num_features} variances that are not negative"
             )
         tau = np.maximum(prior[problem.active], SMALLEST_PRIOR * prior.max(initial=1e-300))
-    tau = tau**temper
+        found = Prior(tau, np.zeros(len(tau)), [])
+    tau = found.variance**temper
     tau /= tau.mean()
-    weighted = problem.reweighted(np.sqrt(tau))
-    path = RidgePath(weighted)
-    grid = lambda_grid()
-    lam = pooled_choice(path, grid) if pooled else grid[np.argmin(path.gcv_all(grid), axis=0)]
-    solution = path.solution(lam, f"shared prior by {steps} EM steps, its scale by GCV")
-    solution.error_feature = _posterior_spread(path, lam)
+    mean = None if guess is None else found.slope[:, None] * guess
+    solution = _ridge_about(problem, mean, tau, pooled)
+    solution.status = f"shared prior by {steps} EM steps, its scale by GCV"
     solution.details |= {
-        "evidence": evidence[:1] + evidence[-1:],
+        "evidence": found.evidence[:1] + found.evidence[-1:],
         "effective_features": float(tau.sum() ** 2 / (tau**2).sum()),
         "temper": temper,
     }
+    if mean is not None:
+        solution.status += ", about the given scores"
+        first = np.unique(np.zeros(1) if inner is None else inner, return_index=True)[1]
+        solution.details["slopes"] = found.slope[first].tolist()
     return solution
+
+
+def _ridge_about(
+    problem: Problem, mean: NDArray[np.float64] | None, tau: NDArray[np.float64], pooled: bool
+) -> Solution:
+    """Ridge with prior variances ∝ τ about standardised weights [M, T] (zero if None)."""
+    centred = problem
+    if mean is not None:
+        mean[:, problem.variance == 0] = 0
+        shift = torch.as_tensor(mean, device=problem.device)
+        centred = problem.less(shift)
+    path = RidgePath(centred.reweighted(np.sqrt(tau)))
+    grid = lambda_grid()
+    lam = pooled_choice(path, grid) if pooled else grid[np.argmin(path.gcv_all(grid), axis=0)]
+    solution = path.solution(lam, "")
+    solution.error_feature = _posterior_spread(path, lam)
+    if mean is not None:
+        for targets in target_blocks(problem.num_targets):
+            raw = problem.raw_weight(shift[:, targets])
+            solution.weight[:, targets] += raw
+            solution.bias[targets] -= problem.moments.mean_mask @ raw
+        yy = problem.variance
+        share = np.divide(centred.variance, yy, out=np.zeros_like(yy), where=yy > 0)
+        solution.gap *= share  # the certificate is relative to the whole variance
+    return solution
+
+
+def solve_informed_prior(
+    problem: Problem, *, scores: NDArray[Any] | None = None, **options: Any
+) -> Solution:
+    """Fit :func:`solve_shared_prior` about ``scores``, which must be given."""
+    if scores is None:
+        raise RegressionError(
+            "solver informed_prior needs scores to shrink towards (--cfg.prior_scores, from coar "
+            "gradient_scores)"
+        )
+    return solve_shared_prior(problem, scores=scores, **options)
 
 
 def _posterior_spread(path: RidgePath, lam: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,3 +165,17 @@ def _checked_groups(problem: Problem, groups: NDArray[np.int64]) -> NDArray[np.i
             f"groups must be one integer for each of the {problem.moments.num_features} features"
         )
     return np.unique(groups[problem.active], return_inverse=True)[1].astype(np.int64)
+
+
+def _checked_scores(problem: Problem, scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return scores [N, T] in units of the standardised weights of active features, [M, T]."""
+    shape = (problem.moments.num_features, problem.num_targets)
+    if scores.shape != shape or scores.dtype.kind not in "fiu":
+        raise RegressionError(
+            f"scores must be numbers for {shape[0]} features × {shape[1]} targets, not "
+            f"{scores.dtype} {list(scores.shape)}"
+        )
+    guess = scores[problem.active].astype(np.float64)
+    if not np.isfinite(guess).all():
+        raise RegressionError("scores hold NaN or infinite values")
+    return np.asarray(guess * problem.scale[:, None])

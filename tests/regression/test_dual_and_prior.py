@@ -8,8 +8,9 @@ from regression_problems import linear_rows
 from coarlib.errors import RegressionError
 from coarlib.regression import Attributions, Moments, Problem, score_arrays, solve_ridge_path
 from coarlib.regression.dual import DualProblem, finite_masks
+from coarlib.regression.prior import learn_prior
 from coarlib.regression.rows import ArrayRows
-from coarlib.regression.shared_prior import learn_prior, solve_shared_prior
+from coarlib.regression.shared_prior import solve_shared_prior
 
 SAME = 1e-4  # float32 products in the kernel
 
@@ -76,7 +77,7 @@ def test_posteriors_equal_their_definition(wide):
 def test_evidence_never_falls():
     data = shared_structure(60)
     problem = Problem.from_moments(Moments.from_arrays(data.masks[:60], data.outputs[:60]))
-    _, evidence = learn_prior(problem, steps=15)
+    evidence = learn_prior(problem, steps=15).evidence
     assert (np.diff(evidence) > -1e-6 * np.abs(evidence[0])).all()
 
 
@@ -93,7 +94,7 @@ def test_the_shared_prior_finds_what_targets_share(dual):
         fitted = Attributions.from_solution(problem, solve(problem))
         scores[solve] = score_arrays(fitted.predict(data.masks[test]), data.outputs[test]).mean
     assert scores[solve_shared_prior] > scores[solve_ridge_path] + 0.1
-    tau, _ = learn_prior(problem)
+    tau = learn_prior(problem).variance
     assert set(np.argsort(-tau)[:8]) == set(range(8))
 
 
@@ -116,7 +117,7 @@ def test_groups_pull_variances_together():
     data = shared_structure(60)
     problem = Problem.from_moments(Moments.from_arrays(data.masks[:60], data.outputs[:60]))
     groups = np.repeat([0, 1], [8, 72])
-    tau, _ = learn_prior(problem, groups=groups, group_weight=1e9)
+    tau = learn_prior(problem, groups=groups, group_weight=1e9).variance
     assert np.ptp(tau[:8]) < 1e-6 * tau[0] and np.ptp(tau[8:]) < 1e-6 * tau[8]
     assert tau[0] > 5 * tau[-1]
     solution = solve_shared_prior(problem, groups=groups, group_weight=10.0)
