@@ -10,6 +10,7 @@ from coarlib.path_kernel.gradients import differentiable_attention
 from coarlib.path_kernel.parameters import Tensors
 from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.queries import Queries
+from coarlib.path_kernel.segments import Segments
 from coarlib.path_kernel.walk import Step, Walk
 
 FEW_OUTPUTS = 4
@@ -52,7 +53,7 @@ class Features:
         self, queries: Queries, tracked: tuple[str, ...], tolerance: float, chunk_bytes: int
     ) -> None:
         self._queries, self._tracked = queries, tracked
-        self.quadrature = Quadrature(queries, tolerance)
+        self.quadrature = Quadrature(tolerance)
         self._chunk_bytes = chunk_bytes
         self._values: dict[int, torch.Tensor] = {}
         self._tile: torch.Tensor | None = None
@@ -142,7 +143,12 @@ class Features:
     def _refine(self, phi: Tensors, step: Step, delta: Tensors, bad: torch.Tensor) -> torch.Tensor:
         """Integrate the points ``bad`` of the tile by nodes inside the update."""
         before, after = self._values[step.number][bad], self._values[step.number + 1][bad]
-        nodes = self.quadrature.nodes(step.theta, delta, self.points[bad], before, after)
+        size = sum(v.numel() * v.element_size() for v in delta.values())
+        segments = Segments.single(
+            self._queries, step.theta, delta, max(1, self._chunk_bytes // (3 * size))
+        )
+        points = self.points[bad]
+        nodes = self.quadrature.nodes(segments, torch.zeros_like(points), points, before, after)
         for values in phi.values():
             values[bad] = 0
         sum_ = _Sum(phi, step.theta, delta, nodes, _positions(self.points, nodes.points))

@@ -159,9 +159,16 @@ def update_of(
         take=1 - momentum,
         through=through_adam,
         direct=0.0,
-        shrink=0.0 if coupled else lr * decay,
+        shrink=shrink_of(kind, group, hyper, count),
         couple=decay if coupled else 0.0,
     )
+
+
+def shrink_of(kind: OptimizerKind, group: int, hyper: NDArray[np.float64], count: int) -> float:
+    """Return ``shrink``, the factor of decoupled weight decay; arguments of :func:`update_of`."""
+    if kind.name != "AdamW" or count == INACTIVE:
+        return 0.0
+    return float(hyper[group, HYPER.index("lr")] * hyper[group, HYPER.index("weight_decay")])
 
 
 def state_row(

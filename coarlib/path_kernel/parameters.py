@@ -42,10 +42,10 @@ class ParameterTable:
         return sum(self.sizes)
 
     def views(self, flat: torch.Tensor) -> Tensors:
-        """Split a row ``[P]`` into named views of it."""
-        pieces = flat.split(self.sizes)
+        """Split rows ``[..., P]`` into named views ``[..., *shape]`` of them."""
+        pieces = flat.split(self.sizes, -1)
         named = zip(self.names, pieces, self.shapes, strict=True)
-        return {name: piece.view(shape) for name, piece, shape in named}
+        return {name: piece.view(*flat.shape[:-1], *shape) for name, piece, shape in named}
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Lay named tensors end to end, ``[P]``; a missing one counts as zeros."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from coarlib.path_kernel.adjoint import CHECKS
 from coarlib.path_kernel.decomposition import Decomposition
-from coarlib.path_kernel.explain import Subject
+from coarlib.path_kernel.explain import DEFAULT_MEMORY, Subject
 from coarlib.path_kernel.gradients import differentiable_attention
-from coarlib.path_kernel.parameters import Tensors
 from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE, Quadrature
 from coarlib.path_kernel.queries import Output, Queries
-from coarlib.path_kernel.walk import Step
+from coarlib.path_kernel.segments import Segments, over_updates
+from coarlib.path_kernel.walk import Walk
 from coarlib.progress import Progress
+
+LIVE_COPIES = 8
+"""Values of an update's parameters, and of a point's activations, that live at a time, about."""
+
+MAX_UPDATES = 64
+"""More in one pass gain nothing."""
 
 
 def predict(
@@ -24,6 +32,7 @@ def predict(
     output: str | Output = "all",
     tolerance: float | None = None,
     decay_apart: bool = False,
+    memory: int = DEFAULT_MEMORY,
     quiet: bool = False,
 ) -> Decomposition:
     """Reconstruct outputs as f_0 + Σ_s ⟨Φ_s, θ_(s+1) - θ_s⟩.
@@ -38,6 +47,8 @@ def predict(
     decay_apart : bool
         Give decoupled weight decay as ``weight_decay``, by the midpoint rule; one more derivative
         an update.
+    memory : int
+        Bytes that one pass may take, about; sets how many updates are computed together.
 
     Returns
     -------
@@ -48,29 +59,16 @@ def predict(
     queries = Queries(subject.model, subject.put(inputs), subject.put(targets), output)
     outputs = queries.count_outputs(walk.theta(walk.history.first))
     allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
-    quadrature = Quadrature(queries, allowed)
     points = torch.arange(len(queries), device=walk.device)
     with differentiable_attention():
-        initial = before = queries.values(walk.theta(walk.history.first), points)
-        zero = torch.zeros_like(initial).double()
-        moved, decayed, residual, largest = (zero.clone() for _ in range(4))
+        size = _Size.plan(memory, queries, walk)
+        run = _Run(walk, queries, Quadrature(allowed), points, decay_apart)
         with Progress(len(walk.numbers), "predicting", "step", quiet) as progress:
-            for number in walk.numbers:
-                step = walk.step(number)
-                after = queries.values(step.theta_next, points)
-                shrink = _decay(step) if decay_apart else None
-                total, decay = _update(quadrature, step, shrink, points, (before, after))
-                off = (after - before - total).double()
-                moved += (total - decay).double()
-                decayed += decay.double()
-                residual += off
-                largest = torch.maximum(largest, off.abs())
-                before = after
-                progress.advance()
-    values = {"initial": initial, "final": before, "data": moved, "weight_decay": decayed}
-    checks = dict.fromkeys(("regulariser", "prior_momentum", *CHECKS), zero)
-    checks |= {"quadrature_residual": residual, "largest_step_residual": largest}
-    arrays = {k: v.double().cpu().numpy() for k, v in {**values, **checks}.items()}
+            for begin in range(walk.history.first, walk.history.last, size.updates):
+                end = min(begin + size.updates, walk.history.last)
+                run.updates(begin, end, size.at_once)
+                progress.advance(end - begin)
+    arrays = {k: v.double().cpu().numpy() for k, v in run.arrays().items()}
     about = {
         "tolerance": allowed,
         "num_outputs": outputs,
@@ -80,37 +78,90 @@ def predict(
     return Decomposition({k: np.asarray(v) for k, v in arrays.items()}, about)
 
 
-def _update(
-    quadrature: Quadrature,
-    step: Step,
-    shrink: Tensors | None,
-    points: torch.Tensor,
-    values: tuple[torch.Tensor, torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ⟨Φ, Δ⟩ and its part by decoupled weight decay, ``[n, K]`` each."""
-    before, after = values
-    queries = quadrature.queries
-    delta = {name: step.theta_next[name] - theta for name, theta in step.theta.items()}
-    middle = {name: torch.lerp(v, step.theta_next[name], 0.5) for name, v in step.theta.items()}
-    if shrink is None:
-        total = queries.slopes(middle, delta, points)
-        decay = torch.zeros_like(total)
-    else:
-        both = {name: torch.stack([values, shrink[name]]) for name, values in delta.items()}
-        total, decay = queries.directional(middle, both, points)
-    bad = ((after - before - total).abs().amax(1) > quadrature.allowed(before, after)).nonzero()
-    bad = bad.squeeze(1)
-    if len(bad):
-        total = total.clone()
-        nodes = quadrature.nodes(step.theta, delta, points[bad], before[bad], after[bad])
-        total[bad] = nodes.integral
-    return total, decay
+@dataclass(frozen=True)
+class _Size:
+    """How many updates, and points with parameters of their own, are computed in one pass."""
+
+    updates: int
+    at_once: int
+
+    @classmethod
+    def plan(cls, memory: int, queries: Queries, walk: Walk) -> _Size:
+        theta = walk.theta(walk.history.first)
+        parameters = sum(values.numel() * values.element_size() for values in theta.values())
+        point = LIVE_COPIES * queries.bytes_of_one(theta)
+        update = LIVE_COPIES * parameters + len(queries) * point
+        shared = max(1, min(MAX_UPDATES, memory // update))
+        return cls(shared, max(1, memory // (LIVE_COPIES * parameters + point)))
 
 
-def _decay(step: Step) -> Tensors | None:
-    """The part of an update by decoupled weight decay; None where there is none."""
-    if not any(update.shrink for update in step.updates.values()):
-        return None
-    none = {name: torch.zeros_like(theta) for name, theta in step.theta.items()}
-    shrunk = {n: step.theta[n] * -u.shrink for n, u in step.updates.items() if u.shrink}
-    return {**none, **shrunk}
+class _Run:
+    """The sums, as they grow from update to update, float64 [n, K]."""
+
+    def __init__(
+        self,
+        walk: Walk,
+        queries: Queries,
+        quadrature: Quadrature,
+        points: torch.Tensor,
+        decay_apart: bool,
+    ) -> None:
+        self._walk, self._queries, self._quadrature = walk, queries, quadrature
+        self._points, self._decay_apart = points, decay_apart
+        self._initial = self._final = queries.values(walk.theta(walk.history.first), points)
+        zero = torch.zeros_like(self._initial).double()
+        self._zero = zero
+        self._moved, self._decayed, self._residual, self._largest = (zero.clone() for _ in range(4))
+
+    def updates(self, begin: int, end: int, at_once: int) -> None:
+        """Add the updates ``begin … end - 1``."""
+        numbers = range(begin, end)
+        path = torch.stack([self._walk.flat(number) for number in range(begin, end + 1)])
+        table = self._walk.history.settings.table
+        segments = Segments.of_path(self._queries, table, path, at_once)
+        later = over_updates(
+            lambda at: self._queries.values(at, self._points), table.views(path[1:])
+        )
+        earlier = torch.cat([self._final[None], later[:-1]])
+        total = segments.slopes(0.5, self._points)
+        wrong = (later - earlier - total).abs().amax(-1) > self._quadrature.allowed(earlier, later)
+        if wrong.any():
+            which, column = wrong.nonzero(as_tuple=True)
+            ends = (values[wrong] for values in (earlier, later))
+            found = self._quadrature.nodes(segments, which, self._points[column], *ends)
+            total[wrong] = found.integral
+        off = (later - earlier - total).double()
+        decay = self._decay(numbers, path).double()
+        self._moved += total.double().sum(0) - decay
+        self._decayed += decay
+        self._residual += off.sum(0)
+        self._largest = torch.maximum(self._largest, off.abs().amax(0))
+        self._final = later[-1]
+
+    def _decay(self, numbers: range, path: torch.Tensor) -> torch.Tensor:
+        """What decoupled weight decay does in some updates, by the midpoint rule, ``[n, K]``."""
+        if not self._decay_apart:
+            return self._zero
+        table = self._walk.history.settings.table
+        middle = table.views(torch.lerp(path[:-1], path[1:], 0.5))
+        shrinks = [self._walk.shrinks(number) for number in numbers]
+        tangents = {
+            name: -torch.stack([values[k] * s.get(name, 0.0) for k, s in enumerate(shrinks)])
+            for name, values in table.views(path[:-1]).items()
+        }
+        return over_updates(
+            lambda at, along: self._queries.slopes(at, along, self._points), middle, tangents
+        ).sum(0)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return what a :class:`Decomposition` holds."""
+        none = dict.fromkeys(("regulariser", "prior_momentum", "outside", *CHECKS), self._zero)
+        return {
+            **none,
+            "initial": self._initial,
+            "final": self._final,
+            "data": self._moved,
+            "weight_decay": self._decayed,
+            "quadrature_residual": self._residual,
+            "largest_step_residual": self._largest,
+        }

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.queries import Queries, between
+from coarlib.path_kernel.segments import Segments
 
 GAUSS_2 = 0.5 - 0.5 / 3**0.5
 """First node of the two-point rule on [0, 1]; the second is 1 minus it, both weights 1/2."""
@@ -62,41 +61,39 @@ class Quadrature:
 
     Parameters
     ----------
-    queries : Queries
     tolerance : float
         Largest absolute error of any output over one update.
     """
 
-    def __init__(self, queries: Queries, tolerance: float) -> None:
-        self.queries, self.tolerance = queries, tolerance
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
         self.evaluations = 0
 
     def allowed(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Return the tolerance of each point ``[n]``, never below rounding."""
-        scale = before.abs().amax(1) + after.abs().amax(1)
+        """Return the tolerance of each point ``[...]`` from its outputs, never below rounding."""
+        scale = before.abs().amax(-1) + after.abs().amax(-1)
         return (ROUNDING * torch.finfo(before.dtype).eps * scale).clamp(min=self.tolerance)
 
     def nodes(
         self,
-        theta: Tensors,
-        delta: Tensors,
+        segments: Segments,
+        which: torch.Tensor,
         points: torch.Tensor,
         before: torch.Tensor,
         after: torch.Tensor,
     ) -> Nodes:
-        """Choose nodes inside the update.
+        """Choose nodes inside updates.
 
         Parameters
         ----------
-        theta, delta : tensors by name
-            Parameters before the update, and the update.
-        points : int64 [n]
+        segments : Segments
+        which, points : int64 [n]
+            Updates, and test points to integrate along them.
         before, after : float [n, K]
             Outputs at both ends.
         """
         pool = _Pool(before.new_zeros(0, 2), points.new_zeros(0))
-        allowed = self.allowed(before, after)
-        refine = _Refinement(self.queries, theta, delta, points, allowed)
+        refine = _Refinement(segments, which, points, self.allowed(before, after))
         integral = refine.run(before, after, pool)
         self.evaluations += len(pool.rows)
         return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)
@@ -191,13 +188,12 @@ class _Refinement:
 
     def __init__(
         self,
-        queries: Queries,
-        theta: Tensors,
-        delta: Tensors,
+        segments: Segments,
+        which: torch.Tensor,
         points: torch.Tensor,
         tolerance: torch.Tensor,
     ) -> None:
-        self._queries, self._theta, self._delta = queries, theta, delta
+        self._segments, self._which = segments, which
         self._points, self._tolerance = points, tolerance
         self._noise = float(tolerance.min()) / ROUNDING
 
@@ -205,7 +201,7 @@ class _Refinement:
         """Add nodes of all points to the pool; return their integrals [n, K]."""
         every = torch.arange(len(self._points), device=before.device)
         zeros = before.new_zeros(len(every))
-        whole = self._measured(every, zeros, zeros + 1, before, after, shared=True)
+        whole = self._measured(every, zeros, zeros + 1, before, after, whole=True)
         open_, done = whole, whole.pick(torch.zeros(0, dtype=torch.int64))
         for round_ in range(MAX_ROUNDS):
             open_.fit(self._tolerance[open_.point] / 2)
@@ -239,8 +235,8 @@ class _Refinement:
         return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))
 
     def _halves(self, split: _Intervals, place: torch.Tensor) -> _Intervals:
-        points = self._points[split.point]
-        at = self._queries.values_at(self._theta, self._delta, place, points)
+        which, points = self._which[split.point], self._points[split.point]
+        at = self._segments.values_at(which, points, place)
         left = (split.point, split.a, place, split.at_a, at)
         right = (split.point, place, split.b, at, split.at_b)
         joined = (torch.cat(pair) for pair in zip(left, right, strict=True))
@@ -254,17 +250,15 @@ class _Refinement:
         at_a: torch.Tensor,
         at_b: torch.Tensor,
         *,
-        shared: bool = False,
+        whole: bool = False,
     ) -> _Intervals:
         offset = (b - a) * GAUSS_2
-        points = self._points[point]
-        if shared:
-            slopes = [
-                self._queries.slopes(between(self._theta, self._delta, place), self._delta, points)
-                for place in ((a + offset)[0], (b - offset)[0])
-            ]
+        which, points = self._which[point], self._points[point]
+        if whole:
+            nodes = (GAUSS_2, 1 - GAUSS_2)
+            slopes = [self._segments.slopes_of(which, points, alpha) for alpha in nodes]
         else:
             alpha = torch.cat([a + offset, b - offset])
-            both = self._queries.slopes_at(self._theta, self._delta, alpha, points.repeat(2))
+            both = self._segments.slopes_at(which.repeat(2), points.repeat(2), alpha)
             slopes = list(both.chunk(2))
         return _Intervals(point, a, b, at_a, at_b, slopes[0], slopes[1], torch.full_like(a, 0.5))

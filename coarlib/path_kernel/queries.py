@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from coarlib.commandline import nearest
 from coarlib.errors import HistoryError
@@ -99,43 +102,24 @@ class Queries:
         with torch.no_grad():
             return self._of_batch(theta, points)
 
-    def values_at(
-        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
-    ) -> torch.Tensor:
-        """Return ``f(x_m; θ + α_m Δ)``, ``[m, K]``: every point at its own place of the step."""
-
-        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return self._of_one(between(theta, delta, a), x, y)
-
-        with torch.no_grad():
-            return vmap(one)(alpha, self.inputs[points], self.targets[points])
-
     def slopes(self, theta: Tensors, delta: Tensors, points: torch.Tensor) -> torch.Tensor:
         """Return ``⟨∂f/∂θ, Δ⟩`` at θ by forward mode, ``[n, K]``."""
         along = jvp(lambda part: self._of_batch(part, points), (theta,), (delta,))[1]
         return along.detach()
 
-    def slopes_at(
-        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, points: torch.Tensor
+    def value_along(
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: torch.Tensor
     ) -> torch.Tensor:
-        """Return ``⟨∂f/∂θ, Δ⟩`` of point m at ``θ + α_m Δ``, ``[m, K]``."""
+        """Return ``f(x; θ + αΔ)`` of one point (input, target), ``[K]``."""
+        return self._of_one(between(theta, delta, alpha), *point)
 
-        def one(a: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            # Not a derivative in α: forward mode of a number times a tensor is slow in torch.
-            here = between(theta, delta, a)
-            return jvp(lambda part: self._of_one(part, x, y), (here,), (delta,))[1]
-
-        return vmap(one)(alpha, self.inputs[points], self.targets[points]).detach()
-
-    def directional(self, theta: Tensors, tangents: Tensors, points: torch.Tensor) -> torch.Tensor:
-        """Return ``⟨∂f/∂θ, tangent⟩``, ``[R, n, K]``, for R tangents ``{name: [R, *shape]}``."""
-
-        def along(tangent: Tensors) -> torch.Tensor:
-            moving = {name: theta[name] for name in tangent}
-            of_moving = lambda part: self._of_batch({**theta, **part}, points)  # noqa: E731
-            return jvp(of_moving, (moving,), (tangent,))[1]
-
-        return vmap(along)(tangents).detach()
+    def slope_along(
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``⟨∂f/∂θ, Δ⟩`` of one point at ``θ + αΔ``, ``[K]``."""
+        # Not a derivative in α: forward mode of a number times a tensor is slow in torch.
+        here = between(theta, delta, alpha)
+        return jvp(lambda part: self._of_one(part, *point), (here,), (delta,))[1]
 
     def jacobian(
         self, moving: Tensors, fixed: Tensors, points: torch.Tensor, weight: torch.Tensor
@@ -186,6 +170,27 @@ class Queries:
         """Evaluate one point to learn K, and keep it as ``num_outputs``."""
         self.num_outputs = int(self.values(theta, torch.zeros(1, dtype=torch.int64)).shape[1])
         return self.num_outputs
+
+    def bytes_of_one(self, theta: Tensors) -> int:
+        """Return the bytes that evaluating one point writes, views included."""
+        with _WrittenBytes() as written:
+            self.values(theta, torch.zeros(1, dtype=torch.int64))
+        return written.count
+
+
+class _WrittenBytes(TorchDispatchMode):
+    """Counts the bytes of everything that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, torch.Tensor):
+                self.count += leaf.numel() * leaf.element_size()
+        return found
 
 
 def between(theta: Tensors, delta: Tensors, alpha: torch.Tensor) -> Tensors:

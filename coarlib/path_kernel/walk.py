@@ -10,7 +10,7 @@ import torch
 
 from coarlib.errors import HistoryError
 from coarlib.path_kernel.history import History, Settings, State, StepRecord
-from coarlib.path_kernel.optimizers import Update, update_of
+from coarlib.path_kernel.optimizers import Update, shrink_of, update_of
 from coarlib.path_kernel.parameters import Tensors
 from coarlib.path_kernel.replay import Replay
 
@@ -89,7 +89,18 @@ class Walk:
 
     def theta(self, step: int) -> Tensors:
         """Return the parameters before update ``step``."""
-        return self._table.views(self._state(step).theta)
+        return self._table.views(self.flat(step))
+
+    def flat(self, step: int) -> torch.Tensor:
+        """Return the same as one row ``[P]``."""
+        return self._state(step).theta
+
+    def shrinks(self, number: int) -> dict[str, float]:
+        """Return by how much decoupled weight decay shrinks each tracked tensor in an update."""
+        record, kind = self.history.record(number), self.history.settings.kind
+        rows = zip(self._table.names, self._table.groups, record.counts, strict=True)
+        found = {name: shrink_of(kind, g, record.hyper, int(count)) for name, g, count in rows}
+        return {name: found[name] for name in self._tracked.names}
 
     def step(self, number: int) -> Step:
         """Return update ``number``."""
