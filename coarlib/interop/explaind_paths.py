@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -82,7 +83,7 @@ class OptimizerPath:
         self.checkpoints: list[dict[str, torch.Tensor]] = []
         if not overwrite and _exists(checkpoint_path):
             self.checkpoints = _load(checkpoint_path)
-        self._hyper = self.kind.hyperparameters(optimizer)
+        self._hyper = np.array(self.kind.hyperparameters(optimizer))
         optimizer.register_step_pre_hook(self._note)
 
     @property
@@ -91,7 +92,7 @@ class OptimizerPath:
         return self.optimizer.param_groups
 
     def _note(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._hyper = self.kind.hyperparameters(self.optimizer)
+        self._hyper = np.array(self.kind.hyperparameters(self.optimizer))
 
     def step(self, closure: None = None) -> None:
         """Update the parameters."""

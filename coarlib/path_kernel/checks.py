@@ -37,6 +37,10 @@ class GradientCheck:
         self.gradients, self._samples, self._every = gradients, samples, every
         self._first = True
 
+    def due(self, step: int) -> bool:
+        """Whether to check at this step."""
+        return self._first or (self._every > 0 and step % self._every == 0)
+
     def at(
         self,
         step: int,
@@ -47,7 +51,7 @@ class GradientCheck:
         *,
         clip: Sequence[float],
     ) -> None:
-        """Check the gradients in ``parameters`` if ``step`` is one at which that is due.
+        """Check the gradients in ``parameters``; see :meth:`due`.
 
         Parameters
         ----------
@@ -58,9 +62,6 @@ class GradientCheck:
         ------
         HistoryError
         """
-        due = self._first or (self._every and step % self._every == 0)
-        if not due:
-            return
         device = parameters[0].device
         inputs, targets = self._samples.take(numbers, device)
         named = dict(zip(table.names, parameters, strict=True))

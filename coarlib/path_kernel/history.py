@@ -194,7 +194,9 @@ class State:
 def digest_of(values: NDArray[Any] | torch.Tensor) -> int:
     """Digest an array's bytes, a signed 64-bit number."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().contiguous().view(torch.uint8).numpy()
+        values = values.detach().cpu()
+        bits = values.contiguous().view(torch.int16) if values.dtype == torch.bfloat16 else values
+        values = bits.numpy()
     digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
     return digest - 2**64 if digest >= 2**63 else digest
 

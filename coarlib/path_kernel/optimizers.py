@@ -14,6 +14,7 @@ buffer (keep = 1) and does not move. Formulas of ``torch.optim``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +93,15 @@ class OptimizerKind:
                 name = "AdamW"
         return cls(name, tuple(bool(g.get("nesterov")) for g in optimizer.param_groups))
 
-    def hyperparameters(self, optimizer: torch.optim.Optimizer) -> NDArray[np.float64]:
-        """Read the current hyperparameters, float64 [groups, len(HYPER)]."""
+    def hyperparameters(self, optimizer: torch.optim.Optimizer) -> list[list[float]]:
+        """Read the current hyperparameters, [groups, len(HYPER)]."""
         rows = []
         for group in optimizer.param_groups:
             beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), 0.0))
             dampening, eps = group.get("dampening", 0.0), group.get("eps", 0.0)
             values = (group["lr"], group["weight_decay"], beta1, dampening, beta2, eps)
             rows.append([float(value) for value in values])
-        return np.array(rows)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -171,24 +172,40 @@ def shrink_of(kind: OptimizerKind, group: int, hyper: NDArray[np.float64], count
     return float(hyper[group, HYPER.index("lr")] * hyper[group, HYPER.index("weight_decay")])
 
 
-def state_row(
-    optimizer: torch.optim.Optimizer,
-    parameters: list[torch.Tensor],
-    key: str,
-    out: torch.Tensor,
-) -> None:
-    """Write one kind of optimizer state of all tensors into a row ``[P]``; zeros where absent."""
-    states = [optimizer.state.get(p, {}).get(key) for p in parameters]
-    write_row(
-        [p.new_zeros(p.shape) if s is None else s for p, s in zip(parameters, states, strict=True)],
-        out,
-    )
+class RowOf:
+    """Lays the same tensors end to end into rows, again and again, at little cost a call."""
 
+    def __init__(self) -> None:
+        self._places: list[int] = []
+        self._flat: list[torch.Tensor] = []
 
-def write_row(tensors: list[torch.Tensor], out: torch.Tensor) -> None:
-    """Lay tensors end to end into ``out [P]``, converted to its dtype and device."""
-    pieces = [tensor.detach().reshape(-1) for tensor in tensors]
-    if pieces[0].dtype == out.dtype and pieces[0].device == out.device:
-        torch.cat(pieces, out=out)
-    else:
-        out.copy_(torch.cat(pieces))
+    def write(self, tensors: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+        """Write ``tensors`` into ``out [P]``, converted to its dtype and device."""
+        places = [tensor.data_ptr() for tensor in tensors]
+        if places != self._places:  # the first time, or p.data was replaced
+            self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
+            # reshape copies what is not contiguous; such a copy must not be used again
+            aliased = [flat.data_ptr() for flat in self._flat] == places
+            self._places = places if aliased else []
+        if self._flat[0].dtype == out.dtype and self._flat[0].device == out.device:
+            torch.cat(self._flat, out=out)
+        else:
+            out.copy_(torch.cat(self._flat))
+
+    def write_state(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[torch.Tensor],
+        key: str,
+        out: torch.Tensor,
+    ) -> None:
+        """Write one kind of optimizer state of all ``parameters``; zeros where absent."""
+        state = optimizer.state
+        found = [state[p].get(key) if p in state else None for p in parameters]
+        self.write(
+            [
+                p.new_zeros(p.shape) if v is None else v
+                for p, v in zip(parameters, found, strict=True)
+            ],
+            out,
+        )

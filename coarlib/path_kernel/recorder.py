@@ -31,12 +31,12 @@ from coarlib.path_kernel.optimizers import (
     INACTIVE,
     SECOND_MOMENT_KEY,
     OptimizerKind,
-    state_row,
-    write_row,
+    RowOf,
 )
 from coarlib.path_kernel.parameters import ParameterTable
 from coarlib.path_kernel.resuming import find_step, frozen_digest, select
 from coarlib.path_kernel.rows import BufferedRows
+from coarlib.path_kernel.step_items import StepItem, encode_states, encode_steps, listed
 from coarlib.path_kernel.training import (
     Samples,
     TrainingLoss,
@@ -179,27 +179,28 @@ class Recorder:
             for name, parameter in zip(settings.table.names, self._parameters, strict=True)
             if name in stored
         ]
+        self._theta, self._second, self._momentum = RowOf(), RowOf(), RowOf()
         self._clip = [1.0] * len(self._parameters)
         self._risky = random_or_coupled(model)
         refuse_inexact(self._risky)
         new = create(path, settings)
         self.step = 0 if new else find_step(History(path), self._parameters)
         self._counts = self._initial_counts()
-        self._batch: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+        self._batch: tuple[list[int], NDArray[np.float64] | float] | None = None
         self._inside_update = False
         self._stack = ExitStack()
 
-    def _initial_counts(self) -> NDArray[np.int32]:
+    def _initial_counts(self) -> list[int]:
         states = [self._optimizer.state.get(p, {}) for p in self._parameters]
         if self.settings.kind.adaptive:
-            return np.array([int(state.get("step", 0)) for state in states], np.int32)
-        started = [state.get("momentum_buffer") is not None for state in states]
-        return np.array(started, np.int32)
+            return [int(state.get("step", 0)) for state in states]
+        return [int(state.get("momentum_buffer") is not None) for state in states]
 
     def __enter__(self) -> Recorder:
         bfloat16 = self.settings.storage == "bfloat16"
-        self._step_rows = BufferedRows(Store.open(self.path / "steps"))
-        self._state_rows = BufferedRows(Store.open(self.path / "states"), bfloat16)
+        self._step_rows = BufferedRows(Store.open(self.path / "steps"), encode_steps)
+        states = Store.open(self.path / "states")
+        self._state_rows = BufferedRows(states, encode_states, bfloat16)
         handle = self._optimizer.register_step_pre_hook(self._before_step)
         after = self._optimizer.register_step_post_hook(self._after_step)
         self._stack.callback(handle.remove)
@@ -223,21 +224,20 @@ class Recorder:
         ------
         HistoryError
         """
-        samples = np.asarray(numbers, np.int64).reshape(-1)
-        settings = self.settings
+        samples, settings = listed(numbers), self.settings
         if not 0 < len(samples) <= settings.max_batch:
             raise HistoryError(
                 f"a batch of {len(samples)} samples does not fit max_batch={settings.max_batch}"
             )
-        if samples.min() < 0 or samples.max() >= settings.num_samples:
-            raise HistoryError(
-                f"sample {int(samples.max())} of the batch is not one of {settings.num_samples}"
-            )
+        for number in (min(samples), max(samples)):
+            if not 0 <= number < settings.num_samples:
+                raise HistoryError(
+                    f"sample {number} of the batch is not one of {settings.num_samples}"
+                )
         if weights is not None and not settings.weighted:
             raise HistoryError("weights of samples need record(…, weighted=True)")
         default = self._check.gradients.loss.weight(len(samples))
-        given = np.full(len(samples), default) if weights is None else np.asarray(weights, float)
-        self._batch = samples, given
+        self._batch = samples, default if weights is None else np.array(weights, float)
 
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         settings = self.settings
@@ -248,12 +248,12 @@ class Recorder:
                 f"the history was declared for {settings.num_steps} updates; this is one more"
             )
         refuse_inexact(self._risky)
-        active = np.array([p.grad is not None for p in self._parameters])
+        active = [p.grad is not None for p in self._parameters]
         if settings.start <= self.step < settings.stop:
             self._record_step(active)
         elif self.step == settings.stop:
             self._write_state(settings.num_states - 1 - 2 * settings.has_ends)
-        self._counts[active] += 1
+        self._counts = [c + a for c, a in zip(self._counts, active, strict=True)]
         self._inside_update = True
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -262,54 +262,47 @@ class Recorder:
         self._clip[:] = [1.0] * len(self._clip)
         self._inside_update = False
 
-    def _record_step(self, active: NDArray[np.bool_]) -> None:
+    def _record_step(self, active: list[bool]) -> None:
         settings, row = self.settings, self.step - self.settings.start
         if self._batch is None:
             raise HistoryError(
                 f"update {self.step} has no batch; call history.batch(numbers) before it"
             )
         samples, weights = self._batch
-        self._check.at(
-            row,
-            settings.table,
-            self._parameters,
-            samples,
-            weights if settings.weighted else None,
-            clip=self._clip,
-        )
+        if self._check.due(row):
+            self._check_gradients(row, samples, weights)
         state = settings.state_row(self.step)
         digest = None if state is None else self._write_state(state)
-        slot = self._step_rows.arrays(row)
-        slot["samples"][0] = -1
-        slot["samples"][0, : len(samples)] = samples
-        if settings.weighted:
-            slot["weights"][0] = 0
-            slot["weights"][0, : len(samples)] = weights
-        else:
-            slot["weights"][0] = weights[0]
-        slot["hyper"][0] = settings.kind.hyperparameters(self._optimizer)
-        slot["counts"][0] = np.where(active, self._counts, INACTIVE)
-        slot["clip"][0] = self._clip
-        slot["digest"][0] = self._digest() if digest is None else digest
-        self._step_rows.commit()
+        counts = [c if a else INACTIVE for c, a in zip(self._counts, active, strict=True)]
+        hyper = settings.kind.hyperparameters(self._optimizer)
+        digest = self._digest() if digest is None else digest
+        item = StepItem(samples, weights, hyper, counts, list(self._clip), digest)
+        self._step_rows.append(row, item)
+
+    def _check_gradients(
+        self, row: int, samples: list[int], weights: NDArray[np.float64] | float
+    ) -> None:
+        settings, numbers = self.settings, np.array(samples, np.int64)
+        given = numbers * 0 + np.asarray(weights) if settings.weighted else None
+        self._check.at(row, settings.table, self._parameters, numbers, given, clip=self._clip)
 
     def _digest(self) -> int:
         return digest_of(torch.cat([p.detach().reshape(-1) for p in self._parameters]))
 
     def _write_state(self, row: int) -> int | None:
         """Write the state as it is now; returns θ's digest if its bytes are those stored."""
-        slot = self._state_rows.slot(row)
-        slot["step"].fill_(self.step)
-        write_row(self._parameters, slot["theta"])
+        slot = self._state_rows.place
+        self._theta.write(self._parameters, slot["theta"])
+        optimizer = self._optimizer
         if "second_moment" in slot:
-            moments = slot["second_moment"]
-            state_row(self._optimizer, self._with_moment, SECOND_MOMENT_KEY, moments)
+            second = (self._with_moment, SECOND_MOMENT_KEY, slot["second_moment"])
+            self._second.write_state(optimizer, *second)
         if "momentum" in slot:
             key = self.settings.kind.momentum_key
-            state_row(self._optimizer, self._parameters, key, slot["momentum"])
+            self._momentum.write_state(optimizer, self._parameters, key, slot["momentum"])
         exact = slot["theta"].dtype == self._parameters[0].dtype
-        digest = digest_of(slot["theta"]) if exact else None
-        self._state_rows.commit()
+        digest = digest_of(self._state_rows.place_arrays["theta"]) if exact else None
+        self._state_rows.append(row, self.step)
         return digest
 
     def __exit__(

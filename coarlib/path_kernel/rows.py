@@ -1,24 +1,56 @@
 """Writing rows of a history in the background, a buffer at a time.
 
-Every row of a buffer is written durably by :class:`coarlib.store.RowWriter`; training waits only
-where the disk is slower than two buffers.
+Training only copies tensors into a buffer and keeps the small values of a row as they are; a thread
+turns those into arrays and writes the buffer durably by :class:`coarlib.store.RowWriter`. Training
+waits only where the disk is slower than two buffers.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.path_kernel.parameters import Tensors
 from coarlib.store import RowWriter, Store
 
 BUFFER_BYTES = 16 * 2**20
-MAX_BUFFERED_ROWS = 256
+MAX_BUFFERED_ROWS = 64
+
+Encode = Callable[[dict[str, NDArray[Any]], Sequence[Any]], None]
+"""(arrays {key: [R, ...]} to fill, the R small values); called in the writing thread."""
+
+
+class _Buffer:
+    """Memory of some rows; ``places`` are the tensors of each of them."""
+
+    def __init__(self, store: Store, capacity: int, bfloat16: bool) -> None:
+        self.tensors: Tensors = {}
+        for key, array in store.spec.schema.items():
+            bits = bfloat16 and array.dtype == np.int16
+            own = torch.bfloat16 if bits else torch.from_numpy(np.empty(0, array.dtype)).dtype
+            self.tensors[key] = torch.zeros((capacity, *array.shape), dtype=own)
+        self.places = [
+            {key: values[place] for key, values in self.tensors.items()}
+            for place in range(capacity)
+        ]
+        self.place_arrays = [
+            {k: v.numpy() for k, v in place.items() if v.dtype != torch.bfloat16}
+            for place in self.places
+        ]
+
+    def arrays(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the first rows as they are stored."""
+        filled = {key: values[:count] for key, values in self.tensors.items()}
+        return {
+            key: (v.view(torch.int16) if v.dtype == torch.bfloat16 else v).numpy()
+            for key, v in filled.items()
+        }
 
 
 class BufferedRows:
@@ -27,64 +59,52 @@ class BufferedRows:
     Parameters
     ----------
     store : Store
+    encode : callable
+        See :data:`Encode`.
     bfloat16 : bool
         Arrays of dtype int16 hold bfloat16 bit patterns.
     """
 
-    def __init__(self, store: Store, bfloat16: bool = False) -> None:
-        self._writer = RowWriter(store)
-        spec = store.spec
-        self.capacity = int(min(MAX_BUFFERED_ROWS, max(1, BUFFER_BYTES // spec.row_bytes)))
-        self._free: queue.Queue[dict[str, torch.Tensor]] = queue.Queue()
+    def __init__(self, store: Store, encode: Encode, bfloat16: bool = False) -> None:
+        self._writer, self._encode = RowWriter(store), encode
+        row_bytes = store.spec.row_bytes
+        self.capacity = int(min(MAX_BUFFERED_ROWS, max(1, BUFFER_BYTES // row_bytes)))
+        self._free: queue.Queue[_Buffer] = queue.Queue()
         for _ in range(2):
-            self._free.put(
-                {
-                    key: torch.zeros(
-                        (self.capacity, *array.shape),
-                        dtype=torch.bfloat16
-                        if bfloat16 and array.dtype == np.int16
-                        else torch.from_numpy(np.empty(0, array.dtype)).dtype,
-                    )
-                    for key, array in spec.schema.items()
-                }
-            )
-        self._full: queue.Queue[tuple[list[int], dict[str, torch.Tensor]] | None] = queue.Queue()
-        self._take_buffer()
+            self._free.put(_Buffer(store, self.capacity, bfloat16))
+        self._full: queue.Queue[tuple[list[int], list[Any], _Buffer] | None] = queue.Queue()
+        self._current = self._free.get()
         self._rows: list[int] = []
+        self._items: list[Any] = []
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def slot(self, row: int) -> Mapping[str, torch.Tensor]:
-        """Return the tensors of row ``row`` to fill; call :meth:`commit` when they are."""
-        place = len(self._rows)
-        self._rows.append(row)
-        return {key: values[place] for key, values in self._current.items()}
+    @property
+    def place(self) -> Tensors:
+        """Tensors of the next row, to fill before :meth:`append`."""
+        return self._current.places[len(self._rows)]
 
-    def arrays(self, row: int) -> Mapping[str, NDArray[Any]]:
-        """Like :meth:`slot`, as numpy arrays (faster to fill with small values)."""
-        place = len(self._rows)
-        self._rows.append(row)
-        return {key: values[place : place + 1] for key, values in self._current_arrays.items()}
+    @property
+    def place_arrays(self) -> dict[str, NDArray[Any]]:
+        """The same memory as arrays, where NumPy knows the dtype."""
+        return self._current.place_arrays[len(self._rows)]
 
-    def commit(self) -> None:
-        """Hand the buffer over if it is full; raises what the writing thread ran into."""
+    def append(self, row: int, item: Any) -> None:
+        """Add row ``row`` with its small values; raises what the writing thread ran into."""
+        self._rows.append(row)
+        self._items.append(item)
         if len(self._rows) >= self.capacity:
             self.flush()
-
-    def _take_buffer(self) -> None:
-        self._current = self._free.get()
-        plain = {k: v for k, v in self._current.items() if v.dtype != torch.bfloat16}
-        self._current_arrays = {key: values.numpy() for key, values in plain.items()}
 
     def flush(self) -> None:
         """Hand over what there is."""
         if self._failure is not None:
             raise self._failure
         if self._rows:
-            self._full.put((self._rows, self._current))
-            self._rows = []
-            self._take_buffer()
+            self._full.put((self._rows, self._items, self._current))
+            self._rows, self._items = [], []
+            self._current = self._free.get()
 
     def close(self) -> None:
         """Write everything and end the thread; raises what it ran into."""
@@ -98,22 +118,20 @@ class BufferedRows:
             raise self._failure
 
     def _work(self) -> None:
-        while (item := self._full.get()) is not None:
-            rows, buffer = item
+        while (work := self._full.get()) is not None:
+            rows, items, buffer = work
             if self._failure is None:
                 try:
-                    self._write(rows, buffer)
+                    self._write(rows, items, buffer)
                 except BaseException as error:  # handed to the training thread
                     self._failure = error
             self._free.put(buffer)
 
-    def _write(self, rows: list[int], buffer: dict[str, torch.Tensor]) -> None:
+    def _write(self, rows: list[int], items: list[Any], buffer: _Buffer) -> None:
+        arrays = buffer.arrays(len(rows))
+        self._encode(arrays, items)
         order: Any = np.argsort(rows, kind="stable")
         if (np.diff(rows) > 0).all():
             order = slice(None)  # as nearly always: no copy
-        arrays = {}
-        for key, values in buffer.items():
-            filled = values[: len(rows)]
-            stored = filled.view(torch.int16) if filled.dtype == torch.bfloat16 else filled
-            arrays[key] = stored.numpy()[order]
+        arrays = {key: values[order] for key, values in arrays.items()}
         self._writer.write(np.array(rows, np.int64)[order], arrays)
