@@ -137,7 +137,7 @@ def parse(
     -------
     SimpleNamespace
         ``args.section.key``; a key without value or default is None. ``args.given`` is the set of
-        "section.key" names that were set explicitly.
+        "section.key" names that were set explicitly, ``args.quiet`` whether ``--quiet`` was given.
 
     Raises
     ------
@@ -150,7 +150,8 @@ def parse(
     parser = _argument_parser(description, sections, positional)
     words = sys.argv[1:] if argv is None else list(argv)
     namespace, unknown = parser.parse_known_intermixed_args(words)
-    set_quiet(vars(namespace).pop(QUIET))
+    quiet = vars(namespace).pop(QUIET)
+    set_quiet(quiet)
     if unknown:
         flags = [_shown(".".join(path), plain) for path in config.entries]
         hint = nearest(unknown[0].split("=")[0], flags)
@@ -158,6 +159,7 @@ def parse(
     given, source = _collect(config, vars(namespace), ignored or {}, plain)
     config.collect(given)
     result = _validated(config, given, source, plain)
+    result.quiet = quiet
     for name in plain:
         setattr(result, name, getattr(getattr(result, PLAIN), name))
     return result

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastargs.validation import OneOf
 from numpy.typing import NDArray
 
 from coarlib.ablation import find_components
@@ -35,7 +36,9 @@ from estimate.digits.model import digits, load_or_train
 SECTIONS = {
     "demo": {
         "out_dir": Param(str, "where everything goes", default="out/demo"),
-        "size": Param(str, "full, or test: a tenth of the rows", default="full"),
+        "size": Param(
+            OneOf(["full", "test"]), "full, or test: a tenth of the rows", default="full"
+        ),
     }
 }
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +48,8 @@ Z_95 = 1.96
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages and print the result."""
-    demo = parse(__doc__ or "", SECTIONS, argv).demo
+    args = parse(__doc__ or "", SECTIONS, argv)
+    demo, quiet = args.demo, ["--quiet"] * args.quiet
     out = Path(demo.out_dir)
     suffix = {"full": "", "test": "_test"}[demo.size]
     started = time.monotonic()
@@ -56,20 +60,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     def initialise() -> None:
         for store, spec in ((rows, f"digits{suffix}"), (singles, "digits_leave_one_out")):
             spec_path = ROOT / "specs" / f"{spec}.json"
-            initialize_store.main(_flags("logging", logdir=store, spec=spec_path))
+            initialize_store.main(_flags("logging", logdir=store, spec=spec_path) + quiet)
 
     def fill() -> None:
         for store in (rows, singles):
-            _fill_with_all_cores(store, model)
+            _fill_with_all_cores(store, model, quiet)
 
     def write() -> None:
         names = {"x_name": "masks", "y_name": "test_margins"}
-        write_dataset.main(_flags("cfg", data_dir=rows, out_path=beton, **names))
+        write_dataset.main(_flags("cfg", data_dir=rows, out_path=beton, **names) + quiet)
 
     def fit() -> None:
         config = ROOT / "estimate" / "digits" / f"regression_config{suffix}.yaml"
         arguments = ["--config", str(config), "--data.data_path", str(beton)]
-        run_regression.main([*arguments, "--cfg.out_dir", str(fitted)])
+        run_regression.main([*arguments, "--cfg.out_dir", str(fitted), *quiet])
 
     _stage("1 initialise the stores", initialise)
     _stage("2 train the model", lambda: print(f"{model}: {_accuracy(model):.1%} of digits right"))
@@ -96,13 +100,13 @@ def _stage(name: str, work: Callable[[], None], done: Path | None = None) -> Non
     print(f"   {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _fill_with_all_cores(store: Path, model: Path) -> None:
+def _fill_with_all_cores(store: Path, model: Path, quiet: Sequence[str]) -> None:
     """Start one single-threaded worker a core; they share the rows out by claims."""
     count = os.cpu_count() or 1
     flags = _flags("expt", base_dir=store, model_path=model, claim=1, threads=1)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "estimate.digits.make_dataset", *flags],
+            [sys.executable, "-m", "estimate.digits.make_dataset", *flags, *quiet],
             # One bar is enough; every worker prints its own summary.
             stderr=None if number == 0 else subprocess.DEVNULL,
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentTask
@@ -182,9 +183,14 @@ def _annotate(inputs: ReportInputs, name: str, settings: Mapping[str, Any]) -> N
     examples = task.examples()
     first, targets = examples.inputs[0], examples.targets
     images = as_pictures(first.numpy()) if first.ndim == 4 else None
-    labels = [str(int(t)) for t in targets] if targets.ndim == 1 else None
-    texts = getattr(task, "texts", None)
-    inputs.examples = Notes(images, labels, texts() if callable(texts) else None)
+    labels = _labels(targets, task.class_names) if targets.ndim == 1 else None
+    inputs.examples = Notes(images, labels, task.texts())
+
+
+def _labels(classes: torch.Tensor, names: Sequence[str]) -> list[str]:
+    """Name the classes, by number where a name is missing."""
+    known = dict(enumerate(names))
+    return [known.get(int(c), str(int(c))) for c in classes]
 
 
 if __name__ == "__main__":

@@ -70,6 +70,18 @@ def command():
     return run
 
 
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """The small demo, run once for all tests: its directory, and what it printed."""
+    out = tmp_path_factory.mktemp("demo")
+    words = ["-m", "estimate.demo", "--demo.out_dir", str(out), "--demo.size", "test"]
+    result = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out, result.stdout
+
+
 @pytest.fixture
 def data_dir():
     """The folder of real models and data beside the checkout."""

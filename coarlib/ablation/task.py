@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -104,13 +104,17 @@ class ComponentTask(Task):
     Notes
     -----
     Subclasses implement :meth:`model`, :meth:`components` and :meth:`examples`, and may override
-    :attr:`outputs`, :meth:`predict` and :meth:`transform`.
+    :attr:`outputs`, :meth:`predict`, :meth:`transform`, and for reports :attr:`class_names` and
+    :meth:`texts`.
     """
 
     outputs: ClassVar[Mapping[str, Output]] = {"test_margins": margin}
     """Array of the store -> what it records."""
 
     tolerance = 1e-3
+
+    class_names: ClassVar[Sequence[str]] = ()
+    """What the class indices in ``Examples.targets`` mean, for reports."""
 
     scale: ClassVar[float] = 0.5
 
@@ -148,6 +152,10 @@ class ComponentTask(Task):
     @abstractmethod
     def examples(self) -> Examples:
         """Return the examples whose outputs are recorded."""
+
+    def texts(self) -> Sequence[str] | None:
+        """Return the text of each example, for reports, where examples are texts."""
+        return None
 
     def transform(self, batch: Examples) -> Examples:
         """Turn a batch of stored examples into what model and outputs take (on the device)."""

@@ -20,6 +20,10 @@ WHERE_IMAGES = (
     "CIFAR-10 test set as an .npz with x (uint8 [T, 32, 32, 3]) and y, and give its place as "
     "--expt.beton_path"
 )
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 NORMALIZATIONS = {"cifar": CIFAR, "imagenet": IMAGENET}
 
 
@@ -42,6 +46,7 @@ class CifarTask(ComponentTask):
     """
 
     rows_per_batch = 4
+    class_names = CLASSES
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class Gpt2Task(ComponentTask):
     def examples(self) -> Examples:
         """Return the last stories of the validation set, in order, padded on the right."""
         tokenizer = self._pretrained("GPT2Tokenizer")
-        stories = tokenizer(self._stories(), truncation=True, max_length=tokenizer.model_max_length)
+        stories = tokenizer(self.texts(), truncation=True, max_length=tokenizer.model_max_length)
         return causal_examples(stories["input_ids"], longest=tokenizer.model_max_length)
 
     def transform(self, batch: Examples) -> Examples:
@@ -90,7 +90,8 @@ class Gpt2Task(ComponentTask):
                 "Hugging Face hub and give its folder as --expt.model_path"
             ) from error
 
-    def _stories(self) -> list[str]:
+    def texts(self) -> list[str]:
+        """Return the stories."""
         if self.data_path != HUB_DATA or Path(self.data_path).exists():
             return read_texts(self.data_path, WHERE, self.num_stories)[-self.num_stories :]
         try:

@@ -63,9 +63,12 @@ class TinyLlamaTask(ComponentTask):
         """Return the stories, padded on the right."""
         vocabulary = self.model().embedding.num_embeddings
         tokenizer = Tokenizer(self.tokenizer_path, vocabulary, WHERE_MODEL)
-        stories = read_texts(self.data_path, WHERE_STORIES, self.num_stories)[: self.num_stories]
-        tokens = [tokenizer.encode(story) for story in stories]
+        tokens = [tokenizer.encode(story) for story in self.texts()]
         return causal_examples(tokens, longest=self.num_tokens)
+
+    def texts(self) -> list[str]:
+        """Return the stories."""
+        return read_texts(self.data_path, WHERE_STORIES, self.num_stories)[: self.num_stories]
 
     def transform(self, batch: Examples) -> Examples:
         """Cut the padding that a batch does not need."""

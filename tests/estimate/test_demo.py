@@ -9,10 +9,8 @@ from coarlib.store import Store
 from estimate import demo
 
 
-def test_the_demo_beats_the_baselines_and_resumes(tmp_path, capfd):
-    arguments = ["--demo.out_dir", str(tmp_path / "demo"), "--demo.size", "test"]
-    demo.main(arguments)
-    printed = capfd.readouterr().out
+def test_the_demo_beats_the_baselines_and_resumes(demo_run, capfd):
+    out, printed = demo_run
     found = {
         line.split()[0]: [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
         for line in printed.splitlines()
@@ -26,18 +24,18 @@ def test_the_demo_beats_the_baselines_and_resumes(tmp_path, capfd):
     for stage in range(1, 8):
         assert re.search(rf"^== {stage} .*", printed, re.MULTILINE)
     assert len(re.findall(r"^   \d+\.\d s$", printed, re.MULTILINE)) == 7
-    figure = tmp_path / "demo" / "figure.png"
+    figure = out / "figure.png"
     assert f"figure: {figure}" in printed
     pixels = imread(figure)
     assert pixels.shape[0] > 800 and np.ptp(pixels[..., :3]) > 0.9
 
-    store = Store.open(tmp_path / "demo" / "store")
+    store = Store.open(out / "store")
     before = store.checksums().copy()
-    demo.main(arguments)
+    demo.main(["--demo.out_dir", str(out), "--demo.size", "test"])
     again = capfd.readouterr().out
     assert again.count("already there") >= 4
     assert again.count("0 rows written") == 2 * (os.cpu_count() or 1)  # a worker a core and store
     assert (store.checksums() == before).all()
     assert f"{coar[0]:+.3f}" in again
-    attributions = Attributions.load(tmp_path / "demo" / "attributions")
+    attributions = Attributions.load(out / "attributions")
     assert attributions.summary["num_rows"] == 700 < store.num_models
