@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_file
+from coarlib.retraining.directory import INDICES, read_indices, read_metadata
 from coarlib.scoring.arrays import as_array, blocks, masks_from_indices
+from coarlib.scoring.sources import numbered_files, read_tensors
 from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import RowWriter, Store, initialize
 
 __all__ = [
     "quanda_checkpoints",
     "read_masks",
+    "read_quanda_logits",
     "read_quanda_subsets",
     "write_bank",
     "write_quanda_subsets",
@@ -92,11 +95,13 @@ def write_bank(
 
 
 def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any]:
-    """Read masks [M, N] from ``.npy`` (masks, or index lists [M, k]) or quanda's ``.yaml``.
+    """Read masks [M, N] from what others wrote.
 
     Parameters
     ----------
     path : str or Path
+        ``.npy`` (masks, or index lists [M, k]), quanda's ``.yaml``, or a directory of dattri's
+        ``retrain_lds``.
     num_examples : int, optional
         N; needed for index lists.
 
@@ -104,8 +109,14 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     ------
     ScoringError
         If the file is missing, is neither, or holds index lists and N is not given.
+    TaskError
+        If a directory is not dattri's, or lacks a subset.
     """
     path = Path(path)
+    if path.is_dir():
+        found = read_metadata(path, "lds")
+        lists = [read_indices(path / str(i) / INDICES) for i in range(found["num_subsets"])]
+        return masks_from_indices(lists, int(found["data_length"]))
     if not path.is_file():
         raise ScoringError(f"there is no file {path}")
     if path.suffix in (".yaml", ".yml"):
@@ -145,6 +156,30 @@ def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:
 
 
 _BLANKS = str.maketrans("-[],\n", "     ")
+
+
+def read_quanda_logits(directory: str | Path) -> NDArray[Any]:
+    """Read the logits that quanda's ``cache_subset_logits`` keeps, real [M, T, C].
+
+    Parameters
+    ----------
+    directory : str or Path
+        Of files ``0.pt``, ``1.pt``, …: a dict of subset number to logits of an evaluation batch.
+
+    Raises
+    ------
+    ScoringError
+        If a batch or a subset is missing, or a file holds anything else.
+    """
+    batches = []
+    for file in numbered_files(directory):
+        content = read_tensors(file)
+        if not isinstance(content, dict) or set(content) != set(range(len(content))):
+            raise ScoringError(f"{file} does not hold the logits of subsets 0, 1, 2 …")
+        batches.append(np.stack([as_array(content[i], str(file)) for i in range(len(content))]))
+    if len({batch.shape[0] for batch in batches}) > 1 or batches[0].ndim != 3:
+        raise ScoringError(f"the batches of {directory} are not logits of the same subsets")
+    return np.concatenate(batches, axis=1)
 
 
 def write_quanda_subsets(path: str | Path, subsets: Sequence[Any]) -> None:

@@ -26,8 +26,8 @@ class Checkpoints:
     ----------
     path : str or Path
         Created when first written to.
-    seed : int
-        Seed of the task; part of what a checkpoint is checked against.
+    seed : int, optional
+        Seed of the task; part of what a checkpoint is checked against, unless it is None.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class Checkpoints:
         If the safetensors package is not installed.
     """
 
-    def __init__(self, path: str | Path, seed: int) -> None:
+    def __init__(self, path: str | Path, seed: int | None) -> None:
         self.path, self._seed = Path(path), seed
         try:
             self._safetensors = importlib.import_module("safetensors")
@@ -70,6 +70,17 @@ class Checkpoints:
             architecture. Nothing is trained instead.
         """
         file = self.file(index, run)
+        state = self.state(index, run, subset)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TaskError(f"{file} is of another model: {reason}") from error
+        return model.eval()
+
+    def state(self, index: int, run: int, subset: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Read a model's state; TaskError as :meth:`load`, but for the architecture."""
+        file = self.file(index, run)
         if not file.is_file():
             raise TaskError(f"there is no checkpoint {file}; train row {index} with checkpoints")
         wanted = self._facts(index, run, subset)
@@ -79,18 +90,15 @@ class Checkpoints:
                 state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except self._safetensors.SafetensorError as error:
             raise TaskError(f"{file} is damaged: {error}") from error
+        if self._seed is None:
+            wanted.pop("seed")
         for fact, value in wanted.items():
             if found.get(fact) != value:
                 raise TaskError(
                     f"{file} is stale: its {fact} is {found.get(fact)}, but row {index} needs "
                     f"{value}"
                 )
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise TaskError(f"{file} is of another model: {reason}") from error
-        return model.eval()
+        return state
 
     def _facts(self, index: int, run: int, subset: NDArray[Any]) -> dict[str, str]:
         kept = np.sort(np.asarray(subset, dtype=np.int64))

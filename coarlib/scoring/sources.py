@@ -13,7 +13,7 @@ from coarlib.commandline import nearest
 from coarlib.errors import ScoringError
 from coarlib.scoring.arrays import as_array
 
-__all__ = ["load_scores"]
+__all__ = ["load_scores", "numbered_files", "read_tensors"]
 
 _ATTRIBUTIONS = "datamodels.pt"
 _WEIGHT_KEYS = ("weight", "scores", "score")
@@ -27,7 +27,8 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     path : str or Path
         ``.npy`` or TRAK's ``.mmap`` (the same format; stays on disk until it is read), ``.pt`` or
         ``.pth`` (a tensor or a dict of tensors), ``.safetensors``, or a directory: attributions
-        written by run_regression, or a folder of TRAK scores.
+        written by run_regression, a folder of TRAK scores, or quanda's explanation cache
+        (``0.pt``, ``1.pt``, …, each [batch, N]).
     key : str, optional
         Which tensor of a dict, or which file of a scores folder. Not needed where there is one
         matrix, or one named ``weight``, ``scores`` or ``score``.
@@ -44,6 +45,8 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "0.pt").is_file():
+            return _read_explanations(path, key)
         path = _file_in(path, key)
         key = None
     if not path.is_file():
@@ -78,6 +81,25 @@ def _file_in(directory: Path, key: str | None) -> Path:
     return files[_chosen(directory, list(files), key)]
 
 
+def numbered_files(directory: str | Path) -> list[Path]:
+    """Return ``0.pt``, ``1.pt``, … in order of number; ScoringError if one is missing."""
+    found = {int(f.stem): f for f in Path(directory).glob("*.pt") if f.stem.isdecimal()}
+    missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
+    if missing:
+        raise ScoringError(f"{directory} has no file {missing[0]}.pt")
+    return [found[number] for number in sorted(found)]
+
+
+def _read_explanations(directory: Path, key: str | None) -> NDArray[Any]:
+    """Join batches of explanations [b, N] to scores [N, T]."""
+    if key is not None:
+        raise ScoringError(f"{directory} holds one matrix in parts, so no key can be chosen")
+    parts = [as_array(read_tensors(file), str(file)) for file in numbered_files(directory)]
+    if any(part.ndim != 2 or part.shape[1] != parts[0].shape[-1] for part in parts):
+        raise ScoringError(f"the files of {directory} are not explanations [batch, N] of one N")
+    return np.concatenate(parts).T
+
+
 def _chosen(where: Path, names: list[str], key: str | None) -> str:
     if key is not None:
         if key not in names:
@@ -100,14 +122,21 @@ def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
         raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
 
 
-def _read_torch(path: Path, key: str | None) -> Any:
+def read_tensors(path: Path) -> Any:
+    """Load what ``torch.save`` wrote; ScoringError if it is damaged or holds more than tensors."""
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         reason = str(error).split("\n")[0]
         raise ScoringError(f"{path} cannot be read as plain tensors: {reason}") from error
+
+
+def _read_torch(path: Path, key: str | None) -> Any:
+    import torch
+
+    content = read_tensors(path)
     if isinstance(content, torch.Tensor):
         return _read_only_tensor(path, content, key)
     if not isinstance(content, dict):
