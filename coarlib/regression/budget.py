@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,8 +35,10 @@ class Prediction:
         return f"about {self.peak_bytes / GIB:.1f} GiB and {_duration(self.seconds)}"
 
 
-def available_bytes() -> int:
-    """Memory that this machine has free, in bytes."""
+def available_bytes(device: torch.device | str = "cpu") -> int:
+    """Memory that a CUDA device, or for any other this machine, has free, in bytes."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -70,21 +73,26 @@ def predict(solver: str, size: Size, form: str = "primal") -> Prediction:
     """
     features, targets = size.features, size.targets
     total = size.rows + size.held_out
-    cross = 8.0 * features * targets
-    memory = BASE_BYTES + BLOCK_BYTES * 1.5 + 3 * cross + 2 * cross / 2
-    memory += size.held_out * targets * 6
     work = 2.0 * total * features * targets  # float32
     side = features if form == "primal" else total
     if form == "primal":
-        memory += 3 * 4.0 * features**2 + 4 * 8.0 * features**2
         work += total * features**2 / BIT_SPEED
     elif form == "dual":
-        memory += total * features + 3 * 8.0 * total**2 + 2 * 8.0 * features * total
         work += 4.0 * total**2 * features
-    else:
-        memory += 3 * cross + (4.0 * total * targets if solver == "saga" else 0)
     wide = _solver_work(solver, side, features, targets)
-    return Prediction(form, memory, work / _speed(torch.float32) + wide / _speed(torch.float64))
+    seconds = work / _speed(torch.float32) + wide / _speed(torch.float64)
+    return Prediction(form, _peak_bytes(solver, size, form), seconds)
+
+
+def _peak_bytes(solver: str, size: Size, form: str) -> float:
+    features, targets, total = size.features, size.targets, size.rows + size.held_out
+    cross = 8.0 * features * targets
+    memory = BASE_BYTES + BLOCK_BYTES * 1.5 + 4 * cross + size.held_out * targets * 6
+    if form == "primal":
+        return memory + 3 * 4.0 * features**2 + 4 * 8.0 * features**2
+    if form == "dual":
+        return memory + total * features + 3 * 8.0 * total**2 + 2 * 8.0 * features * total
+    return memory + 3 * cross + (4.0 * total * targets if solver == "saga" else 0)
 
 
 def _solver_work(solver: str, side: int, features: int, targets: int) -> float:
@@ -115,7 +123,9 @@ def _speed(dtype: torch.dtype, side: int = 768) -> float:
     return 2 * side**3 / best
 
 
-def choose_form(solver: str, size: Size, limit: float | None = None) -> Prediction:
+def choose_form(
+    solver: str, size: Size, limit: float | None = None, device: torch.device | str = "cpu"
+) -> Prediction:
     """Choose between the primal and the dual form by size and memory.
 
     Parameters
@@ -123,14 +133,17 @@ def choose_form(solver: str, size: Size, limit: float | None = None) -> Predicti
     solver : str
     size : Size
     limit : float, optional
-        Bytes that may be used; a share of what is free by default.
+        Bytes that may be used; a share of what is free by default, on this machine and on
+        ``device``, where the sums and matrices are.
+    device : torch.device or str
 
     Raises
     ------
     RegressionError
-        If no form fits, with how much is needed and what would fit.
+        If no form fits, with how much is needed and which blocks of targets, or which other
+        solver, would.
     """
-    allowed = limit if limit is not None else MEMORY_SHARE * available_bytes()
+    allowed, where = _allowed(limit, device)
     total, features = size.rows + size.held_out, size.features
     if solver in ("saga", "conjugate_gradients"):
         return predict(solver, size, "stream")
@@ -140,14 +153,40 @@ def choose_form(solver: str, size: Size, limit: float | None = None) -> Predicti
     for option in (dual, primal) if few and not needs_matrix else (primal, dual):
         if option.peak_bytes <= allowed and not (needs_matrix and option is dual):
             return option
-    stream = predict("saga", size, "stream")
+    forms = ("primal",) if needs_matrix else ("primal", "dual")
+    needed = min(_peak_bytes(solver, size, form) for form in forms)
+    stream = _peak_bytes("conjugate_gradients", size, "stream")
     raise RegressionError(
-        f"solver {solver} needs about {min(primal.peak_bytes, dual.peak_bytes) / GIB:.1f} GiB for "
-        f"{total} rows, {features} features and {size.targets} targets, but "
-        f"{allowed / GIB:.1f} GiB may be used; a range of targets (--data.target_start_ind, "
-        f"--data.target_end_ind) needs less, and --cfg.solver conjugate_gradients (which needs no "
-        f"{features} × {features} matrix) about {stream.peak_bytes / GIB:.1f} GiB"
+        f"solver {solver} needs about {needed / GIB:.1f} GiB for {total} rows, {features} "
+        f"features and {size.targets} targets, but {allowed / GIB:.1f} GiB may be used{where}; "
+        f"{_shards_that_fit(solver, size, forms, allowed)}, and --cfg.solver conjugate_gradients "
+        f"(which needs no {features} × {features} matrix) takes about {stream / GIB:.1f} GiB"
     )
+
+
+def _allowed(limit: float | None, device: torch.device | str) -> tuple[float, str]:
+    """Bytes that may be used, and where that is the limit."""
+    if limit is not None:
+        return limit, ""
+    host = MEMORY_SHARE * available_bytes()
+    if torch.device(device).type != "cuda":
+        return host, ""
+    # What Python and torch take for themselves is on the host.
+    there = MEMORY_SHARE * available_bytes(device) + BASE_BYTES
+    return (there, f" on {device}") if there < host else (host, " on the host")
+
+
+def _shards_that_fit(solver: str, size: Size, forms: Sequence[str], allowed: float) -> str:
+    """Say into how few blocks of targets the fit would have to be cut."""
+    powers = [2**i for i in range(1, size.targets.bit_length()) if 2**i < size.targets]
+    for count in [*powers, size.targets]:
+        block = replace(size, targets=-(-size.targets // count))
+        if min(_peak_bytes(solver, block, form) for form in forms) <= allowed:
+            return (
+                f"{count} blocks of {block.targets} targets would fit (coar fit_targets … "
+                f"--shard.count {count}, or --data.target_start_ind and --data.target_end_ind)"
+            )
+    return "no block of targets would fit"
 
 
 def _duration(seconds: float) -> str:

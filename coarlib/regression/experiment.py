@@ -206,7 +206,7 @@ class Experiment:
     def _plan(self) -> Prediction:
         rows, held = len(self.split.train), len(self.split.validation)
         size = Size(rows, held, self.source.num_features, self.source.num_targets)
-        plan = choose_form(self.solver, size, self.memory_limit)
+        plan = choose_form(self.solver, size, self.memory_limit, self.device)
         self.say(f"solver {self.solver}, {plan.form} form, predicted: {plan}")
         return plan
 

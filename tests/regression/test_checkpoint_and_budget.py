@@ -1,7 +1,11 @@
 """Interrupted passes resume; what cannot fit is refused before it starts."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from regression_problems import linear_rows, make_store
 
 from coarlib.errors import RegressionError
@@ -129,3 +133,23 @@ def test_what_does_not_fit_is_refused_with_what_would():
         choose_form("ridge", VIT, 1 * GIB)
     with pytest.raises(RegressionError, match="lasso"):
         choose_form("lasso", VIT, 32 * GIB)
+    with pytest.raises(RegressionError, match="no block of targets would fit"):
+        choose_form("lasso", VIT, 32 * GIB)
+
+
+@pytest.mark.parametrize("solver", ["least_squares", "lasso"])
+def test_the_blocks_of_targets_that_are_named_do_fit(solver):
+    wide = Size(45_000, 5_000, 2304, 1_000_000)
+    with pytest.raises(RegressionError) as refusal:
+        choose_form(solver, wide, 8 * GIB)
+    count, targets = map(int, re.findall(r"(\d+) blocks of (\d+) targets", str(refusal.value))[0])
+    assert count * targets >= wide.targets and f"--shard.count {count}" in str(refusal.value)
+    assert choose_form(solver, replace(wide, targets=targets), 8 * GIB).form == "primal"
+    with pytest.raises(RegressionError):
+        choose_form(solver, replace(wide, targets=2 * targets), 8 * GIB)
+
+
+def test_a_gpu_with_less_memory_than_the_machine_is_the_limit(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB // 2, GIB))
+    with pytest.raises(RegressionError, match="may be used on cuda:0"):
+        choose_form("least_squares", CIFAR, device="cuda:0")
