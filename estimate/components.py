@@ -72,5 +72,20 @@ def component_task(name: str, settings: str) -> ComponentTask:
     return task
 
 
+def output_of(task: ComponentTask, key: str | None, flag: str) -> str:
+    """Return the output to work on: the given one, or the task's only one.
+
+    Raises
+    ------
+    ArgumentError
+        Naming the argument ``flag``, if the task has no such output, or several and none is named.
+    """
+    if key is None and len(task.outputs) == 1:
+        return next(iter(task.outputs))
+    if key is None or key not in task.outputs:
+        raise ArgumentError(f"{flag} must be one of {', '.join(task.outputs)}")
+    return key
+
+
 if __name__ == "__main__":
     run(main)

@@ -25,7 +25,7 @@ from coarlib.errors import ArgumentError, ComponentError
 from coarlib.files import whole_file
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import plot_against_fraction
-from estimate.components import component_task
+from estimate.components import component_task, output_of
 
 SECTIONS = {
     "eval": {
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     attributions = Attributions.load(args.attributions)
     task = component_task(args.task, args.task_args)
     task.prepare(resolve_device(args.device))
-    key = _output(task, args.output)
+    key = output_of(task, args.output, "--eval.output")
     out = Path(args.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     trained_at = 1 - float(np.mean(attributions.mean_mask))
@@ -81,14 +81,6 @@ def _fractions(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError as error:
         raise ArgumentError(f"--eval.fractions must be numbers by commas, not {text!r}") from error
-
-
-def _output(task: ComponentTask, key: str | None) -> str:
-    if key is None and len(task.outputs) == 1:
-        return next(iter(task.outputs))
-    if key is None or key not in task.outputs:
-        raise ArgumentError(f"--eval.output must be one of {', '.join(task.outputs)}")
-    return key
 
 
 def _kept_baseline(name: str, task: ComponentTask, key: str, out: Path) -> Scores:

@@ -8,12 +8,15 @@ With a the activation of a component (less its bias) and o the output of an exam
   example;
 - conductance (Dhamdhere et al. 2018) adds ∂o/∂a · da along that path.
 
+Tokens have no such path; for them it runs in the outputs of the embeddings, from zero.
+
 All return ``scores [N, T]`` in the sense of :mod:`coarlib.ablation.baselines`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import numpy as np
@@ -113,24 +116,44 @@ def gradient_scores(
     ------
     ComponentError
         If activations cannot be reached by hooks, or a path method is asked for inputs that are
-        not real numbers.
+        not real numbers, of a model without an ``nn.Embedding``.
     """
     work, _ = METHODS[method]
     recorder = Recorder(network, components)
     found = []
     for batch in batches:
-        if method != "gradient_parameter" and not batch.inputs[0].is_floating_point():
-            raise ComponentError(
-                f"{method} follows a path of inputs from zero, which tokens do not have"
-            )
 
         def run(scale: float, batch: Examples = batch) -> torch.Tensor:
-            first, *rest = batch.inputs
-            inputs = (first if scale == 1 else first * scale, *rest)
-            return output(predict(network, inputs), batch.targets)
+            with _scaled(network, batch.inputs, scale) as inputs:
+                return output(predict(network, inputs), batch.targets)
 
         found.append(torch.cat(work(recorder, run), dim=1).double().cpu())
     return torch.cat(found).T.numpy()
+
+
+@contextmanager
+def _scaled(
+    network: nn.Module, inputs: tuple[torch.Tensor, ...], scale: float
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Scale the first input, or, where that is tokens, what the embeddings make of the inputs."""
+    first, *rest = inputs
+    if scale == 1 or first.is_floating_point():
+        yield (first if scale == 1 else first * scale, *rest)
+        return
+    embeddings = [module for module in network.modules() if isinstance(module, nn.Embedding)]
+    if not embeddings:
+        raise ComponentError(
+            "a path of inputs from zero needs inputs of real numbers, or an nn.Embedding of tokens"
+        )
+    handles = [
+        embedding.register_forward_hook(lambda _module, _inputs, output: output * scale)
+        for embedding in embeddings
+    ]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _total(site: Site, calls: list[torch.Tensor]) -> torch.Tensor:

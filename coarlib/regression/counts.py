@@ -13,6 +13,8 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from coarlib.regression.threads import torch_threads
+
 __all__ = ["PairCounter"]
 
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
@@ -98,10 +100,12 @@ class PairCounter:
         if rows == 0 or features == 0:
             return
         words = np.empty((features, (rows + 63) // 64), np.uint64)
-        _pack(np.ascontiguousarray(masks).view(np.uint8), words)
-        _add_counts(words, self._counts)
+        with torch_threads():
+            _pack(np.ascontiguousarray(masks).view(np.uint8), words)
+            _add_counts(words, self._counts)
 
     def total(self) -> NDArray[np.int32]:
         """Return the symmetric counts, int32 [N, N]; the diagonal is how often each was kept."""
-        _mirror(self._counts)
+        with torch_threads():
+            _mirror(self._counts)
         return self._counts

@@ -15,6 +15,7 @@ from coarlib.errors import RegressionError
 from coarlib.regression.lasso_kernel import solve_paths
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution, target_blocks
+from coarlib.regression.threads import torch_threads
 
 __all__ = ["largest_lambda", "solve_lasso", "validation_moments"]
 
@@ -100,7 +101,7 @@ def solve_lasso(
         else:
             lams[targets] = np.broadcast_to(lam, problem.num_targets)[targets, None]
         weights = np.zeros_like(c)
-        with numba.parallel_chunksize(CHUNK):
+        with torch_threads(), numba.parallel_chunksize(CHUNK):
             best = solve_paths(
                 gram,
                 c,

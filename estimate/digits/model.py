@@ -82,15 +82,19 @@ def digits(held_out: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.from_numpy(data.target[chosen]).long()
 
 
-def train() -> DigitsResNet:
-    """Train the network on the digits that are not held out; seeded, some ten seconds.
+def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsResNet:
+    """Train the network; seeded, some ten seconds on the digits that are not held out.
+
+    Parameters
+    ----------
+    images : float32 [T, 1, 8, 8] in 0 … 1
+    labels : int64 [T]
 
     Returns
     -------
     DigitsResNet
         In evaluation mode.
     """
-    images, labels = digits(held_out=False)
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         model = DigitsResNet().train()
@@ -123,11 +127,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def load_or_train(path: Path) -> DigitsResNet:
+def load_or_train(
+    path: Path, data: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> DigitsResNet:
     """Return the model kept at ``path``; train and keep it there first if there is none.
 
     Several workers may do this at once: the file appears whole, the first one to finish wins, and
     all of them use that one.
+
+    Parameters
+    ----------
+    path : Path
+    data : images and labels, optional
+        What to train on; default: the digits that are not held out.
 
     Raises
     ------
@@ -135,7 +147,7 @@ def load_or_train(path: Path) -> DigitsResNet:
         If the file is something else.
     """
     if not path.exists():
-        model = train()
+        model = train(*(data or digits(held_out=False)))
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, replace=False) as file:
             torch.save(model.state_dict(), file)

@@ -70,8 +70,32 @@ def test_gradient_times_parameter_of_a_token_model():
     expected = weights_times_gradients(model, components, tokens, targets, output)
     found = scores("gradient_parameter", model, components, tokens, output, targets)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-    with pytest.raises(ComponentError, match="tokens do not have"):
-        scores("conductance", model, components, tokens, output, targets)
+
+
+def test_the_path_of_tokens_runs_in_the_embeddings():
+    model = randomised(nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5)))
+    tokens = torch.randint(7, (6, 3), generator=torch.Generator().manual_seed(0))
+    components = find_components(model, ["linear_input"])
+    found = scores("conductance", model, components, tokens, logit)
+    with torch.no_grad():
+        embedded = model[0](tokens).flatten(1)
+    np.testing.assert_allclose(found, (model[2].weight[TARGETS] * embedded).T.detach(), atol=1e-5)
+    assert not model[0]._forward_hooks
+    bare = nn.Sequential(nn.Flatten(), TokenSum())
+    components = find_components(bare, ["linear_input"])
+    with pytest.raises(ComponentError, match=r"or an nn.Embedding of tokens"):
+        scores("conductance", bare, components, tokens, logit)
+
+
+class TokenSum(nn.Module):
+    """Takes tokens without embedding them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 5)
+
+    def forward(self, tokens):
+        return self.linear(tokens.float())
 
 
 def linear_model():

@@ -1,0 +1,23 @@
+"""Fill a store with margins of the digits CNN with a backdoor (240 filters)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coarlib.commandline import Param, Whole, run
+from estimate.digits_backdoor.task import DEFAULT_MODEL_PATH, DigitsBackdoorTask
+from estimate.make_dataset import fill_with
+
+PARAMS = {
+    "model_path": Param(str, "the model; trained there if absent", default=DEFAULT_MODEL_PATH),
+    "batch_size": Param(Whole(1), "digits in one forward pass", default=500),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one worker."""
+    fill_with(DigitsBackdoorTask, PARAMS, argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run(main)
