@@ -191,9 +191,10 @@ class _Validation:
 
     def __init__(self, problem: Problem, moments: Moments | None) -> None:
         self._problem, self._part = problem, None
-        self.gram = np.zeros((0, 0))
+        self.gram = np.zeros((0, 0), np.float32)
         if moments is not None:
-            self.gram, self._part, _ = validation_moments(problem, moments)
+            gram, self._part, _ = validation_moments(problem, moments)
+            self.gram = gram.astype(np.float32)
 
     def targets(self, targets: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return c' [t, M] and yy [t] of some targets."""

@@ -100,20 +100,18 @@ def _grown(gram: NDArray[Any], k: int) -> NDArray[Any]:  # pragma: no cover - co
     return bigger
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=_FAST)
 def _validation_error(
-    gram: NDArray[Any], c: NDArray[Any], yy: float, index: NDArray[Any], u: NDArray[Any], k: int
+    gram: NDArray[Any], c: NDArray[Any], yy: float, w: NDArray[Any]
 ) -> float:  # pragma: no cover - compiled
     """Mean squared error on rows given by their moments, for a sparse weight."""
     error = yy
-    for a in range(k):
-        if u[a] != 0.0:
-            i = index[a]
-            dot = -2.0 * c[i]
-            for b in range(k):
-                if u[b] != 0.0:
-                    dot += gram[i, index[b]] * u[b]
-            error += u[a] * dot
+    for i in range(len(w)):
+        if w[i] != 0.0:
+            row, dot = gram[i], 0.0
+            for j in range(len(w)):  # all of the row: faster than picking its entries
+                dot += row[j] * w[j]
+            error += w[i] * (dot - 2.0 * c[i])
     return max(error, 0.0)
 
 
@@ -191,6 +189,17 @@ def _refresh(
             w[index[a]] = u[a]
 
 
+@njit(cache=True, fastmath=_FAST)
+def _extrapolate(
+    values: NDArray[Any], previous: NDArray[Any], ratio: float
+) -> None:  # pragma: no cover - compiled
+    """Go on along the line through the last two values by ``ratio`` of their distance."""
+    for j in range(len(values)):
+        now = values[j]
+        values[j] = now + ratio * (now - previous[j])
+        previous[j] = now
+
+
 @njit(cache=True)
 def _one_path(
     gram: NDArray[Any],
@@ -218,10 +227,19 @@ def _one_path(
     _refresh(gram, index, start, m, w, g)
     inside[:] = False
     u, h, cw = np.zeros(m), np.zeros(m), np.zeros(m)
-    local = np.empty((min(m, 64), min(m, 64)))
+    # Half the memory traffic, which is what a sweep costs; each round starts from exact gradients.
+    local = np.empty((min(m, 64), min(m, 64)), np.float32)
+    last_w, last_g = w.copy(), g.copy()
     k, best, worse, best_error = 0, 0, 0, np.inf
     for step in range(len(lams)):
         l1, l2 = lams[step] * l1_ratio, lams[step] * (1.0 - l1_ratio)
+        if step > 0 and not positive:
+            # Weights are piecewise linear in λ, and the gradient is linear in them.
+            ratio = 0.0
+            if step > 1:
+                ratio = (lams[step - 1] - lams[step]) / (lams[step - 2] - lams[step - 1])
+            _extrapolate(w, last_w, ratio)
+            _extrapolate(g, last_g, ratio)
         level = max(2 * l1 - lams[max(step - 1, 0)] * l1_ratio, 0.5 * l1)
         wanted, sweeps = 0.5 * tol * yy, 0
         inner, gap = 0.3 * wanted, np.inf
@@ -245,7 +263,7 @@ def _one_path(
             best = step
             best_w[:] = w
             continue
-        error = _validation_error(val_gram, val_c, val_yy, index, u, k)
+        error = _validation_error(val_gram, val_c, val_yy, w)
         log[2, step] = error
         worse += 1
         if error <= best_error:
@@ -281,7 +299,7 @@ def solve_paths(
     lams : [t, L], descending along the path
     start : [t, M]
         Weights to start from.
-    val_gram [M, M], val_c [t, M] or [t, 0], val_yy [t]
+    val_gram float32 [M, M], val_c [t, M] or [t, 0], val_yy [t]
         Moments of the validation rows in the fit's units; without them the last λ is chosen.
     weights : [t, M], logs : [t, 4, L]
         Filled.
