@@ -221,14 +221,13 @@ def _batches(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Batches [K, b] of all models, and the weight of each slot in its model's mean loss.
 
-    A model whose batch is shorter than the longest repeats its first example with weight 0.
+    A model whose batch is shorter than the longest fills up with other examples of weight 0.
     """
     found = []
-    for number in range(count):
-        parts = [order[number * size : (number + 1) * size] for order in orders]
-        longest = max(map(len, parts))
-        batch = np.stack([np.resize(part, longest) for part in parts])
-        lengths = np.array([len(part) for part in parts])[:, None]
-        weight = (np.arange(longest) < lengths) / lengths
-        found.append((batch, weight))
+    sizes = np.array([len(order) for order in orders])
+    padded = np.stack([np.resize(order, sizes.max()) for order in orders])
+    for start in range(0, count * size, size):
+        lengths = np.clip(sizes - start, 0, size)[:, None]
+        batch = padded[:, start : start + int(lengths.max())]
+        found.append((batch, (np.arange(batch.shape[1]) < lengths) / lengths))
     return found

@@ -22,7 +22,7 @@ from coarlib.scoring.arrays import as_array, as_masks, blocks
 
 __all__ = ["subset_sums"]
 
-_CHUNK_BYTES = 32 * 2**20
+_CHUNK_BYTES = 4 * 2**20  # what a core keeps near, so that slices are not written to memory
 _MOST_SLICES = 3
 _MANTISSA = 53
 

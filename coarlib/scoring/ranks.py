@@ -25,6 +25,7 @@ __all__ = ["MOST_ROWS", "doubled_ranks"]
 
 MOST_ROWS = 2**21  # M * (M - 1)**2, the largest sum of products, stays below 2**63
 _TILE_WORDS = 2**19  # words a thread sorts at a time: fits in a level-2 cache
+_ROWS_A_BLOCK = 8
 _U64 = np.uint64
 _SIGN = {16: _U64(0x8000), 32: _U64(0x8000_0000), 64: _U64(0x8000_0000_0000_0000)}
 _EXPONENT = {16: _U64(0x7C00), 32: _U64(0x7F80_0000), 64: _U64(0x7FF0_0000_0000_0000)}
@@ -94,51 +95,52 @@ def _rank_tile(
     index_bits = max(1, int(count - 1).bit_length())
     narrow = width + index_bits <= 32
     keys = np.empty((targets, count), dtype=np.uint32 if narrow else np.uint64)
-    _keys(bits, keys, (_SIGN[width], _EXPONENT[width]), is_float, has_nan)
-    if width < 64:
-        packed, shift = keys, 0
-        _pack(packed, _U64(index_bits))
-    else:
+    packs = _U64(0 if width == 64 else index_bits)
+    _keys(bits, keys, (_SIGN[width], _EXPONENT[width]), is_float, packs, has_nan)
+    packed, shift = keys, 0
+    if width == 64:
         packed = np.empty_like(keys)
         shift = int(_pack_shifted(keys, packed, _U64(index_bits)))
     packed.sort(axis=1)
-    if shift:
-        _ranks_with_collisions(packed, keys, _U64(index_bits), has_nan, ranks)
-    else:
-        _ranks(packed, _U64(index_bits), has_nan, ranks)
+    tied = np.zeros(targets, dtype=np.bool_)
+    _ranks(packed, _U64(index_bits), ranks, tied)
+    if shift and tied.any():
+        _split_collisions(packed, keys, _U64(index_bits), ranks, tied)
+    ranks[has_nan] = 0
 
 
 @njit(nogil=True, cache=True)
-def _keys(
+def _keys(  # noqa: PLR0917 - compiled, positional
     bits: NDArray[Any],
     keys: NDArray[Any],
     layout: tuple[np.uint64, np.uint64],
     is_float: bool,
+    index_bits: np.uint64,
     has_nan: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
-    """Transpose ``bits`` [M, T] into monotone integer keys [T, M]; flag NaN columns."""
+    """Transpose ``bits`` [M, T] into monotone integer keys [T, M]; flag NaN columns.
+
+    Row numbers are packed below the keys if they are given room (``index_bits`` not 0). Rows are
+    taken a few at a time, so that a whole line of memory is written at once.
+    """
     sign, exponent = layout
-    every = sign | (sign - np.uint64(1))
     magnitude = sign - np.uint64(1)
-    for row in range(bits.shape[0]):
+    pack = np.uint64(0) if index_bits == 0 else ~np.uint64(0)
+    count = bits.shape[0]
+    for start in range(0, count, _ROWS_A_BLOCK):
+        stop = min(start + _ROWS_A_BLOCK, count)
         for column in range(bits.shape[1]):
-            value = np.uint64(bits[row, column])
-            if is_float:
-                if (value & magnitude) > exponent:
-                    has_nan[column] = True
-                if value == sign:
-                    value = np.uint64(0)
-                value ^= every if value & sign else sign
-            else:
-                value ^= sign
-            keys[column, row] = value
-
-
-@njit(nogil=True, cache=True)
-def _pack(keys: NDArray[Any], index_bits: np.uint64) -> None:  # pragma: no cover - compiled
-    for target in range(keys.shape[0]):
-        for row in range(keys.shape[1]):
-            keys[target, row] = (np.uint64(keys[target, row]) << index_bits) | np.uint64(row)
+            nan = False
+            for row in range(start, stop):
+                value = np.uint64(bits[row, column])
+                if is_float:
+                    size = value & magnitude
+                    nan |= size > exponent
+                    value = sign - size if value & sign else sign + size  # -0 becomes +0
+                else:
+                    value ^= sign
+                keys[column, row] = (value << index_bits) | (np.uint64(row) & pack)
+            has_nan[column] |= nan
 
 
 @njit(nogil=True, cache=True)
@@ -170,62 +172,65 @@ def _pack_shifted(
 def _ranks(
     packed: NDArray[Any],
     index_bits: np.uint64,
-    has_nan: NDArray[np.bool_],
     ranks: NDArray[np.int32],
+    tied: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
-    """Scatter doubled centred ranks of sorted ``packed`` rows; equal keys share the mean rank."""
+    """Scatter doubled centred ranks of sorted ``packed`` rows; equal keys share the mean rank.
+
+    ``tied`` says which rows have equal keys.
+
+    Where a run of equal keys begins, then where it ends: two passes without a branch on the data,
+    which a processor could not predict.
+    """
     low = (np.uint64(1) << index_bits) - np.uint64(1)
     count = packed.shape[1]
+    firsts = np.empty(count, dtype=np.int32)
     for target in range(packed.shape[0]):
-        if has_nan[target]:
-            continue
-        first = 0
-        while first < count:
-            key = np.uint64(packed[target, first]) >> index_bits
-            last = first + 1
-            while last < count and np.uint64(packed[target, last]) >> index_bits == key:
-                last += 1
-            rank = np.int32(first + last - count)
-            for place in range(first, last):
-                ranks[target, np.int64(np.uint64(packed[target, place]) & low)] = rank
-            first = last
+        row = packed[target]
+        first, before, equal = np.int32(0), np.uint64(row[0]) >> index_bits, -1
+        for place in range(count):
+            key = np.uint64(row[place]) >> index_bits
+            equal += key == before
+            first = first if key == before else np.int32(place)
+            firsts[place] = first
+            before = key
+        tied[target] = equal > 0
+        last, after = np.int32(count), before
+        for place in range(count - 1, -1, -1):
+            value = np.uint64(row[place])
+            key = value >> index_bits
+            last = last if key == after else np.int32(place + 1)
+            ranks[target, np.int64(value & low)] = firsts[place] + last - np.int32(count)
+            after = key
 
 
 @njit(nogil=True, cache=True)
-def _ranks_with_collisions(
+def _split_collisions(
     packed: NDArray[np.uint64],
     keys: NDArray[np.uint64],
     index_bits: np.uint64,
-    has_nan: NDArray[np.bool_],
     ranks: NDArray[np.int32],
+    tied: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
-    """As ``_ranks``, where equal packed keys may still differ in the bits that were cut off."""
+    """Rank runs of equal packed keys anew by ``keys``, which may differ in the bits cut off."""
     low = (np.uint64(1) << index_bits) - np.uint64(1)
     count = packed.shape[1]
-    for target in range(packed.shape[0]):
-        if has_nan[target]:
-            continue
-        first = 0
-        while first < count:
-            key = packed[target, first] >> index_bits
-            last = first + 1
+    for target in np.flatnonzero(tied):
+        last = 0
+        while last < count:
+            first, key = last, packed[target, last] >> index_bits
+            last += 1
             while last < count and packed[target, last] >> index_bits == key:
                 last += 1
             if last == first + 1:
-                ranks[target, np.int64(packed[target, first] & low)] = first + last - count
-                first = last
                 continue
             rows = (packed[target, first:last] & low).astype(np.int64)
-            order = np.argsort(keys[target][rows])
-            rows = rows[order]
+            rows = rows[np.argsort(keys[target][rows])]
             full = keys[target][rows]
-            start = 0
-            while start < last - first:
-                stop = start + 1
+            stop = 0
+            while stop < last - first:
+                start = stop
                 while stop < last - first and full[stop] == full[start]:
                     stop += 1
-                rank = np.int32(2 * first + start + stop - count)
                 for place in range(start, stop):
-                    ranks[target, rows[place]] = rank
-                start = stop
-            first = last
+                    ranks[target, rows[place]] = 2 * first + start + stop - count
