@@ -11,13 +11,13 @@ from coarlib.path_kernel.setups import HistorySetup, Pairs
 
 
 class DigitsPath(HistorySetup):
-    """Scikit-learn's digits, 64-32-10 with tanh, SGD with momentum.
+    """Scikit-learn's digits, 64-hidden-10 with tanh, SGD with momentum.
 
     Parameters
     ----------
     num_train : int
         Training digits; the last 300 of the shuffled set are held out.
-    num_steps, batch_size : int
+    num_steps, batch_size, hidden : int
     lr, momentum, weight_decay : float
     """
 
@@ -27,13 +27,14 @@ class DigitsPath(HistorySetup):
         num_steps: int = 150,
         batch_size: int = 32,
         *,
+        hidden: int = 32,
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 1e-3,
     ) -> None:
         from sklearn.datasets import load_digits
 
-        self.num_steps, self.batch_size = num_steps, batch_size
+        self.num_steps, self.batch_size, self._hidden = num_steps, batch_size, hidden
         self._lr, self._momentum, self._decay = lr, momentum, weight_decay
         data = load_digits()
         order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
@@ -46,7 +47,8 @@ class DigitsPath(HistorySetup):
         """Build the network."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+            size = self._hidden
+            return nn.Sequential(nn.Linear(64, size), nn.Tanh(), nn.Linear(size, 10))
 
     def train_samples(self) -> Pairs:
         """Return training digits [T, 64] in 0 … 1 and labels."""

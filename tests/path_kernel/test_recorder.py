@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from zoo.recorded_runs import BATCHES, Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import History, TrainingLoss, explain, record, restore, subject
+from coarlib.path_kernel import History, TrainingLoss, explain, record, restore, rows, subject
+from coarlib.path_kernel.history import digest_of
 
 LOSS = TrainingLoss(F.cross_entropy)
 
@@ -243,3 +244,53 @@ def test_unused_parameters_do_not_move(tmp_path):
     found = explain(subject(tmp_path / "h", model, LOSS, train), *test, by=["tensor"], quiet=True)
     assert found.checks()["total"] < 1e-5
     assert not found.by("tensor")[..., 2:].any()
+
+
+def test_rows_are_right_beyond_one_buffer_and_after_parameters_moved(tmp_path, monkeypatch):
+    """Buffers are used again, and ``p.data`` may come to lie elsewhere during training."""
+    monkeypatch.setattr(rows, "MAX_BUFFERED_ROWS", 2)
+    run = Run("Adam", {"lr": 0.05})
+    expected = tiny_model()
+    run.train(expected, run.build(expected), tiny_data()[0])
+    model = tiny_model()
+    optimizer = run.build(model)
+    seen = []
+
+    def before_step(number):
+        seen.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+        for parameter in model.parameters():
+            old = parameter.data
+            parameter.data = old.clone()
+            old.fill_(float("nan"))  # what a recorder must not look at any more
+        history.batch(BATCHES[number])
+
+    with begin(tmp_path / "h", model, optimizer) as history:
+        run.train(model, optimizer, tiny_data()[0], before_step=before_step)
+    kept = History(tmp_path / "h")
+    for step, theta in enumerate(seen):
+        torch.testing.assert_close(kept.state(step).theta, theta, rtol=0, atol=0)
+        assert kept.record(step).digest == digest_of(theta)
+        assert kept.record(step).samples.tolist() == BATCHES[step]
+    last = torch.cat([p.detach().reshape(-1) for p in expected.parameters()])
+    torch.testing.assert_close(kept.state(6).theta, last, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [(2, 0, 1, 3), np.array([2, 0, 1, 3], np.uint8), torch.tensor([[2, 0], [1, 3]]), range(4)],
+)
+def test_sample_numbers_come_in_many_forms(tmp_path, declared):
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with begin(tmp_path / "h", model, optimizer, num_steps=1) as history:
+        one_step(history, model, optimizer, declared=declared)
+    assert sorted(History(tmp_path / "h").record(0).samples) == [0, 1, 2, 3]
+
+
+def test_samples_that_do_not_exist_are_named(tmp_path):
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with begin(tmp_path / "h", model, optimizer) as history:
+        for wrong in (-1, 10):
+            with pytest.raises(HistoryError, match=f"sample {wrong} of the batch"):
+                history.batch([0, wrong])
