@@ -38,6 +38,7 @@ PLAIN = "options"
 QUIET = "quiet"  # every command takes it
 
 EXIT_BAD_INPUT = 2
+LONGEST_SHOWN = 200
 EXIT_INTERRUPTED = 130
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -307,12 +308,14 @@ def _validated(
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run a module's ``main(argv)`` and exit as the command line promises.
 
-    A CoarlibError becomes ``error: <sentence>`` on stderr and exit code 2; Ctrl-C exits 130.
+    A CoarlibError, or a file that the system refuses, becomes ``error: <sentence>`` on stderr and
+    exit code 2; Ctrl-C exits 130.
     """
     try:
         main(argv)
     except CoarlibError as error:
-        print(f"error: {error}", file=sys.stderr)
+        one_line = "\\n".join(str(error).splitlines())
+        print(f"error: {one_line}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -320,3 +323,13 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:  # raised by code, not by the system
+            raise
+        where = "" if error.filename is None else f"{_short(str(error.filename))}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

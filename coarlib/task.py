@@ -141,6 +141,8 @@ def load_task(name: str, settings: Mapping[str, Any], logdir: str | Path) -> Tas
 
 
 def _import(name: str) -> ModuleType:
+    if not name or name.startswith("."):
+        raise TaskError(f"{name!r} names no task; say package.module:Class or file.py:Class")
     try:
         if not name.endswith(".py"):
             return importlib.import_module(name)

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shard, out_dir = args.shard, Path(args.cfg.out_dir)
     if (shard.index is None) == (not shard.join):
         raise ArgumentError("give either --shard.index I or --shard.join")
+    if not out_dir.name:
+        raise ArgumentError(f"--cfg.out_dir {args.cfg.out_dir!r} names no directory to make")
     blocks = out_dir.with_name(f"{out_dir.name}.targets")
     if shard.join:
         run_regression.check_out_dir(out_dir)
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         joined.save(out_dir)
         print(f"joined {shard.count} blocks of targets in {out_dir}")
         return
-    chosen = run_regression.target_range(args)
+    chosen = run_regression.target_range(args.data)
     data = args.data
     source = open_rows(data.data_path, data.x_name, data.y_name, chosen)
     start, stop = target_shard(source.num_targets, shard.index, shard.count)

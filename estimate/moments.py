@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--shard.index {shard.index} must be below --shard.count {shard.count}"
         )
     check_out_dir(out_dir)
-    source = open_rows(args.data.data_path, args.data.x_name, args.data.y_name, target_range(args))
+    source = open_rows(
+        args.data.data_path, args.data.x_name, args.data.y_name, target_range(args.data)
+    )
     split = split_rows(source, args.data.num_train, args.data.num_val, args.data.seed)
     for role, positions in (("train", split.train), ("validation", split.validation)):
         parts = [part for part in np.array_split(positions, shard.count) if len(part)]

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from coarlib.commandline import Boolean, Param, parse, run
+from coarlib.commandline import Boolean, Param, Whole, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
@@ -41,7 +41,9 @@ SECTIONS = {
         "data_path": Param(str, "a store directory or a .beton of write_dataset", required=True),
         "num_train": Param(int, "rows to fit", required=True),
         "num_val": Param(int, "rows after them, held out for the scores", required=True),
-        "seed": Param(int, "shuffle which of these rows are held out; without it, the last ones"),
+        "seed": Param(
+            Whole(0), "shuffle which of these rows are held out; without it, the last ones"
+        ),
         "target_start_ind": Param(int, "first target to fit", default=0),
         "target_end_ind": Param(int, "one past the last target to fit; -1 = all", default=-1),
         "x_name": Param(str, "the mask array of a store", default="masks"),
@@ -81,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(__doc__ or "", SECTIONS, argv, ignored=IGNORED)
     out_dir = Path(args.cfg.out_dir)
     check_out_dir(out_dir)
-    source = open_rows(args.data.data_path, args.data.x_name, args.data.y_name, target_range(args))
+    source = open_rows(
+        args.data.data_path, args.data.x_name, args.data.y_name, target_range(args.data)
+    )
     split = split_rows(source, args.data.num_train, args.data.num_val, args.data.seed)
     if source.num_targets == 0:
         raise RegressionError(
@@ -157,12 +161,12 @@ def upstreams_solver(args: SimpleNamespace, num_rows: int, num_features: int) ->
     return solver
 
 
-def target_range(args: SimpleNamespace) -> slice:
+def target_range(section: SimpleNamespace, prefix: str = "--data.") -> slice:
     """Return the targets to fit as a slice; RegressionError if the range makes no sense."""
-    start, end = args.data.target_start_ind, args.data.target_end_ind
+    start, end = section.target_start_ind, section.target_end_ind
     if start < 0 or (end != -1 and end <= start):
         raise RegressionError(
-            f"--data.target_start_ind {start} and --data.target_end_ind {end} name no targets"
+            f"{prefix}target_start_ind {start} and {prefix}target_end_ind {end} name no targets"
         )
     return slice(start, None if end == -1 else end)
 
@@ -194,7 +198,7 @@ def solver_options(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
                 "--cfg.prior_scores is for --cfg.solver informed_prior or auto, not "
                 f"{cfg.solver or 'what manual_max_lambda and k mean'}"
             )
-        options["informed_prior"] = load_scores(cfg.prior_scores, target_range(args))
+        options["informed_prior"] = load_scores(cfg.prior_scores, target_range(args.data))
     return options
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commandline import Boolean, Param, parse, run
+from coarlib.commandline import Boolean, Param, Whole, parse, run
 from coarlib.errors import ArgumentError, ScoringError, TornRowError
 from coarlib.files import whole_file
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
@@ -46,7 +46,7 @@ SECTIONS = {
         "higher_is_better": Param(Boolean(), "0 if the outputs are losses", default=True),
         "resamples": Param(int, "bootstrap resamples of the rows; 0: no interval", default=1000),
         "interval": Param(str, "centred, percentile or bca", default="centred"),
-        "seed": Param(int, "seed of the bootstrap", default=0),
+        "seed": Param(Whole(0), "seed of the bootstrap", default=0),
     },
 }
 

@@ -65,6 +65,8 @@ def split_rows(source: RowSource, num_train: int, num_val: int, seed: int | None
     RegressionError
         If there are fewer completed rows, or no row to fit.
     """
+    if seed is not None and seed < 0:
+        raise RegressionError(f"the seed of the split must be at least 0, not {seed}")
     if num_train < 1 or num_val < 0:
         raise RegressionError(
             f"num_train must be at least 1 and num_val at least 0, not {num_train} and {num_val}"

@@ -107,8 +107,10 @@ def learning_curve(
     Raises
     ------
     RegressionError
-        If there are fewer than 32 rows to fit, or fewer than 2 to score on.
+        If there is no point, or there are fewer than 32 rows to fit, or fewer than 2 to score on.
     """
+    if points < 1:
+        raise RegressionError(f"a learning curve has at least one point, not {points}")
     if len(train) < 2 * SMALLEST_ROWS or len(held_out) < 2:
         raise RegressionError(
             f"a learning curve needs at least {2 * SMALLEST_ROWS} rows to fit and 2 to score on, "

@@ -50,6 +50,11 @@ def plan_for(directory, **changes):
                 "run": f"score_lds --data.store {store} --data.scores {fit} --data.rows 700:800 "
                 f"--cfg.resamples 100 --cfg.out {directory / 'lds.json'}",
             },
+            {
+                "name": "report",
+                "run": f"report {directory} --quiet",
+                "creates": str(directory / "report.html"),
+            },
         ],
         **changes,
     }
@@ -189,7 +194,7 @@ def test_an_array_survives_all_that_a_cluster_does_to_it(slurm, coar, tmp_path):
         # The thawed node may get a task whose first copy it still runs: SLURM then drains the
         # node and holds the task until someone sets both right.
         slurm.set_right()
-        return (tmp_path / "lds.json").exists()
+        return (tmp_path / "report.html").exists()
 
     slurm.wait(done, 200, "the last dependent job")
     assert slurm.states(fill)[str(hung)][0] == "TIMEOUT"
