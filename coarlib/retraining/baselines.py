@@ -5,8 +5,12 @@ Scores are [N, T]: positive says that training on example n raises output t.
 
 from __future__ import annotations
 
+import copy
+import importlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +21,14 @@ from coarlib.errors import TaskError
 from coarlib.outputs import Output
 from coarlib.retraining.trainer import Loss
 
-__all__ = ["Examples", "example_gradients", "gradient_similarity", "random_scores", "trak_scores"]
+__all__ = [
+    "Examples",
+    "example_gradients",
+    "gradient_similarity",
+    "random_scores",
+    "trak_scores",
+    "traker_scores",
+]
 
 _EXAMPLES_AT_ONCE = 256
 
@@ -119,6 +130,82 @@ def trak_scores(
         residual = residual + (1 - torch.sigmoid(odds.double()))
     scores = residual[:, None] * projected / len(models) ** 2
     return scores.float().cpu().numpy()
+
+
+def traker_scores(
+    models: Sequence[torch.nn.Module],
+    train: Examples,
+    test: Examples,
+    save_dir: str | Path,
+    *,
+    proj_dim: int = 512,
+    lambda_reg: float = 0.0,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """TRAK for classification by its authors' package ``traker``, with random projections.
+
+    Parameters
+    ----------
+    models : sequence of nn.Module
+        Checkpoints; classifiers of images, on one device.
+    train, test : Examples
+    save_dir : str or Path
+        An empty directory for what traker keeps.
+    proj_dim : int
+        Dimensions that gradients are projected to; with more than there are parameters or
+        examples, traker's kernel is singular unless it is regularised.
+    lambda_reg : float
+        Added to the diagonal of the kernel.
+    batch_size : int
+
+    Returns
+    -------
+    float32 [N, T]
+
+    Raises
+    ------
+    TaskError
+        If traker is not installed.
+    """
+    _check(models)
+    try:
+        traker = importlib.import_module("trak").TRAKer
+    except ImportError as error:
+        raise TaskError("TRAK by its authors needs their package: pip install traker") from error
+    device = next(models[0].parameters()).device
+    found = traker(
+        model=copy.deepcopy(models[0]),
+        task="image_classification",
+        train_set_size=len(train.targets),
+        save_dir=str(save_dir),
+        device=str(device),  # traker compares it with "cpu"
+        proj_dim=proj_dim,
+        lambda_reg=lambda_reg,
+        use_half_precision=False,
+        logging_level=logging.WARNING,
+    )
+    for number, model in enumerate(models):
+        found.load_checkpoint(model.state_dict(), model_id=number)
+        for batch in _batches(train, batch_size, device):
+            found.featurize(batch=batch, num_samples=len(batch[1]))
+    found.finalize_features()
+    for number, model in enumerate(models):
+        found.start_scoring_checkpoint(
+            exp_name="coarlib",
+            checkpoint=model.state_dict(),
+            model_id=number,
+            num_targets=len(test.targets),
+        )
+        for batch in _batches(test, batch_size, device):
+            found.score(batch=batch, num_samples=len(batch[1]))
+    return np.array(found.finalize_scores(exp_name="coarlib"), dtype=np.float32)
+
+
+def _batches(
+    examples: Examples, size: int, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    parts = zip(examples.inputs.split(size), examples.targets.split(size), strict=True)
+    return [(inputs.to(device), targets.to(device)) for inputs, targets in parts]
 
 
 def _check(models: Sequence[torch.nn.Module]) -> None:

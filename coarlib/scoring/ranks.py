@@ -130,12 +130,12 @@ def _keys(  # noqa: PLR0917 - compiled, positional
     for start in range(0, count, _ROWS_A_BLOCK):
         stop = min(start + _ROWS_A_BLOCK, count)
         for column in range(bits.shape[1]):
-            nan = False
+            nan: bool | np.bool_ = False
             for row in range(start, stop):
                 value = np.uint64(bits[row, column])
                 if is_float:
                     size = value & magnitude
-                    nan |= size > exponent
+                    nan = nan | (size > exponent)
                     value = sign - size if value & sign else sign + size  # -0 becomes +0
                 else:
                     value ^= sign

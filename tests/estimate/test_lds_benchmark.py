@@ -33,7 +33,7 @@ def test_killed_and_started_again_it_goes_on_and_prints_the_table(tmp_path, caps
     worker.wait()
     main(arguments)
     table = capsys.readouterr().out
-    assert "24 subsets, 450 held-out digits" in table
+    assert "24 subsets, 450 targets (held-out digits)" in table
     assert len(Store.open(store).completed_rows()) == 24
     summary = json.loads((tmp_path / "logistic_test" / "lds.json").read_text())
     found = {name: method["lds"] for name, method in summary["methods"].items()}

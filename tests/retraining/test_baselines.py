@@ -1,5 +1,7 @@
 """Baseline attributions against literal gradients, and their use on a problem with an answer."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from coarlib.retraining.baselines import (
     gradient_similarity,
     random_scores,
     trak_scores,
+    traker_scores,
 )
 from coarlib.retraining.trainer import cross_entropy
 from coarlib.scoring import lds
@@ -85,3 +88,26 @@ def test_random_scores_are_seeded_and_models_are_needed():
     assert (random_scores(5, 3, 1) != random_scores(5, 3, 2)).all()
     with pytest.raises(TaskError, match="at least one trained model"):
         trak_scores([], TRAIN, TEST, margin_log_sum_exp)
+
+
+def test_traker_is_asked_for_in_one_sentence_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trak", None)
+    with pytest.raises(TaskError, match="pip install traker"):
+        traker_scores([torch.nn.Linear(2, 2)], TWO, TWO, tmp_path)
+
+
+def test_traks_own_package_agrees_with_trak_without_projection(tmp_path):
+    pytest.importorskip("trak", reason="traker is not installed")
+    model = torch.nn.Linear(4, 3)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 4, generator=generator)
+    examples = Examples(inputs, (inputs @ torch.randn(4, 3, generator=generator)).argmax(1))
+    test = Examples(examples.inputs[:7], examples.targets[:7])
+    options = {"proj_dim": 2000, "lambda_reg": 0.01}
+    theirs = traker_scores([model], examples, test, tmp_path, **options)
+    ours = trak_scores([model], examples, test, margin_log_sum_exp, damping=0.1)
+    assert theirs.shape == ours.shape
+    assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.99
+
+
+TWO = Examples(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))
