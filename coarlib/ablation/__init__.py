@@ -4,6 +4,7 @@ from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.components import ComponentGroup, ComponentSet
 from coarlib.ablation.replace import ActivationAblation
 from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
+from coarlib.ablation.slices import ParameterSlice, SliceGroup, slice_components
 from coarlib.ablation.task import ComponentTask, Examples
 
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "ComponentSet",
     "ComponentTask",
     "Examples",
+    "ParameterSlice",
+    "SliceGroup",
     "WeightAblation",
     "find_components",
     "preset",
+    "slice_components",
 ]

@@ -6,6 +6,7 @@ an ablated filter still outputs its bias (Shah, Ilyas, Madry 2024, §2).
 
 from __future__ import annotations
 
+from functools import reduce
 from types import TracebackType
 
 import torch
@@ -39,7 +40,13 @@ class WeightAblation:
 
     def __init__(self, model: nn.Module, components: ComponentSet, factor: float = 0.0) -> None:
         self.components = components
-        self._parameters = components.parameters(model)
+        channels = components.channels(model)
+        # A parameter may hold components along two axes; an entry stays if both keep it.
+        self._channels = [
+            [part for part in channels if part.path == path]
+            for path in dict.fromkeys(part.path for part in channels)
+        ]
+        self._parameters = [model.get_parameter(parts[0].path) for parts in self._channels]
         self._factor = factor
         self._intact: list[torch.Tensor] = []
         self._changed = [False] * len(self._parameters)
@@ -77,14 +84,15 @@ class WeightAblation:
             raise ComponentError("apply masks inside the context: with WeightAblation(…) as it:")
         self.components.check_masks(mask[None])
         mask = mask.cpu()
-        for at, kept in enumerate(mask.split(self.components.sizes)):
+        for at, parts in enumerate(self._channels):
             parameter, intact = self._parameters[at], self._intact[at]
-            if bool(kept.all()):
+            kept = [(part, part.kept(mask)) for part in parts]
+            cut = [part.entries(some, parameter.shape) for part, some in kept if not some.all()]
+            if not cut:
                 self._restore_one(at)
                 continue
             self._changed[at] = True
-            group = self.components.groups[at]
-            entries = group.kept_entries(kept, parameter.shape).to(parameter.device)
+            entries = reduce(torch.logical_and, cut).to(parameter.device)
             ablated = intact * self._factor if self._factor else intact.new_zeros(())
             parameter.copy_(torch.where(entries, intact, ablated))
 

@@ -2,13 +2,14 @@
 
 The weights of a unit act through one activation: a filter or a row through the channel of the
 output it makes, an input slice (an attention head, an MLP neuron, an input of GPT-2's Conv1D)
-through the channel it reads. ``site_of`` finds that place, :class:`Recorder` records it with its
+through the channel it reads. ``sites_of`` finds that place, :class:`Recorder` records it with its
 gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -18,8 +19,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from coarlib.ablation.components import ComponentGroup, ComponentSet
+from coarlib.ablation.attention import opened, without_fast_path
+from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.selection import is_conv1d
+from coarlib.ablation.slices import Channels
 from coarlib.errors import ComponentError
 
 
@@ -29,26 +32,30 @@ class Site:
 
     Attributes
     ----------
+    channels : Channels
+        Which channels of the activation belong to which component.
     module : nn.Module
     at_input : bool
         The module's first input, not its output.
     channel : int
-        The axis of the activation along which the units lie.
+        The axis of the activation along which the channels lie.
     bias : Tensor or None
         What remains of an output when its weights are zero.
+    attention : nn.MultiheadAttention or None
+        The attention that has to be opened for hooks on ``module`` to fire.
     """
 
-    group: ComponentGroup
+    channels: Channels
     module: nn.Module
     at_input: bool
     channel: int
     bias: torch.Tensor | None
+    attention: nn.MultiheadAttention | None = None
 
-    def by_unit(self, activation: torch.Tensor) -> torch.Tensor:
-        """Sum [T, …] over everything but the example and the unit: [T, units]."""
+    def by_channel(self, activation: torch.Tensor) -> torch.Tensor:
+        """Sum [T, …] over everything but the example and the channel: [T, C]."""
         moved = activation.movedim(self.channel, -1)
-        summed = moved.reshape(moved.shape[0], -1, moved.shape[-1]).sum(1)
-        return summed.reshape(len(summed), self.group.units, self.group.width).sum(2)
+        return moved.reshape(moved.shape[0], -1, moved.shape[-1]).sum(1)
 
     def spread(self, values: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
         """Bring values of channels [C] or [T, C] to the shape of an activation."""
@@ -65,34 +72,41 @@ class Site:
         return activation - self.spread(self.bias, activation)
 
 
-def site_of(model: nn.Module, group: ComponentGroup) -> Site:
-    """Find the activation of a group of components.
+def sites_of(model: nn.Module, components: ComponentSet) -> list[Site]:
+    """Find the activations of components, one site an axis of a parameter.
 
     Raises
     ------
     ComponentError
-        If the module does not pass through hooks (``nn.MultiheadAttention`` reads its projections
-        directly) or its kind is unknown.
+        If a component is a slice whose activation hooks cannot reach.
     """
-    module = model.get_submodule(group.module)
-    owner = model.get_submodule(group.module.rpartition(".")[0])
+    return [_site(model, channels) for channels in components.channels(model)]
+
+
+def _site(model: nn.Module, channels: Channels) -> Site:
+    module = model.get_submodule(channels.module)
+    owner = model.get_submodule(channels.module.rpartition(".")[0])
+    attention = owner if isinstance(owner, nn.MultiheadAttention) else None
     bias = getattr(module, "bias", None)
     bias = bias.detach() if isinstance(bias, torch.Tensor) else None
-    known = group.parameter == "weight" and not isinstance(owner, nn.MultiheadAttention)
-    if known and isinstance(module, _ConvNd):
-        if group.axis == int(isinstance(module, _ConvTransposeNd)):
-            return Site(group, module, False, 1, bias)
+    known, axis = channels.parameter == "weight", channels.axis
+    if isinstance(module, nn.MultiheadAttention):
+        if channels.parameter == "in_proj_weight" and axis == 0:
+            bias = None if module.in_proj_bias is None else module.in_proj_bias.detach()
+            return Site(channels, nn.Identity(), False, -1, bias, module)
+    elif known and isinstance(module, _ConvNd):
+        if axis == int(isinstance(module, _ConvTransposeNd)):
+            return Site(channels, module, False, 1, bias)
     elif known and isinstance(module, nn.Linear):
-        at_input = group.axis == 1
-        return Site(group, module, at_input, -1, None if at_input else bias)
+        return Site(channels, module, axis == 1, -1, None if axis == 1 else bias, attention)
     elif known and is_conv1d(module):
-        at_input = group.axis == 0
-        return Site(group, module, at_input, -1, None if at_input else bias)
-    elif known and group.kind == "norm_channel":
-        channel = 1 if isinstance(module, _BatchNorm | nn.GroupNorm) else -1
-        return Site(group, module, False, channel, bias)
+        return Site(channels, module, axis == 0, -1, None if axis == 0 else bias)
+    elif known and isinstance(module, _BatchNorm | nn.GroupNorm):
+        return Site(channels, module, False, 1, bias)
+    elif known and channels.kind == "norm_channel":
+        return Site(channels, module, False, -1, bias)
     raise ComponentError(
-        f"the activations of {group.path} (axis {group.axis}, {type(module).__name__}) cannot be "
+        f"the activations of {channels.path} (axis {axis}, {type(module).__name__}) cannot be "
         "reached by hooks, so methods that need activations do not apply to it"
     )
 
@@ -113,8 +127,10 @@ class Hooks:
     ) -> None:
         self._sites, self._change = sites, change
         self._handles: list[Any] = []
+        self._opened = ExitStack()
 
     def __enter__(self) -> Hooks:
+        self._open()
         for index, site in enumerate(self._sites):
             if site.at_input:
                 hook = site.module.register_forward_pre_hook(self._before(index))
@@ -131,6 +147,17 @@ class Hooks:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
+        self._opened.close()
+
+    def _open(self) -> None:
+        taps: dict[nn.MultiheadAttention, nn.Module | None] = {}
+        for site in self._sites:
+            if site.attention is not None:
+                is_tap = isinstance(site.module, nn.Identity)
+                taps[site.attention] = site.module if is_tap else taps.get(site.attention)
+        self._opened.enter_context(without_fast_path())
+        for attention, tap in taps.items():
+            self._opened.enter_context(opened(attention, tap))
 
     def _before(self, index: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -157,7 +184,8 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, components: ComponentSet) -> None:
-        self.sites = [site_of(model, group) for group in components]
+        self.sites = sites_of(model, components)
+        self.num_components = len(components)
 
     def run(
         self, outputs_of: Callable[[], torch.Tensor]
@@ -188,9 +216,23 @@ class Recorder:
         with torch.enable_grad(), Hooks(self.sites, record):
             outputs = outputs_of()
             flat = [activation for calls in found for activation in calls]
+            for site, calls in zip(self.sites, found, strict=True):
+                if any(len(activation) != len(outputs) for activation in calls):
+                    raise ComponentError(
+                        f"the activation of {site.channels.path} does not have the examples along "
+                        "its first axis (batch_first=False?), so it cannot be told apart by example"
+                    )
             gradients = torch.autograd.grad(outputs.sum(), flat, allow_unused=True)
         filled = iter(
             torch.zeros_like(a) if g is None else g for a, g in zip(flat, gradients, strict=True)
         )
         activations = [[a.detach() for a in calls] for calls in found]
         return activations, [[next(filled) for _ in calls] for calls in found]
+
+    def by_component(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """Sum what each site's channels [T, C] have by component: float64 [T, N]."""
+        shape = len(values[0]), self.num_components
+        sums = torch.zeros(shape, dtype=torch.float64, device=values[0].device)
+        for site, found in zip(self.sites, values, strict=True):
+            site.channels.sum_by_component(found, sums)
+        return sums

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from coarlib.ablation.slices import Channels, ParameterSlice, SliceGroup, channels_of_slice
 from coarlib.commandline import nearest
 from coarlib.errors import ComponentError
 
@@ -73,13 +74,17 @@ class ComponentGroup:
             bool, broadcastable to ``shape``; False where an ablated unit's weights lie.
         """
         entries = kept.repeat_interleave(self.width) if self.width > 1 else kept
-        view = [1] * len(shape)
-        if self.groups == 1:
-            view[self.axis] = shape[self.axis]
-            return entries.reshape(view)
-        blocks = entries.reshape(self.groups, 1, shape[1])
-        blocks = blocks.expand(self.groups, shape[0] // self.groups, shape[1])
-        return blocks.reshape(shape[0], shape[1], *view[2:])
+        return self.channels(0).entries(entries, torch.Size(shape))
+
+    def channels(self, first: int) -> Channels:
+        """Return the channels of the units, which are components ``first`` and following."""
+        count = self.units * self.width
+        component = first + torch.arange(self.units).repeat_interleave(self.width)
+        place = (self.module, self.parameter, self.axis, self.groups, self.kind)
+        return Channels(*place, count, component, torch.arange(count))
+
+
+Group = ComponentGroup | SliceGroup
 
 
 class ComponentSet:
@@ -87,7 +92,7 @@ class ComponentSet:
 
     Parameters
     ----------
-    groups : sequence of ComponentGroup
+    groups : sequence of ComponentGroup or SliceGroup
 
     Raises
     ------
@@ -99,10 +104,10 @@ class ComponentSet:
     :func:`coarlib.ablation.find_components` builds one from a model.
     """
 
-    def __init__(self, groups: Sequence[ComponentGroup]) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
         if not sum(group.units for group in groups):
             raise ComponentError("the selection holds no component")
-        seen: set[tuple[str, int]] = set()
+        seen: set[tuple[str, int | str]] = set()
         for group in groups:
             if (group.path, group.axis) in seen:
                 raise ComponentError(
@@ -115,7 +120,7 @@ class ComponentSet:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __iter__(self) -> Iterator[ComponentGroup]:
+    def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
     def __eq__(self, other: object) -> bool:
@@ -136,7 +141,7 @@ class ComponentSet:
         """Number of components of each group, in order."""
         return [group.units for group in self.groups]
 
-    def locate(self, index: int) -> tuple[ComponentGroup, int]:
+    def locate(self, index: int) -> tuple[Group, int]:
         """Return the group and the unit within it of component ``index``.
 
         Raises
@@ -152,7 +157,7 @@ class ComponentSet:
     def name(self, index: int) -> str:
         """Return component ``index`` as text, such as ``"layer1.0.conv1.weight[7]"``."""
         group, unit = self.locate(index)
-        return f"{group.path}[{unit}]"
+        return group.path if isinstance(group, SliceGroup) else f"{group.path}[{unit}]"
 
     def indices(self, path: str) -> range:
         """Return the indices of the components of a parameter or of a module.
@@ -192,28 +197,31 @@ class ComponentSet:
                 f"masks of shape {tuple(masks.shape)} do not fit {len(self)} components"
             )
 
-    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        """Return the parameter of each group in ``model``.
+    def channels(self, model: nn.Module) -> list[Channels]:
+        """Return the axes of parameters that the components lie along, each once.
 
         Raises
         ------
         ComponentError
-            If the model lacks one, or its shape does not hold the group's units.
+            If the model lacks a parameter, or its shape does not hold the components.
         """
-        found = []
-        for group in self.groups:
-            try:
-                parameter = model.get_parameter(group.path)
-            except AttributeError as error:
-                raise ComponentError(f"the model has no parameter {group.path}") from error
-            length = parameter.shape[group.axis] * group.groups
-            if length != group.units * group.width:
-                raise ComponentError(
-                    f"{group.path} has shape {tuple(parameter.shape)}, which does not hold "
-                    f"{group.units} components along axis {group.axis}"
-                )
-            found.append(parameter)
-        return found
+        found: dict[tuple[str, int, int], Channels] = {}
+        for group, end in zip(self.groups, self._ends, strict=True):
+            if isinstance(group, ComponentGroup):
+                parts = [_checked(model, group).channels(end - group.units)]
+            else:
+                parts = [channels_of_slice(model, x, end - 1, group.kind) for x in group.slices]
+            for part in parts:
+                key = (part.path, part.axis, part.groups)
+                if key in found:
+                    found[key].add(part.component, part.channel)
+                else:
+                    found[key] = part
+        return list(found.values())
+
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameter of each of :meth:`channels`; errors as there."""
+        return [model.get_parameter(part.path) for part in self.channels(model)]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a JSON-compatible description that :meth:`from_json` reads."""
@@ -229,7 +237,7 @@ class ComponentSet:
             If an entry is not a component group.
         """
         try:
-            return cls([ComponentGroup(**group) for group in groups])
+            return cls([_from_json(group) for group in groups])
         except TypeError as error:
             raise ComponentError(f"not a description of components: {error}") from error
 
@@ -246,3 +254,24 @@ class ComponentSet:
             for row in rows
         )
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _from_json(group: Mapping[str, Any]) -> Group:
+    if "slices" not in group:
+        return ComponentGroup(**group)
+    pieces = tuple(ParameterSlice(**piece) for piece in group["slices"])
+    return SliceGroup(**{**group, "slices": pieces})
+
+
+def _checked(model: nn.Module, group: ComponentGroup) -> ComponentGroup:
+    """Refuse a group whose parameter the model lacks, or has in another shape."""
+    try:
+        shape = tuple(model.get_parameter(group.path).shape)
+    except AttributeError as error:
+        raise ComponentError(f"the model has no parameter {group.path}") from error
+    if shape[group.axis] * group.groups != group.units * group.width:
+        raise ComponentError(
+            f"{group.path} has shape {shape}, which does not hold "
+            f"{group.units} components along axis {group.axis}"
+        )
+    return group

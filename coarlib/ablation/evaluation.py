@@ -104,6 +104,7 @@ def baseline(name: str, task: ComponentTask, key: str) -> Scores:
         batches=(batch for _, batch in task.batches()),
         predict=task.predict,
         output=task.outputs[key],
+        patch=task.patch,
     )
     return Scores(scores, METHODS[name][1])
 

@@ -2,8 +2,10 @@
 
 With a the activation of a component (less its bias) and o the output of an example:
 
-- gradient × parameter, Σ w ∂o/∂w, equals Σ a ∂o/∂a, the first-order effect of removing it
-  (attribution patching towards zero);
+- gradient × parameter, Σ w ∂o/∂w, equals Σ a ∂o/∂a, the first-order effect of removing it;
+- attribution patching (Nanda 2023; Kramár et al. 2024), Σ (a − a') ∂o/∂a, is the first-order effect
+  of putting in its place what the task's way of ablating puts there, a' (zero, the mean, another
+  example's); for zeroed weights it is gradient × parameter;
 - internal influence (Leino et al. 2018) averages ∂o/∂a over the path from a black image to the
   example;
 - conductance (Dhamdhere et al. 2018) adds ∂o/∂a · da along that path.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -38,20 +41,30 @@ Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]
 Run = Callable[[float], torch.Tensor]
 """Outputs [T] of a batch whose inputs are scaled by the argument."""
 Part = list[list[torch.Tensor]]
-Method = Callable[[Recorder, Run], list[torch.Tensor]]
+Patch = Callable[[Site, int, torch.Tensor], torch.Tensor]
+"""What an activation becomes where it is ablated: (site, its index, activation) -> the same shape
+or one that broadcasts."""
+Method = Callable[..., list[torch.Tensor]]
 
 
 def gradient_times_parameter(recorder: Recorder, run: Run) -> list[torch.Tensor]:
-    """Return Σ w ∂o/∂w of each unit and example, [T, units] a group."""
+    """Return Σ w ∂o/∂w of each channel and example, [T, C] a site."""
+    return attribution_patching(recorder, run, lambda site, _, a: a - site.without_bias(a))
+
+
+def attribution_patching(recorder: Recorder, run: Run, patch: Patch) -> list[torch.Tensor]:
+    """Return Σ (a − a') ∂o/∂a of each channel and example, [T, C] a site."""
     activations, gradients = recorder.run(lambda: run(1.0))
     return [
-        _total(site, [site.without_bias(a) * g for a, g in zip(calls, slopes, strict=True)])
-        for site, calls, slopes in zip(recorder.sites, activations, gradients, strict=True)
+        _total(site, [(a - patch(site, at, a)) * g for a, g in zip(calls, slopes, strict=True)])
+        for at, (site, calls, slopes) in enumerate(
+            zip(recorder.sites, activations, gradients, strict=True)
+        )
     ]
 
 
 def internal_influence(recorder: Recorder, run: Run) -> list[torch.Tensor]:
-    """Return the mean of ∂o/∂a along the path, [T, units] a group."""
+    """Return the mean of ∂o/∂a along the path, [T, C] a site."""
     sums: list[torch.Tensor] = []
     for step in range(PATH_STEPS):
         _, gradients = recorder.run(lambda at=(step + 0.5) / PATH_STEPS: run(at))  # type: ignore[misc]
@@ -61,7 +74,7 @@ def internal_influence(recorder: Recorder, run: Run) -> list[torch.Tensor]:
 
 
 def conductance(recorder: Recorder, run: Run) -> list[torch.Tensor]:
-    """Return Σ ∂o/∂a · Δa along the path (trapezoids), [T, units] a group."""
+    """Return Σ ∂o/∂a · Δa along the path (trapezoids), [T, C] a site."""
     before = recorder.run(lambda: run(0.0))
     sums: list[torch.Tensor] = []
     for step in range(1, PATH_STEPS + 1):
@@ -78,6 +91,7 @@ def conductance(recorder: Recorder, run: Run) -> list[torch.Tensor]:
 METHODS: Mapping[str, tuple[Method, int]] = MappingProxyType(
     {
         "gradient_parameter": (gradient_times_parameter, 1 + BACKWARD),
+        "attribution_patching": (attribution_patching, 1 + BACKWARD),
         "internal_influence": (internal_influence, PATH_STEPS * (1 + BACKWARD)),
         "conductance": (conductance, (PATH_STEPS + 1) * (1 + BACKWARD)),
     }
@@ -93,6 +107,7 @@ def gradient_scores(
     batches: Iterable[Examples],
     predict: Predict,
     output: Output,
+    patch: Patch | None = None,
 ) -> NDArray[np.float64]:
     """Score every component for every example.
 
@@ -107,6 +122,8 @@ def gradient_scores(
         On the network's device.
     predict : callable (network, inputs) -> logits
     output : Output
+    patch : Patch, optional
+        What attribution patching puts in place of activations.
 
     Returns
     -------
@@ -115,10 +132,15 @@ def gradient_scores(
     Raises
     ------
     ComponentError
-        If activations cannot be reached by hooks, or a path method is asked for inputs that are
-        not real numbers, of a model without an ``nn.Embedding``.
+        If activations cannot be reached by hooks, attribution patching has no ``patch``, or a path
+        method is asked for inputs that are not real numbers, of a model without an
+        ``nn.Embedding``.
     """
     work, _ = METHODS[method]
+    if work is attribution_patching:
+        if patch is None:
+            raise ComponentError("attribution patching needs to know what to patch in: patch=")
+        work = partial(work, patch=patch)
     recorder = Recorder(network, components)
     found = []
     for batch in batches:
@@ -127,7 +149,7 @@ def gradient_scores(
             with _scaled(network, batch.inputs, scale) as inputs:
                 return output(predict(network, inputs), batch.targets)
 
-        found.append(torch.cat(work(recorder, run), dim=1).double().cpu())
+        found.append(recorder.by_component(work(recorder, run)).cpu())
     return torch.cat(found).T.numpy()
 
 
@@ -157,7 +179,7 @@ def _scaled(
 
 
 def _total(site: Site, calls: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([site.by_unit(activation) for activation in calls]).sum(0)
+    return torch.stack([site.by_channel(activation) for activation in calls]).sum(0)
 
 
 def _trapezoids(

@@ -102,6 +102,6 @@ def mean_gradients(
                     ),
                 )
                 # An ablated unit's activation is zero, so it adds nothing.
-                sums[where] += torch.cat(found, dim=1).double().cpu()
+                sums[where] += recorder.by_component(found).cpu()
                 progress.advance(len(batch))
     return (sums / kept.sum(0).clamp_min(1)).T.numpy()

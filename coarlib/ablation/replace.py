@@ -13,7 +13,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from coarlib.ablation.activations import Hooks, site_of
+from coarlib.ablation.activations import Hooks, sites_of
 from coarlib.ablation.components import ComponentSet
 from coarlib.errors import ComponentError
 
@@ -61,7 +61,7 @@ class ActivationAblation:
         if replacement == "mean" and reference is None:
             raise ComponentError("mean ablation needs reference examples")
         self.components, self._replacement, self._seed = components, replacement, seed
-        self._sites = [site_of(model, group) for group in components]
+        self._sites = sites_of(model, components)
         self._kept: list[torch.Tensor | None] = [None] * len(self._sites)
         self._means: list[torch.Tensor] = []
         if reference is not None and replacement == "mean":
@@ -84,9 +84,10 @@ class ActivationAblation:
     def apply(self, mask: torch.Tensor) -> None:
         """Leave exactly the components kept that the mask (bool [N], True = kept) keeps."""
         self.components.check_masks(mask[None])
-        for at, kept in enumerate(mask.split(self.components.sizes)):
-            width = self.components.groups[at].width
-            self._kept[at] = None if bool(kept.all()) else kept.repeat_interleave(width)
+        mask = mask.cpu()
+        for at, site in enumerate(self._sites):
+            kept = site.channels.kept(mask)
+            self._kept[at] = None if bool(kept.all()) else kept
 
     def restore(self) -> None:
         """Keep every component."""
@@ -97,9 +98,10 @@ class ActivationAblation:
         if kept is None:
             return activation
         keep = site.spread(kept.to(activation.device), activation)
-        return torch.where(keep, activation, self._other(index, activation))
+        return torch.where(keep, activation, self.replaced(index, activation))
 
-    def _other(self, index: int, activation: torch.Tensor) -> torch.Tensor:
+    def replaced(self, index: int, activation: torch.Tensor) -> torch.Tensor:
+        """Return what an activation of a site becomes where it is ablated (broadcastable)."""
         if self._replacement == "mean":
             mean = self._means[index].to(activation)
             return self._sites[index].spread(mean, activation)
@@ -125,6 +127,6 @@ class ActivationAblation:
         means = []
         for site, total, count in zip(self._sites, sums, counts, strict=True):
             if total is None:
-                raise ComponentError(f"the reference examples never reach {site.group.path}")
+                raise ComponentError(f"the reference examples never reach {site.channels.path}")
             means.append(total / count)
         return means

@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from coarlib.ablation.components import ComponentGroup, ComponentSet
+from coarlib.ablation.blocks import blocks
+from coarlib.ablation.components import ComponentGroup, ComponentSet, Group
 from coarlib.ablation.transformers import attention_heads, mlp_neurons
 from coarlib.commandline import nearest
 from coarlib.errors import ComponentError
 
-Finder = Callable[[str, nn.Module], list[ComponentGroup]]
+Finder = Callable[[str, nn.Module], Sequence[Group]]
 
 
 def _conv_filters(name: str, module: nn.Module) -> list[ComponentGroup]:
@@ -100,6 +101,7 @@ KINDS: Mapping[str, Finder] = MappingProxyType(
         "norm_channel": _norm_channels,
         "attention_head": attention_heads,
         "mlp_neuron": mlp_neurons,
+        "block": blocks,
     }
 )
 
@@ -150,13 +152,18 @@ def find_components(
     for kind in kinds:
         if kind not in KINDS:
             raise ComponentError(f"unknown kind of component {kind}{nearest(kind, KINDS)}")
+
+    def wanted(path: str) -> bool:
+        chosen = any(fnmatchcase(path, pattern) for pattern in include)
+        return chosen and not any(fnmatchcase(path, pattern) for pattern in exclude)
+
     groups = [
         group
         for name, module in model.named_modules()
-        if any(fnmatchcase(name, pattern) for pattern in include)
-        and not any(fnmatchcase(name, pattern) for pattern in exclude)
         for kind in kinds
         for group in KINDS[kind](name, module)
+        # Blocks are found in the list that holds them, everything else in its own module.
+        if wanted(group.module if kind == "block" else name)
     ]
     if not groups:
         raise ComponentError(
@@ -187,7 +194,8 @@ def _refuse_tied(model: nn.Module, components: ComponentSet) -> None:
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             owners[id(parameter)][id(module)] = f"{name}.{key}"
-    for group, parameter in zip(components, components.parameters(model), strict=True):
+    for group in components.channels(model):
+        parameter = model.get_parameter(group.path)
         names = list(owners[id(parameter)].values())
         if len(names) > 1:
             raise ComponentError(

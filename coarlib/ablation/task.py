@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.ablate import WeightAblation
+from coarlib.ablation.activations import Site
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.fuse import fused_copy
 from coarlib.ablation.replace import REPLACEMENTS, ActivationAblation
@@ -224,14 +225,21 @@ class ComponentTask(Task):
 
         return ActivationAblation(self._network, components, self.ablate, reference=reference)
 
+    def patch(self, site: Site, index: int, activation: torch.Tensor) -> torch.Tensor:
+        """Return what an activation becomes where it is ablated, for attribution patching."""
+        if isinstance(self._ablation, ActivationAblation):
+            return self._ablation.replaced(index, activation)
+        left = 0.0 if self.ablate == "zero_weights" else self.scale
+        return activation - (1 - left) * site.without_bias(activation)
+
     def _fastest(
         self, model: nn.Module, components: ComponentSet, device: torch.device
     ) -> nn.Module:
-        model = model.to(device)
-        if not self.fuse:
+        model, parts = model.to(device), components.channels(model)
+        # Folding writes into biases, so a bias that is a component itself must stay what it is.
+        if not self.fuse or any(part.parameter == "bias" for part in parts):
             return model
-        components.parameters(model)
-        fused = fused_copy(model, keep={group.module for group in components})
+        fused = fused_copy(model, keep={part.module for part in parts})
         # Both get the layout: a copy of the given model changes nothing the caller holds.
         fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _, probe = next(self._examples.batches(_PROBE_EXAMPLES))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.ablation import ComponentSet
+from coarlib.ablation import ComponentSet, SliceGroup
 from coarlib.commandline import nearest
 from coarlib.errors import HistoryError
 from coarlib.path_kernel.parameters import ParameterTable, Tensors
@@ -61,6 +61,11 @@ class ComponentColumns:
         shapes = dict(zip(table.names, table.shapes, strict=True))
         first = 0
         for group in components:
+            if isinstance(group, SliceGroup):
+                raise HistoryError(
+                    f"component {group.path} lies in several tensors; the path kernel takes units "
+                    "of one tensor, as find_components finds them by every kind but block"
+                )
             if group.path in shapes:
                 shape = shapes[group.path]
                 units = group.kept_entries(torch.arange(group.units), shape).expand(shape)

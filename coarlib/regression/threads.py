@@ -18,7 +18,7 @@ def torch_threads() -> Iterator[None]:
     threads that other workers keep busy (ten times the processor time, measured).
     """
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
         yield
     finally:

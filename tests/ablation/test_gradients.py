@@ -1,12 +1,20 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import SharedConv, TiedEmbedding, TinyResNet, images, randomised
 from torch import nn
-from torchvision_like import ViTLike
 
-from coarlib.ablation import Examples, WeightAblation, find_components
-from coarlib.ablation.activations import Hooks, site_of
+from coarlib.ablation import (
+    ActivationAblation,
+    ComponentTask,
+    Examples,
+    WeightAblation,
+    find_components,
+)
+from coarlib.ablation.activations import Hooks, sites_of
+from coarlib.ablation.evaluation import baseline
 from coarlib.ablation.gradients import METHODS, gradient_scores
 from coarlib.errors import ComponentError
 from coarlib.outputs import IGNORED, logit, margin, per_sequence
@@ -15,7 +23,7 @@ TARGETS = torch.arange(6) % 5
 TOLERANCE = 1e-4
 
 
-def scores(method, model, components, inputs=None, output=margin, targets=TARGETS):
+def scores(method, model, components, inputs=None, output=margin, targets=TARGETS, **options):
     inputs = images(6) if inputs is None else inputs
     batch = Examples((inputs,), targets)
     return gradient_scores(
@@ -25,6 +33,7 @@ def scores(method, model, components, inputs=None, output=margin, targets=TARGET
         batches=[part for _, part in batch.batches(4)],
         predict=lambda network, x: network(*x),
         output=output,
+        **options,
     )
 
 
@@ -139,9 +148,9 @@ def test_work_in_place_does_not_disturb_the_recording():
     in_place = nn.Sequential(plain[0], nn.ReLU(inplace=True), *plain[2:])
     components = find_components(plain)
     for method in METHODS:
-        np.testing.assert_allclose(
-            scores(method, in_place, components), scores(method, plain, components), atol=1e-6
-        )
+        found = scores(method, in_place, components, patch=halved)
+        expected = scores(method, plain, components, patch=halved)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_frozen_parameters_and_leftover_hooks():
@@ -155,14 +164,120 @@ def test_frozen_parameters_and_leftover_hooks():
 
 def test_hooks_go_when_the_model_fails():
     model = randomised(TinyResNet())
-    sites = [site_of(model, group) for group in find_components(model)]
+    sites = sites_of(model, find_components(model))
     with pytest.raises(RuntimeError), Hooks(sites, lambda _, activation: activation):
         model(torch.zeros(1, 7, 6, 6))
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_multihead_attention_is_refused_by_name():
-    model = ViTLike(1, 2, 8, 8, classes=5)
-    components = find_components(model, ["in_projection_row"])
-    with pytest.raises(ComponentError, match=r"self_attention.in_proj_weight .* by hooks"):
-        scores("gradient_parameter", model, components)
+class AttentionNet(nn.Module):
+    """Attends among the colour channels of an image."""
+
+    def __init__(self, batch_first=True, kdim=None):
+        super().__init__()
+        self.embed, self.head = nn.Linear(36, 8), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=kdim)
+        self.batch_first, self.kdim = batch_first, kdim
+
+    def forward(self, images):
+        tokens = self.embed(images.flatten(2))
+        tokens = tokens if self.batch_first else tokens.transpose(0, 1)
+        keys = tokens[..., : self.kdim]
+        mask = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        mixed, _ = self.attention(tokens, keys, tokens, None, attn_mask=mask)
+        return self.head(mixed.mean(1 if self.batch_first else 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("in_projection_row", {}),
+        ("in_projection_row", {"batch_first": False}),
+        ("attention_head", {"batch_first": False}),
+        ("attention_head", {"kdim": 4}),  # three projections instead of a fused one
+        ("linear_input", {}),
+    ],
+)
+def test_projections_of_multihead_attention_are_reached(kind, options):
+    model = randomised(AttentionNet(**options))
+    components = find_components(model, [kind], include=["attention*"])
+    expected = weights_times_gradients(model, components, images(6), TARGETS, margin)
+    found = scores("gradient_parameter", model, components)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+    for method in METHODS:
+        assert np.isfinite(scores(method, model, components, patch=halved)).all()
+    assert "forward" not in vars(model.attention)
+
+
+def test_transformer_encoder_layers_do_not_take_torchs_way_around_hooks():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    model = randomised(nn.Sequential(nn.Flatten(2), nn.Linear(36, 8), layer, nn.Flatten()))
+    model.append(nn.Linear(24, 5))
+    components = find_components(model, ["mlp_neuron", "attention_head"])
+    with torch.inference_mode():
+        intact = model(images(4))
+        with ActivationAblation(model, components, "zero") as ablation:
+            assert torch.allclose(model(images(4)), intact, atol=1e-5)
+            ablation.apply(torch.zeros(len(components), dtype=torch.bool))
+            by_hooks = model(images(4))
+        with WeightAblation(model, components) as weights:
+            weights.apply(torch.zeros(len(components), dtype=torch.bool))
+            by_weights = model(images(4))
+    assert (by_weights - intact).abs().max() > 0.01
+    torch.testing.assert_close(by_hooks, by_weights, atol=1e-5, rtol=1e-5)
+
+
+def halved(site, _, activation):
+    return activation / 2
+
+
+def test_attribution_patching_towards_what_the_task_patches_in():
+    """On a linear output the first order is exact, whatever is put in place."""
+    for ablate in ("zero_weights", "scale_weights", "zero", "mean", "resample"):
+        task = LinearTask(ablate=ablate)
+        task.prepare(torch.device("cpu"))
+        patching = baseline("attribution_patching", task, "test_margins").scores
+        left_out = baseline("leave_one_out", task, "test_margins").scores
+        np.testing.assert_allclose(patching, left_out, atol=TOLERANCE)
+        assert np.abs(patching).max() > 0.1
+    with pytest.raises(ComponentError, match="what to patch in"):
+        gradient_scores(
+            "attribution_patching",
+            task.model(),
+            task.component_set,
+            batches=[],
+            predict=task.predict,
+            output=logit,
+        )
+
+
+class LinearTask(ComponentTask):
+    """A linear model whose logits are what is recorded."""
+
+    outputs: ClassVar = {"test_margins": logit}
+
+    def model(self):
+        return linear_model()[0]
+
+    def components(self, model):
+        return find_components(model, ["linear_row"], include=["0"])
+
+    def examples(self):
+        return Examples((linear_model()[1],), TARGETS)
+
+
+def test_examples_along_another_axis_are_refused():
+    class Swapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 5)
+
+        def forward(self, images):
+            return self.linear(images[:, 0].transpose(0, 1)).mean(0)
+
+    model = Swapped()
+    components = find_components(model, ["linear_row"])
+    with pytest.raises(ComponentError, match="along its first axis"):
+        scores(
+            "gradient_parameter", model, components, torch.randn(3, 1, 7, 6), targets=TARGETS[:3]
+        )

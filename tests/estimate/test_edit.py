@@ -26,11 +26,11 @@ def made(tmp_path_factory):
         "num_models": ROWS
     }
     (out / "spec.json").write_text(json.dumps(content))
-    store = ["--expt.base_dir", str(out / "store"), "--expt.quiet", "true"]
+    store = ["--expt.base_dir", str(out / "store")]
     initialize_store.main(
         ["--logging.logdir", str(out / "store"), "--logging.spec", str(out / "spec.json")]
     )
-    make_dataset.main([*store, "--expt.model_path", str(out / "model.pt")])
+    make_dataset.main([*store, "--quiet", "--expt.model_path", str(out / "model.pt")])
     run_regression.main(
         f"--data.data_path {out / 'store'} --data.num_train {ROWS - 40} --data.num_val 40 "
         f"--cfg.k 1 --cfg.solver ridge --cfg.out_dir {out / 'attributions'}".split()
