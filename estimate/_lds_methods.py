@@ -20,6 +20,7 @@ from coarlib.retraining.baselines import (
     Examples,
     gradient_similarity,
     random_scores,
+    require_traker,
     trak_scores,
     traker_scores,
 )
@@ -38,6 +39,8 @@ def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
                 f"--bench.methods: there is no method {name} (there are {', '.join(known)})"
                 f"{nearest(name, known)}"
             )
+    if "traker" in names:
+        require_traker()  # before anything is trained
     return names
 
 

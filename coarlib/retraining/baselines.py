@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "example_gradients",
     "gradient_similarity",
     "random_scores",
+    "require_traker",
     "trak_scores",
     "traker_scores",
 ]
@@ -132,6 +134,14 @@ def trak_scores(
     return scores.float().cpu().numpy()
 
 
+def require_traker() -> Any:
+    """Import the package ``trak``; TaskError if traker is not installed."""
+    try:
+        return importlib.import_module("trak")
+    except ImportError as error:
+        raise TaskError("TRAK by its authors needs their package: pip install traker") from error
+
+
 def traker_scores(
     models: Sequence[torch.nn.Module],
     train: Examples,
@@ -168,10 +178,7 @@ def traker_scores(
         If traker is not installed.
     """
     _check(models)
-    try:
-        traker = importlib.import_module("trak").TRAKer
-    except ImportError as error:
-        raise TaskError("TRAK by its authors needs their package: pip install traker") from error
+    traker = require_traker().TRAKer
     device = next(models[0].parameters()).device
     found = traker(
         model=copy.deepcopy(models[0]),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coarlib.errors import ArgumentError, SetupError
+from coarlib.errors import ArgumentError, SetupError, TaskError
 from coarlib.store import Store
 from estimate.lds_benchmark import main
 
@@ -47,9 +47,20 @@ def test_killed_and_started_again_it_goes_on_and_prints_the_table(tmp_path, caps
     assert (masks.sum(axis=1) == round(1347 / 2)).all() or (masks.sum(axis=1) == 1347 // 2).all()
 
 
-def test_bad_arguments_are_named(tmp_path):
+def test_bad_arguments_are_named(tmp_path, monkeypatch):
     with pytest.raises(ArgumentError, match="full or test"):
         main(["--bench.size", "huge"])
     with pytest.raises(SetupError, match="there is no model 'vit'"):
         main(["--bench.model", "vit", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="did you mean 'trak'"):
+        main(["--bench.methods", "random,traks", "--bench.out_dir", str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "trak", None)
+    with pytest.raises(TaskError, match="pip install traker"):
+        main(["--bench.methods", "traker", "--bench.out_dir", str(tmp_path)])
     assert not list(tmp_path.rglob("*"))
+
+
+def test_the_published_configuration_is_one():
+    config = ROOT / "specs" / "digits_lds.yaml"
+    with pytest.raises(ArgumentError, match="full or test"):  # all its keys are known
+        main(["--config", str(config), "--bench.size", "huge"])
