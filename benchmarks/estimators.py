@@ -1,7 +1,7 @@
 """Which estimator needs how many rows for a given held-out correlation.
 
     python benchmarks/estimators.py                      # synthetic truths
-    python benchmarks/estimators.py --store STORE        # real rows
+    python benchmarks/estimators.py --store STORE [--scores SCORES]      # real rows
 
 Every estimator sees the same N rows, what chooses λ (or the estimator: `auto`) included: lasso and
 auto put a fifth of the N aside for that and fit all N afterwards, as run_regression does. Scores
@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import reporting
 
-from coarlib.regression import ArrayRows, Moments, fit, open_rows, score_rows
+from coarlib.regression import ArrayRows, Moments, Problem, fit, open_rows, score_rows
+from coarlib.regression.dual import DualProblem, finite_masks
+from coarlib.regression.prior import learn_prior, load_scores
 
 CEILING, KEEP = 0.775, 0.95
 SOLVERS = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")
@@ -42,42 +44,55 @@ def synthetic(kind, rows, features=2304, targets=100, seed=0):
 
 
 class Rows:
-    """Moments of the first N rows, split into four fifths and one, and of all of them."""
+    """The first N rows, split into four fifths and one, and all of them."""
 
-    def __init__(self, source, count):
+    def __init__(self, source, count, scores):
         cut = count - max(20, count // 5)
-        self.source, self.inner = source, np.arange(cut, count)
-        self.fitting = Moments.from_rows(source, np.arange(cut))
+        self.source, self.inner, self.scores = source, np.arange(cut, count), scores
         self.choosing = Moments.from_rows(source, self.inner)
-        self.whole = self.fitting + self.choosing
+        fitting = Moments.from_rows(source, np.arange(cut))
+        self.moments = {cut: fitting, count: fitting + self.choosing}
+        self.cut, self.count, self.priors = cut, count, {}
 
-    def inner_fit(self, solver):
-        options = {"validation": self.choosing, **LASSO} if solver == "lasso" else {}
-        return fit(self.fitting, solver, **options)
+    def fit(self, count, solver, **options):
+        """Fit the first ``count`` rows, in the dual form where that is much smaller."""
+        moments = self.moments[count]
+        dual = solver != "lasso" and 2 * count < moments.num_features
+        masks = finite_masks(self.source, np.arange(count)) if dual else None
+        if solver == "informed_prior":
+            options |= self.scores
+        if solver in ("shared_prior", "tempered_prior"):  # the same prior, learnt once
+            if count not in self.priors:
+                problem = DualProblem.from_masks(moments, masks) if dual else None
+                problem = problem or Problem.from_moments(moments)
+                self.priors[count] = np.zeros(moments.num_features)
+                self.priors[count][problem.active] = learn_prior(problem).variance
+            options["prior"] = self.priors[count]
+        return fit(moments, solver, masks=masks, **options)
 
     def final(self, solver, inner=None):
         if solver != "lasso":
-            return fit(self.whole, solver)
-        inner = inner or self.inner_fit(solver)
-        return fit(self.whole, solver, lam=inner.lam, start=inner.weight)
+            return self.fit(self.count, solver)
+        inner = inner or self.fit(self.cut, "lasso", validation=self.choosing, **LASSO)
+        return self.fit(self.count, solver, lam=inner.lam, start=inner.weight)
 
     def auto(self):
         """As run_regression: λ of the lasso from half of the rows aside, judged on the others."""
         half = len(self.inner) // 2
         choosing = Moments.from_rows(self.source, self.inner[:half])
         judging, scores, inner = self.inner[half:], {}, {}
-        for solver in CANDIDATES:
+        for solver in (*CANDIDATES, *(("informed_prior",) if self.scores else ())):
             options = {"validation": choosing, **LASSO} if solver == "lasso" else {}
-            inner[solver] = fit(self.fitting, solver, **options)
+            inner[solver] = self.fit(self.cut, solver, **options)
             scores[solver] = score_rows(inner[solver].predict, self.source, judging).mean
         best = max(scores, key=scores.get)
         return best, self.final(best, inner[best])
 
 
-def measure(source, counts, held, solvers=SOLVERS):
-    table = []
+def measure(source, counts, held, scores=None):
+    table, solvers = [], (*SOLVERS, *(("informed_prior",) if scores else ()))
     for count in counts:
-        rows, line, chosen = Rows(source, count), {"rows": int(count)}, ""
+        rows, line, chosen = Rows(source, count, scores), {"rows": int(count)}, ""
         started = time.perf_counter()
         finals = {solver: rows.final(solver) for solver in solvers}
         chosen, finals["auto"] = rows.auto()
@@ -108,20 +123,23 @@ def rows_needed(table, name, wanted):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--scores", type=Path, help="of coar gradient_scores, for informed_prior")
     parser.add_argument("--held_out", type=int, default=500)
     parser.add_argument("--targets", type=int, help="use the first so many targets of the store")
-    parser.add_argument("--most", type=int, default=10_000)
+    parser.add_argument("--most", type=int, default=10_000, help="rows of the synthetic truths")
     args = parser.parse_args()
     if args.store:
         source = open_rows(args.store, targets=slice(args.targets))
         total = len(source.row_ids) - args.held_out
         features = source.num_features
         counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]
-        table = measure(source, counts, np.arange(total, total + args.held_out))
+        scores = load_scores(args.scores, slice(args.targets)) if args.scores else None
+        table = measure(source, counts, np.arange(total, total + args.held_out), scores)
         results = {"features": features, "targets": source.num_targets, "table": table}
         wanted = table[-1]["least_squares"]
         results["rows to reach least squares' last correlation"] = {
-            name: rows_needed(table, name, wanted) for name in (*SOLVERS, "auto")
+            name: rows_needed(table, name, wanted)
+            for name in (*SOLVERS, *(("informed_prior",) if scores else ()), "auto")
         }
         print(results["rows to reach least squares' last correlation"])
         name = f"estimators_{features}_features"

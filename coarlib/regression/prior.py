@@ -24,6 +24,7 @@ __all__ = ["Prior", "learn_prior", "load_scores", "save_scores"]
 
 EM_STEPS = 40
 LEARNING_TARGETS = 1024  # more say nothing new about M variances and cost time
+SETTLED = 1e-3  # steps end when one adds less than this share of the evidence gained so far
 SMALLEST_PRIOR = 1e-8  # relative to the mean: below it a feature is out
 
 
@@ -61,7 +62,7 @@ def learn_prior(
     ----------
     problem : Problem
     steps : int
-        EM steps from a flat prior of mean zero.
+        At most so many EM steps, from a flat prior of mean zero.
     groups : int64 [M], optional
         Group of each active feature (its layer, say).
     group_weight : float
@@ -97,6 +98,10 @@ def learn_prior(
         if groups is not None and group_weight > 0:
             tau = _towards_groups(tau, groups, group_weight / (group_weight + len(chosen)))
         tau = tau.clamp_min(SMALLEST_PRIOR * float(tau.mean()))
+        if len(evidence) > 2 and evidence[-1] - evidence[-2] < SETTLED * (
+            evidence[-1] - evidence[0]
+        ):
+            break
     if guess is not None:
         slope = guess.slope.cpu().numpy()
     return Prior(tau.cpu().numpy(), slope, evidence)

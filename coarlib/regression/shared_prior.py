@@ -90,7 +90,7 @@ def solve_shared_prior(
     tau /= tau.mean()
     mean = None if guess is None else found.slope[:, None] * guess
     solution = _ridge_about(problem, mean, tau, pooled)
-    solution.status = f"shared prior by {steps} EM steps, its scale by GCV"
+    solution.status = f"shared prior by {len(found.evidence)} EM steps, its scale by GCV"
     solution.details |= {
         "evidence": found.evidence[:1] + found.evidence[-1:],
         "effective_features": float(tau.sum() ** 2 / (tau**2).sum()),
