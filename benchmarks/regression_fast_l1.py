@@ -12,6 +12,7 @@ seconds, so that other work on the machine does not enter.
 """
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from regression_least_squares import make_store
 
 from coarlib.regression import Moments, Problem, fit_least_squares, open_rows
 
-RATES = (1e-3, 1e-2, 3e-2, 5e-2)
+RATES = (1e-3, 1e-2, 3e-2, 5e-2, 1e-1)
 PUBLISHED = 1e-3
 BATCH = 2500
 WANTED = 1e-6
@@ -98,13 +99,19 @@ def seconds_an_epoch(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, default=Path("/tmp/coarlib-cifar-size"))
+    parser.add_argument("--store", type=Path, help="keep (or find) the store here")
     parser.add_argument("--targets", type=int, default=8)
     args = parser.parse_args()
-    if not (args.store / "_completed.npy").is_file():
-        make_store(args.store, 50_000, FEATURES, TARGETS)
+    with tempfile.TemporaryDirectory() as folder:
+        store = args.store or Path(folder) / "store"
+        if not (store / "_completed.npy").is_file():
+            make_store(store, 50_000, FEATURES, TARGETS)
+        run(store, args.targets)
+
+
+def run(store, targets):
     train = np.arange(ROWS)
-    few = open_rows(args.store, targets=slice(0, args.targets))
+    few = open_rows(store, targets=slice(0, targets))
     moments = Moments.from_rows(few, train)
     problem = Problem.from_moments(moments)
     masks, outputs = few.read(train)
@@ -124,7 +131,7 @@ def main():
         curves[str(rate)] = {"CPU seconds": [n * per_epoch for n in thinned],
                              "excess": [curve[n - 1] for n in thinned]}  # fmt: skip
     started = time.process_time()
-    fitted = fit_least_squares(Moments.from_rows(open_rows(args.store), train))
+    fitted = fit_least_squares(Moments.from_rows(open_rows(store), train))
     ours = time.process_time() - started
     for row in rows:
         row["times coarlib"] = None if row["CPU seconds"] is None else row["CPU seconds"] / ours
