@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.progress import Progress
 from coarlib.regression.blocks import BLOCK_BYTES, read_blocks
-from coarlib.regression.counts import PairCounter
+from coarlib.regression.counts import PairCounter, column_sums
 from coarlib.regression.rows import ArrayRows, RowSource
 
 __all__ = ["Accumulator", "Moments"]
@@ -352,6 +352,8 @@ def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
 
 def _column_sums(values: torch.Tensor) -> torch.Tensor:
     """Return Σ and Σ² of each column, float64 [2, T] (float32 on MPS)."""
+    if values.device.type == "cpu":  # torch's double reductions take as long as the products
+        return torch.from_numpy(column_sums(values.numpy()))
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     norms = torch.linalg.vector_norm(values, dim=0, dtype=wide)
     return torch.stack([values.sum(0, dtype=wide), norms.square()])

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
-from coarlib.regression.counts import PairCounter
+from coarlib.regression.counts import PairCounter, column_sums
 from coarlib.regression.moments import Accumulator, Moments, int8_pairs
 
 FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
@@ -164,3 +164,14 @@ def test_in_float64_shards_of_any_cut_add_up_to_one_pass(cuts, seed):
     assert np.array_equal(found.pairs, whole.pairs)
     for name in ("cross", "total", "square"):
         np.testing.assert_allclose(getattr(found, name), getattr(raw(whole), name), rtol=FLOAT64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [1, 256, 700])
+def test_column_sums_are_those_of_numpy(dtype, columns):
+    values = np.random.default_rng(0).normal(3, 2, size=(301, columns)).astype(dtype)
+    wide = values.astype(np.float64)
+    expected = np.stack([wide.sum(0), (wide**2).sum(0)])
+    assert np.allclose(column_sums(values), expected, rtol=1e-13)
+    values[7, 0], values[9, columns // 2] = np.nan, np.inf
+    assert not np.isfinite(column_sums(values)[:, [0, columns // 2]]).any()
