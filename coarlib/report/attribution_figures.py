@@ -21,6 +21,8 @@ __all__ = [
     "nearest_examples",
 ]
 
+LETTERS_A_COLUMN = 6  # of the layer map; longer names stand slanted
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -134,7 +136,9 @@ def layer_map(values: NDArray[Any], layers: Sequence[str], columns: Sequence[str
         mesh = axes.pcolormesh(np.asarray(values, float), cmap="cividis", vmin=0)
         step = max(1, len(layers) // 60)
         axes.set_yticks(np.arange(0.5, len(layers), step), list(layers)[::step])
-        axes.set_xticks(np.arange(0.5, len(columns)), columns)
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        wide = len(columns) > 1 and max(map(len, columns)) > LETTERS_A_COLUMN
+        axes.set_xticks(np.arange(0.5, len(columns)), columns, **(slanted if wide else {}))
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.set_xlabel("class of the examples" if len(columns) > 1 else "")

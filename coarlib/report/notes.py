@@ -48,7 +48,9 @@ class Notes:
         """Return the distinct labels in order, or None if there are none or too many."""
         if self.labels is None:
             return None
-        found = sorted(set(self.labels), key=lambda label: (len(label), label))
+        names = set(self.labels)
+        numbers = all(label.lstrip("-").isdecimal() for label in names)
+        found = sorted(names, key=int) if numbers else sorted(names)
         return found if 2 <= len(found) <= MANY_CLASSES else None
 
 

@@ -165,3 +165,16 @@ def test_a_report_with_little_in_it_has_no_script_error(browser, tmp_path):
         browser.open((tmp_path / name / "report.html").as_uri())
         assert browser.do("document.documentElement.dataset.ready") == "1"
     assert browser.problems == []
+
+
+def test_on_a_phone_each_bar_stands_under_its_own_name_and_number(opened):
+    opened.size(390, 844)
+    tops = opened.do(
+        "[...document.querySelectorAll('#example .bars')[0].children].map("
+        "e => e.getBoundingClientRect().top)"
+    )
+    names, bars, values = tops[0::3], tops[1::3], tops[2::3]
+    assert len(names) == len(bars) == len(values) >= 2
+    for name, bar, value in zip(names, bars, values, strict=True):
+        assert abs(name - value) < 8 and bar > name
+    assert names == sorted(names)
