@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,15 @@ class Task(ABC):
         """Class of each feature, int [N], for stratified and class-balanced designs; or None.
 
         Read after :meth:`prepare`. The first worker's labels become the store's.
+        """
+        return None
+
+    @property
+    def component_table(self) -> Sequence[Mapping[str, Any]] | None:
+        """What the mask entries stand for, JSON-able, to be kept with the store; or None.
+
+        Read after :meth:`prepare`. The first worker's table becomes the store's, and workers with
+        another one are refused.
         """
         return None
 

@@ -19,6 +19,7 @@ from coarlib.stopping import Abandoned, StopSignals
 from coarlib.store import RowWriter, Store
 from coarlib.store.checksum import row_checksums
 from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
+from coarlib.store.components import settle_components
 from coarlib.store.design import settle_labels
 from coarlib.store.provenance import WorkerLog
 
@@ -145,6 +146,7 @@ def fill(
             task.prepare(device)
             _check_width(store, task, design)
             settle_labels(store.path, store.spec, task.labels)
+            settle_components(store.path, task.component_table)
             _Filler(store, task, design, options, report).run(todo, stop)
         except Abandoned:
             report.abandoned = True

@@ -1,10 +1,12 @@
 """Print the components of a set-up: which mask entries stand for which slices of the model.
 
+    coar components STORE
     python -m estimate.components --components.task digits
     python -m estimate.components --components.task cifar_resnet \\
         --components.task_args '{"model_path": "m.pt", "beton_path": ""}' --components.index 700
 
-The table has one line a parameter. With --components.out it is written as JSON, from which
+The table has one line a parameter. A store keeps the table of the task that filled it; given both,
+they are compared. With --components.out it is written as JSON, from which
 coarlib.ablation.ComponentSet.from_json restores it.
 """
 
@@ -13,15 +15,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from coarlib.ablation import ComponentTask
+from coarlib.ablation import ComponentSet, ComponentTask
 from coarlib.commandline import Param, parse, run
-from coarlib.errors import ArgumentError
+from coarlib.errors import ArgumentError, StoreError
+from coarlib.store import Store
+from coarlib.store.components import first_difference, read_components
 from coarlib.task import load_task
 
+POSITIONAL = {"store": Param(str, "a store, whose own table is printed")}
 SECTIONS = {
     "components": {
-        "task": Param(str, "set-up, module:Class or file.py:Class", required=True),
+        "task": Param(str, "set-up, module:Class or file.py:Class"),
         "task_args": Param(str, "JSON object with the task's settings", default="{}"),
         "index": Param(int, "say what this one component is, instead of printing the table"),
         "out": Param(str, "write the component set to this JSON file"),
@@ -31,9 +37,9 @@ SECTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or one component."""
-    args = parse(__doc__ or "", SECTIONS, argv).components
-    task = component_task(args.task, args.task_args)
-    components = task.components(task.model())
+    found = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    args = found.components
+    components = _components(found.store, args.task, args.task_args)
     if args.out is not None:
         Path(args.out).write_text(json.dumps(components.to_json(), indent=1), encoding="utf-8")
         print(f"wrote {args.out} ({len(components)} components)")
@@ -42,6 +48,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{args.index}: {components.name(args.index)} ({group.kind}, axis {group.axis})")
     elif args.out is None:
         print(components.table())
+
+
+def _components(store: str | None, name: str | None, settings: str) -> ComponentSet:
+    """Take the components of a store, of a task, or of both, which must agree."""
+    kept = None if store is None else read_components(Store.open(store).path)
+    if name is not None:
+        task = component_task(name, settings)
+        components = task.components(task.model())
+        if kept is not None and (found := first_difference(kept, _plain(components))):
+            raise StoreError(f"the rows of {store} ablate other components than {name}: {found}")
+        return components
+    if kept is not None:
+        return ComponentSet.from_json(kept)
+    if store is not None:
+        raise StoreError(
+            f"{store} holds no component table (no component task has filled it); give "
+            "--components.task"
+        )
+    raise ArgumentError("give a store, or a task (--components.task)")
+
+
+def _plain(components: ComponentSet) -> list[dict[str, Any]]:
+    plain: list[dict[str, Any]] = json.loads(json.dumps(components.to_json()))
+    return plain
 
 
 def component_task(name: str, settings: str) -> ComponentTask:

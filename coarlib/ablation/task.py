@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -170,6 +170,11 @@ class ComponentTask(Task):
     def num_features(self) -> int | None:
         """Number of components, known after :meth:`prepare`."""
         return None if self._ablation is None else len(self._ablation.components)
+
+    @property
+    def component_table(self) -> list[dict[str, Any]] | None:
+        """The components as JSON, known after :meth:`prepare`."""
+        return None if self._ablation is None else self._ablation.components.to_json()
 
     @property
     def component_set(self) -> ComponentSet:

@@ -16,6 +16,7 @@ from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.store.added import ROW_DIGESTS, added_outputs, added_path
 from coarlib.store.checksum import row_checksums
+from coarlib.store.components import first_difference, read_components, settle_components
 from coarlib.store.create import initialize
 from coarlib.store.design import read_labels, settle_design
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
@@ -65,6 +66,8 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     if target is None:
         target = _create(out, sources, rows)
     _settle_design(target, sources)
+    for source in sources:
+        settle_components(target.path, read_components(source.path))
     report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.verified))
     with RowWriter(target) as writer:
         for source in sources:
@@ -123,6 +126,7 @@ def _check_compatible(stores: Sequence[Store]) -> None:
             differences.append(f"made by {here.outputs} and by {there.outputs}")
         if differences:
             raise StoreError(f"{one.path} and {other.path} do not fit: {'; '.join(differences)}")
+    _check_components(stores)
     designed = [store for store in stores if store.design is not None]
     for other in designed[1:]:
         one = designed[0]
@@ -133,6 +137,13 @@ def _check_compatible(stores: Sequence[Store]) -> None:
                 f"{shown[1]}"
             )
         _check_mask_files(one, other)
+
+
+def _check_components(stores: Sequence[Store]) -> None:
+    tables = [(s.path, table) for s in stores if (table := read_components(s.path)) is not None]
+    for path, table in tables[1:]:
+        if found := first_difference(tables[0][1], table):
+            raise StoreError(f"{tables[0][0]} and {path} ablate other components: {found}")
 
 
 def _check_mask_files(one: Store, other: Store) -> None:

@@ -1,0 +1,87 @@
+"""What the entries of a store's masks stand for: the component table, kept beside the arrays.
+
+The first worker that fills rows writes ``components.json``; later ones are held to it, since rows
+of two selections in one store would be a silent mixture. It is plain JSON, as
+``coarlib.ablation.ComponentSet.to_json`` gives and ``from_json`` reads, and opens without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coarlib.errors import StoreError
+from coarlib.files import whole_file
+
+COMPONENTS_FILE = "components.json"
+
+Table = Sequence[Mapping[str, Any]]
+
+
+def read_components(store: Path) -> list[dict[str, Any]] | None:
+    """Read the component table of a store; None if no worker has written one.
+
+    Raises
+    ------
+    StoreError
+        If the file is not such a table.
+    """
+    path = store / COMPONENTS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(group, dict) for group in found):
+        raise StoreError(f"{path} is no list of component groups")
+    return found
+
+
+def settle_components(store: Path, table: Table | None) -> None:
+    """Fix what the mask entries of a store stand for: the first worker decides for all.
+
+    Parameters
+    ----------
+    store : Path
+    table : sequence of dict, optional
+        The components of the worker's task; None if it cannot tell, which checks nothing.
+
+    Raises
+    ------
+    StoreError
+        If the store was filled with other components, or the table cannot be written.
+    """
+    if table is None:
+        return
+    content = json.dumps(list(table), indent=1)
+    if read_components(store) is None:
+        try:
+            with whole_file(store / COMPONENTS_FILE, "w", replace=False) as file:
+                file.write(content + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write {store / COMPONENTS_FILE}: {error}") from error
+    difference = first_difference(read_components(store) or [], json.loads(content))
+    if difference:
+        raise StoreError(
+            f"the rows of {store} ablate other components than this task: {difference}; give the "
+            "model and settings they were made with, or make another store"
+        )
+
+
+def first_difference(one: Table, other: Table) -> str | None:
+    """Say where two component tables first differ; None if they agree."""
+    if list(one) == list(other):
+        return None
+    for here, there in zip(one, other, strict=False):
+        if here != there:
+            return f"{_named(here)} there, {_named(there)} here"
+    return f"{len(one)} groups of components there, {len(other)} here"
+
+
+def _named(group: Mapping[str, Any]) -> str:
+    units = group.get("units", 1)
+    place = ".".join(str(group[key]) for key in ("module", "parameter") if group.get(key))
+    return f"{units} × {group.get('kind')} of {place} (axis {group.get('axis', '-')})"
