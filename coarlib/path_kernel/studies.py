@@ -9,12 +9,52 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from coarlib.ablation import ComponentSet, WeightAblation
 from coarlib.errors import HistoryError
 from coarlib.path_kernel.accumulate import SOURCES
 from coarlib.path_kernel.decomposition import Decomposition
+from coarlib.path_kernel.explain import Subject
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """Mean loss and accuracy of a classifier along a recorded run, at updates ``steps`` int [S]."""
+
+    steps: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+def training_curve(
+    run: Subject, inputs: torch.Tensor, targets: torch.Tensor, points: int = 100
+) -> TrainingCurve:
+    """Evaluate a recorded classifier at the states that its history keeps.
+
+    Parameters
+    ----------
+    run : Subject
+    inputs [T, ...], targets int64 [T]
+    points : int
+        At most so many states, evenly over the run.
+    """
+    walk = run.walk
+    every = walk.history.settings.every
+    kept = np.arange(walk.history.first, walk.history.last, every)
+    chosen = np.linspace(0, len(kept) - 1, min(points, len(kept))).round().astype(np.int64)
+    steps = np.append(kept[chosen], walk.history.last)
+    inputs, targets = run.put(inputs), run.put(targets)
+    rows = []
+    with torch.no_grad():
+        for step in steps.tolist():
+            outputs = functional_call(run.model, walk.theta(step), (inputs,))
+            right = (outputs.argmax(-1) == targets).double().mean()
+            each = torch.vmap(lambda o, t: run.loss.function(o[None], t[None]))(outputs, targets)
+            rows.append((float(each.mean()), float(right)))
+    loss, accuracy = np.array(rows).T
+    return TrainingCurve(steps, loss, accuracy)
 
 
 def layer_kernels(found: Decomposition, output: int = 0) -> dict[str, NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from coarlib.path_kernel import explain, subject
 from coarlib.path_kernel.setups import train_with_history
 from coarlib.regression import Attributions
 from estimate import explain as explain_command
-from estimate import plot_explanation, record_history
+from estimate import plot_explanation, plot_history, record_history
 from estimate.cifar2_path.setup import Cifar2
 from estimate.modular_addition.setup import ModularAddition
 
@@ -33,6 +33,8 @@ def test_record_explain_plot(tmp_path, capsys):
     assert Attributions.load(f"{tmp_path}/e.attributions").weight.shape == (40, 3)
     plot_explanation.main([*out, "--plot.to", f"{tmp_path}/plots"])
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
+    plot_history.main([*SETUP, *history, "--plot.to", f"{tmp_path}/plots", "--plot.points", "2"])
+    assert (tmp_path / "plots" / "training.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

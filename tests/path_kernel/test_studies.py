@@ -17,6 +17,7 @@ from coarlib.path_kernel.studies import (
     layer_kernels,
     pruning_curves,
     similarity,
+    training_curve,
 )
 from coarlib.scoring import lds
 from estimate.digits_path.setup import DigitsPath
@@ -67,6 +68,18 @@ def test_heat_maps_and_balance_agree_with_the_totals(found):
     for source, curve in weighed.signed.items():
         np.testing.assert_allclose(curve[-1], found[source].mean(), rtol=1e-3, atol=1e-3)
         assert (np.diff(weighed.absolute[source]) >= 0).all()
+
+
+def test_training_curve_ends_at_the_trained_model(setup, trained):
+    inputs, targets = setup.test_samples()
+    run = subject(trained[0], trained[1], setup.loss(), setup.train_samples())
+    curve = training_curve(run, inputs, targets, points=5)
+    assert list(curve.steps) == [0, 10, 20, 29, 39, STEPS]
+    with torch.no_grad():
+        outputs = trained[1](inputs)
+    assert curve.accuracy[-1] == (outputs.argmax(-1) == targets).double().mean()
+    np.testing.assert_allclose(curve.loss[-1], F.cross_entropy(outputs, targets), rtol=1e-5)
+    assert curve.loss[0] > curve.loss[-1]
 
 
 def test_similarity_of_attribution_vectors(found):
