@@ -1,8 +1,9 @@
 """Training many models on their own subsets at once.
 
-The parameters of K models are stacked, one step is one batched computation (torch.func), and any
-elementwise optimizer of torch works on the stack as it would on each model. The result equals
-training the models one by one up to the rounding of batched arithmetic.
+The parameters of K models are stacked, one step is one batched computation (torch.func, or one
+wide model where the layers allow it), and any elementwise optimizer of torch works on the stack as
+it would on each model. The result equals training the models one by one up to the rounding of
+batched arithmetic.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from coarlib.errors import TaskError
 from coarlib.retraining.trainer import Trainer, batch_order, build_model
+from coarlib.retraining.wide import wide_forward
 
 __all__ = ["SequentialTrainingWarning", "models_at_once", "reason_not_vectorisable", "train_many"]
 
@@ -189,6 +191,16 @@ def _train_stack(
 
 def _stacked_loss(trainer: Trainer, skeleton: torch.nn.Module) -> Callable[..., torch.Tensor]:
     """Loss [K] of stacked states on batches [K, b, …] with weights [K, b]."""
+    wide = wide_forward(skeleton)
+    if wide is not None:
+        of_outputs = vmap(lambda outputs, wanted, w: (trainer.loss(outputs, wanted) * w).sum())
+
+        def wide_loss(
+            state: tuple[dict[str, Any], dict[str, Any]], batch: torch.Tensor, *rest: torch.Tensor
+        ) -> torch.Tensor:
+            return torch.as_tensor(of_outputs(wide(*state, batch), *rest))
+
+        return wide_loss
 
     def weighted_loss(
         state: tuple[dict[str, Any], dict[str, Any]],
