@@ -4,9 +4,10 @@
 
 Upstream's row, re-implemented: deep-copy the model, look every ablated index up in the table of
 components, zero it, and run over the data in batches of 500 (stories: 12, one margin after the
-other). Ours: the task of each set-up as `make_dataset` runs it, in float32 (and, where the
+other). FFCV hands it images in channels-last order; "planes" is the same loop on contiguous
+[T, 3, H, W] images, as torchvision's transforms make them. Ours: the task of each set-up as `make_dataset` runs it, in float32 (and, where the
 processor has it, bfloat16). The limit beside them is the bare forward pass of the folded model in
-batches of our size: nothing is ablated and nothing recorded. All are measured in turn, a row each.
+batches of our size: nothing is ablated and nothing recorded. Compiled: through torch.compile. All are measured in turn, a row each.
 """
 
 import argparse
@@ -105,6 +106,10 @@ def measure(name: str, tasks: dict, sequences: bool, repeats: int) -> dict:
     (row,) = ours.rows(np.arange(1), masks[:1]).values()
     error = float((row[0] - upstream.row(masks[0])).abs().max() / row.abs().max())
     works = {"upstream": lambda: [upstream.row(mask) for mask in masks]}
+    if not sequences:
+        plain = Upstream(ours, sequences)
+        plain.examples.inputs = tuple(x.contiguous() for x in plain.examples.inputs)
+        works["upstream, planes"] = lambda: [plain.row(mask) for mask in masks]
     for kind, task in tasks.items():
         works[kind] = lambda task=task: task.rows(np.arange(ROWS), masks)
     works["bare forward"] = lambda: [bare(ours) for _ in masks]
@@ -155,12 +160,16 @@ def main() -> None:
         paths = (data / "akamaster_resnet20-12fca82f.th", data / "cifar10_test1000_lossless.npz")
         tasks = {
             "coarlib": CifarTask(*map(str, paths)),
+            "coarlib compiled": CifarTask(*map(str, paths), compiled=True),
             "coarlib bf16": CifarTask(*map(str, paths), autocast="bf16"),
         }
         numbers["resnet20"] = measure("ResNet-20, CIFAR-10", tasks, False, options.repeats)
         names = ("stories260K.bin", "tok512.bin", "tinystories_500.json")
         files = [str(data / name) for name in names]
-        tasks = {"coarlib": TinyLlamaTask(*files, num_stories=32)}
+        tasks = {
+            "coarlib": TinyLlamaTask(*files, num_stories=32, batch_size=32),
+            "coarlib compiled": TinyLlamaTask(*files, num_stories=32, batch_size=32, compiled=True),
+        }
         numbers["tinyllama"] = measure("TinyStories Llama", tasks, True, options.repeats)
     reporting.save("ablation", numbers, "torch")
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.activations import Site
+from coarlib.ablation.compiling import compiled_or_plain
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.fuse import fused_copy
 from coarlib.ablation.replace import REPLACEMENTS, ActivationAblation
@@ -96,6 +97,10 @@ class ComponentTask(Task):
         What ablating means: weights to zero and biases left (COAR's, the default), weights times
         :attr:`scale`, or the activation replaced (:mod:`coarlib.ablation.replace`; the mean is
         over all examples).
+    compiled : bool
+        Run the model through ``torch.compile``: a minute at the start for rows up to a quarter
+        faster. Without a working compiler, or where activations are replaced by hooks, rows run
+        uncompiled.
 
     Raises
     ------
@@ -125,6 +130,7 @@ class ComponentTask(Task):
         fuse: bool = True,
         autocast: str = "none",
         ablate: str = "zero_weights",
+        compiled: bool = False,
     ) -> None:
         if batch_size < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
@@ -136,6 +142,7 @@ class ComponentTask(Task):
         # Folding moves activations behind the norm, so replacing them there is something else.
         self.fuse = fuse and ablate in WEIGHT_ABLATIONS
         self.batch_size, self.autocast, self.ablate = batch_size, autocast, ablate
+        self.compiled = compiled and ablate in WEIGHT_ABLATIONS
         self._device = torch.device("cpu")
         self._ablation: WeightAblation | ActivationAblation | None = None
         self._digest = xxhash.xxh3_128()
@@ -218,6 +225,8 @@ class ComponentTask(Task):
             self._examples = self._examples.to(device)
         self._network = self._fastest(model, components, device)
         self._ablation = self._ablation_of(components)
+        if self.compiled:
+            self._network = self._compiled(self._network)
 
     def _ablation_of(self, components: ComponentSet) -> WeightAblation | ActivationAblation:
         if self.ablate in WEIGHT_ABLATIONS:
@@ -254,6 +263,21 @@ class ComponentTask(Task):
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
 
+    def _compiled(self, network: nn.Module) -> nn.Module:
+        _, batch = next(self.batches())
+
+        def run(some: nn.Module) -> torch.Tensor:
+            with torch.inference_mode(), self._autocast():
+                return self.predict(some, batch.inputs).float()
+
+        # Half precision rounds a few hundred times more coarsely than float32.
+        coarse = 1.0 if AUTOCAST[self.autocast] is None else 100.0
+        return compiled_or_plain(network, run, coarse * self.tolerance)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = AUTOCAST[self.autocast]
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+
     def batches(self, size: int | None = None) -> Iterator[tuple[slice, Examples]]:
         """Iterate over the examples as the model takes them, with their positions."""
         for where, stored in self._examples.batches(size or self.batch_size):
@@ -289,9 +313,7 @@ class ComponentTask(Task):
             for key in self.outputs
         }
         size = min(self.batch_size, len(self._examples))
-        dtype = AUTOCAST[self.autocast]
-        autocast = torch.autocast(self._device.type, dtype, enabled=dtype is not None)
-        with torch.inference_mode(), autocast, ablation:
+        with torch.inference_mode(), self._autocast(), ablation:
             while True:
                 try:
                     self._evaluate(ablation, kept, size, found)

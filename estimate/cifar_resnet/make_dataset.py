@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commandline import Boolean, Param, Whole, run
 from estimate.cifar_resnet.task import CifarTask
 from estimate.make_dataset import fill_with
 
@@ -19,6 +19,7 @@ PARAMS = {
     "batch_size": Param(Whole(1), "images in one forward pass", default=50),
     "normalization": Param(str, "auto, cifar or imagenet", default="auto"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
+    "compiled": Param(Boolean(), "use torch.compile", default=False),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }
 

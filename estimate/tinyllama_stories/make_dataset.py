@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commandline import Boolean, Param, Whole, run
 from estimate.make_dataset import fill_with
 from estimate.tinyllama_stories.task import TinyLlamaTask
 
@@ -20,6 +20,7 @@ PARAMS = {
     "num_tokens": Param(Whole(2), "tokens of a story at most", default=128),
     "batch_size": Param(Whole(1), "stories in one forward pass", default=16),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
+    "compiled": Param(Boolean(), "use torch.compile", default=False),
 }
 
 

@@ -183,3 +183,61 @@ def test_misuse_is_refused():
         TinyTask(model, autocast="fp8")
     with pytest.raises(TaskError, match="at least 1"):
         TinyTask(model, batch_size=0)
+
+
+class Brittle(nn.Module):
+    """Runs a plain model, then fails or lies as a compiled one might."""
+
+    def __init__(self, network, failure):
+        super().__init__()
+        self.network, self.failure = network, failure
+
+    def forward(self, *inputs):
+        if self.failure == "raises":
+            raise RuntimeError("no compiler\nfor a long story")
+        return self.network(*inputs) + self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("raises", "since torch.compile failed here (RuntimeError: no compiler)"),
+        (1.0, "the compiled model differs by"),
+        (0.0, None),
+    ],
+)
+def test_compiling_falls_back_with_one_sentence(failure, words, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda network: Brittle(network, failure))
+    plain, fast = Linear(), Linear(compiled=True)
+    for task in (plain, fast):
+        task.prepare(torch.device("cpu"))
+    found = capsys.readouterr().err.strip()
+    assert "\n" not in found and (words in found if words else not found)
+    assert isinstance(fast._network, Brittle) is (failure == 0.0)
+    masks = np.random.default_rng(0).random((3, fast.num_features)) < 0.6
+    torch.testing.assert_close(*(t.rows(np.arange(3), masks) for t in (plain, fast)))
+
+
+class Linear(ComponentTask):
+    def model(self):
+        torch.manual_seed(0)
+        return nn.Linear(6, 4)
+
+    def components(self, model):
+        return find_components(model, ["linear_row"])
+
+    def examples(self):
+        torch.manual_seed(1)
+        return Examples((torch.randn(8, 6),), torch.arange(8) % 4)
+
+
+@pytest.mark.slow
+def test_compiled_rows_are_the_plain_ones(capsys):
+    """Weights are masked in place: the compiled model has to see that."""
+    plain, fast = Linear(), Linear(compiled=True)
+    for task in (plain, fast):
+        task.prepare(torch.device("cpu"))
+    masks = np.random.default_rng(0).random((3, fast.num_features)) < 0.6
+    rows = [t.rows(np.arange(3), masks)["test_margins"] for t in (plain, fast)]
+    torch.testing.assert_close(*rows)
+    assert not torch.equal(rows[0][0], rows[0][1])
