@@ -5,9 +5,10 @@
 Upstream's row, re-implemented: deep-copy the model, look every ablated index up in the table of
 components, zero it, and run over the data in batches of 500 (stories: 12, one margin after the
 other). FFCV hands it images in channels-last order; "planes" is the same loop on contiguous
-[T, 3, H, W] images, as torchvision's transforms make them. Ours: the task of each set-up as `make_dataset` runs it, in float32 (and, where the
-processor has it, bfloat16). The limit beside them is the bare forward pass of the folded model in
-batches of our size: nothing is ablated and nothing recorded. Compiled: through torch.compile. All are measured in turn, a row each.
+[T, 3, H, W] images, as torchvision's transforms make them. Ours: the task of each set-up as
+`make_dataset` runs it, in float32, compiled by torch.compile, and in bfloat16 where the processor
+has it. The limit beside them is the bare forward pass of the folded model in batches of our size:
+nothing is ablated and nothing recorded. All are measured in turn, a row each.
 """
 
 import argparse
