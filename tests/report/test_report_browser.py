@@ -3,20 +3,12 @@
 import os
 
 import pytest
-from chromium import Browser, find_chromium
 from report_cases import TARGETS, make_case, make_fit, make_store, report_arguments
 
 from estimate import report
 
 KEEP = "COARLIB_SCREENSHOTS"  # a directory in which to leave what the tests saw
 COLUMN = "[...document.querySelectorAll('#examples tbody tr')].map(r => r.cells[{}].textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    find_chromium()
-    with Browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from chromium import Browser, find_chromium
 from paths import DATA, ROOT
 
 from estimate import initialize_store, report, run_regression
@@ -13,13 +12,6 @@ from estimate.cifar_resnet import make_dataset
 MODEL, IMAGES = DATA / "akamaster_resnet20-12fca82f.th", DATA / "cifar10_test1000_lossless.npz"
 ROWS, TARGETS, HELD_OUT = 40, 60, 10
 NAMES = "[...document.querySelectorAll('#examples tbody tr')].map(r => r.innerText)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    find_chromium()
-    with Browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
