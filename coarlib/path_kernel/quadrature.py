@@ -30,8 +30,9 @@ ROUNDING = 32.0
 """A tolerance below this many units in the last place of f cannot be met and is raised to it."""
 
 MAX_ROUNDS = 40
-MAX_INTERVALS = 64
-"""Parts of one point's update; the residual that is left then is reported."""
+MAX_INTERVALS = {torch.float64: 256, torch.float32: 64}
+"""Parts of one point's update (in float32 rounding leaves nothing to more of them); the residual
+that is left then is reported."""
 
 _KINK_MARGIN = 0.02
 
@@ -196,6 +197,7 @@ class _Refinement:
         self._segments, self._which = segments, which
         self._points, self._tolerance = points, tolerance
         self._noise = float(tolerance.min()) / ROUNDING
+        self._most = MAX_INTERVALS.get(tolerance.dtype, 64)
 
     def run(self, before: torch.Tensor, after: torch.Tensor, pool: _Pool) -> torch.Tensor:
         """Add nodes of all points to the pool; return their integrals [n, K]."""
@@ -230,7 +232,7 @@ class _Refinement:
         total = error.new_zeros(count).index_add_(0, all_.point, error)
         parts = error.new_zeros(count).index_add_(0, all_.point, torch.ones_like(error))
         allowed = (self._tolerance / parts.clamp(min=1) / 2).clamp(min=self._noise)
-        open_ = (total > self._tolerance) & (parts < MAX_INTERVALS)
+        open_ = (total > self._tolerance) & (parts < self._most)
         chosen = open_[all_.point] & (error > allowed[all_.point])
         return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))
 
