@@ -270,10 +270,15 @@ def _read_config_file(path: Path) -> dict[str, object]:
     flat: dict[str, object] = {}
     for section, keys in content.items():
         if isinstance(keys, dict):
-            flat |= {f"{section}.{key}": value for key, value in keys.items()}
+            flat |= {f"{section}.{key}": _text_keys(value) for key, value in keys.items()}
         else:
             flat[str(section)] = keys
     return flat
+
+
+def _text_keys(value: object) -> object:
+    """Turn a mapping's keys into text (YAML reads ``yes:`` as True, which fastargs refuses)."""
+    return {str(key): part for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def _shown(key: str, positional: Collection[str]) -> str:
