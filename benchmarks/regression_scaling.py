@@ -17,13 +17,13 @@ import reporting
 
 from coarlib.regression import ArrayRows, Moments, fit
 
-MIDDLE = {"N": 8000, "M": 768, "T": 400}
+MIDDLE = {"N": 8000, "M": 512, "T": 200}
 SIZES = {
     "N": (2000, 4000, 8000, 16_000, 32_000),
-    "M": (192, 384, 768, 1536, 2304),
-    "T": (100, 200, 400, 800, 1600, 3200),
+    "M": (128, 256, 512, 1024, 1536),
+    "T": (50, 100, 200, 400, 800, 1600),
 }
-SOLVERS = {"least_squares": {}, "ridge": {}, "shared_prior": {"steps": 5}, "lasso": {"lam": 0.05}}
+SOLVERS = {"least_squares": {}, "ridge": {}, "shared_prior": {"steps": 5}, "lasso": {"lam": 0.005}}
 REPEATS = 2
 
 
