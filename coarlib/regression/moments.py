@@ -22,6 +22,7 @@ from coarlib.errors import RegressionError
 from coarlib.progress import Progress
 from coarlib.regression.blocks import BLOCK_BYTES, read_blocks
 from coarlib.regression.counts import PairCounter, column_sums
+from coarlib.regression.products import add_sparse_products, pays
 from coarlib.regression.rows import ArrayRows, RowSource
 
 __all__ = ["Accumulator", "Moments"]
@@ -300,11 +301,17 @@ class Accumulator:
         if self._complement is None:
             # The rarer value gives the smaller sums, hence the smaller rounding.
             self._complement = bool(masks.mean() > 0.5)
-        values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
-        self._kept += masks.sum(0)
+        kept = masks.sum(0)
+        self._kept += kept
         if self._bits is not None:
             self._bits.add(masks)
-        elif self._with_pairs:
+        share = float(kept.sum()) / masks.size
+        share = 1 - share if self._complement else share
+        if self.device.type == "cpu" and pays(share, centred.shape[1]):
+            add_sparse_products(masks, self._complement, centred.numpy(), self._cross.numpy())
+            return
+        values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
+        if self._with_pairs and self._bits is None:
             self._add_pairs(values)
         rare = torch.logical_not(values) if self._complement else values
         columns = rare.to(self._where, self._dtype).T
