@@ -24,7 +24,14 @@ from coarlib.regression.attributions import Attributions
 from coarlib.regression.budget import Prediction, Size, choose_form
 from coarlib.regression.checkpoint import resumable_moments
 from coarlib.regression.dual import finite_masks
-from coarlib.regression.fit import NEED_SCORES, SOLVERS, USE_VALIDATION, fit
+from coarlib.regression.fit import (
+    NEED_SCORES,
+    SHARE_PRIOR,
+    SOLVERS,
+    USE_VALIDATION,
+    fit,
+    prior_of_moments,
+)
 from coarlib.regression.heldout import HeldOut, score_rows
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.moments import Moments
@@ -255,8 +262,11 @@ class Experiment:
         compare the candidates.
         """
         found: list[tuple[str, Attributions, HeldOut]] = []
+        learnt = self._learnt_prior(train)
         for name in self._candidates():
-            use = {"validation": choosing} if name in USE_VALIDATION else {}
+            use = learnt.get(name, {})
+            if name in USE_VALIDATION:
+                use = {"validation": choosing}
             fitted = self._fit(name, train, self.split.train, **use)
             held_out = score_rows(fitted.predict, self.source, judging)
             self.say(f"{name}: {fitted.summary['status']}")
@@ -271,6 +281,18 @@ class Experiment:
                 held_out = score_rows(fitted.predict, self.source, self.split.validation)
         self.say(str(held_out))
         return name, fitted, held_out, scores
+
+    def _learnt_prior(self, train: Moments) -> dict[str, dict[str, Any]]:
+        """Learn the prior that several candidates use, once; what to pass to each of them.
+
+        Nothing where there is one such candidate or their options differ: they learn their own.
+        """
+        users = [n for n in self._candidates() if n in SHARE_PRIOR and not self.options.get(n)]
+        if len(users) < 2:
+            return {}
+        masks = finite_masks(self.source, self.split.train) if self._form == "dual" else None
+        prior = prior_of_moments(train, masks=masks, device=self.device)
+        return {name: {"prior": prior} for name in users}
 
     def _fit(
         self, solver: str, moments: Moments, positions: NDArray[np.int64], **extra: Any

@@ -18,6 +18,7 @@ from coarlib.regression.dual import DualProblem
 from coarlib.regression.lasso import solve_lasso
 from coarlib.regression.least_squares import solve_least_squares, solve_ridge
 from coarlib.regression.moments import Moments
+from coarlib.regression.prior import Prior, learn_prior
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.ridge import solve_ridge_path
 from coarlib.regression.rows import RowSource
@@ -25,7 +26,16 @@ from coarlib.regression.saga import solve_saga
 from coarlib.regression.shared_prior import solve_informed_prior, solve_shared_prior
 from coarlib.regression.stream import StreamProblem
 
-__all__ = ["NEED_SCORES", "SOLVERS", "STREAMING", "USE_VALIDATION", "fit", "fit_least_squares"]
+__all__ = [
+    "NEED_SCORES",
+    "SHARE_PRIOR",
+    "SOLVERS",
+    "STREAMING",
+    "USE_VALIDATION",
+    "fit",
+    "fit_least_squares",
+    "prior_of_moments",
+]
 
 
 def _ridge(problem: Problem, lam: float | None = None, **options: Any) -> Solution:
@@ -51,6 +61,7 @@ STREAMING: dict[str, Callable[..., Solution]] = {
 }
 SOLVERS |= STREAMING
 NEED_SCORES = ("informed_prior",)
+SHARE_PRIOR = ("shared_prior", "tempered_prior")  # one learnt prior, used in two ways
 USE_VALIDATION = ("lasso",)  # their λ comes from held-out rows, so a final fit is given it
 
 
@@ -97,12 +108,10 @@ def fit(
         if rows is None:
             raise RegressionError(f"solver {solver} reads the rows again: pass rows=")
         problem = StreamProblem.from_source(moments, *rows, device)
-    elif masks is None:
-        problem = Problem.from_moments(moments, device)
-    elif solver == "lasso":
+    elif solver == "lasso" and masks is not None:
         raise RegressionError("the lasso works on X'X and has no dual form")
     else:
-        problem = DualProblem.from_masks(moments, masks, device)
+        problem = _problem(moments, masks, device)
     try:
         solution = SOLVERS[solver](problem, **options)
     except TypeError as error:
@@ -112,6 +121,30 @@ def fit(
     attributions = Attributions.from_solution(problem, solution)
     attributions.summary["solver"] = solver
     return attributions
+
+
+def prior_of_moments(
+    moments: Moments,
+    *,
+    masks: NDArray[np.bool_] | None = None,
+    device: torch.device | str = "cpu",
+) -> Prior:
+    """Learn what the solvers of ``SHARE_PRIOR`` learn; with ``prior=`` this, `fit` does not again.
+
+    Parameters
+    ----------
+    moments, masks, device
+        As in :func:`fit`.
+    """
+    return learn_prior(_problem(moments, masks, device))
+
+
+def _problem(
+    moments: Moments, masks: NDArray[np.bool_] | None, device: torch.device | str
+) -> Problem:
+    if masks is None:
+        return Problem.from_moments(moments, device)
+    return DualProblem.from_masks(moments, masks, device)
 
 
 def fit_least_squares(moments: Moments, device: torch.device | str = "cpu") -> Attributions:

@@ -40,7 +40,7 @@ def solve_shared_prior(
     groups: NDArray[np.int64] | None = None,
     group_weight: float = 0.0,
     pooled: bool = True,
-    prior: NDArray[np.float64] | None = None,
+    prior: Prior | NDArray[np.float64] | None = None,
     scores: NDArray[Any] | None = None,
 ) -> Solution:
     """Fit ridge with prior variances shared by all targets.
@@ -54,8 +54,9 @@ def solve_shared_prior(
         Exponent of the prior: 1 is the learnt one, 0 plain ridge, between them a compromise.
     pooled : bool
         One scale of the prior for all targets (chosen by GCV), else one each.
-    prior : float64 [N], optional
-        Prior variances from elsewhere (another fit); skips learning.
+    prior : Prior or float64 [N], optional
+        What :func:`learn_prior` found on this problem, or prior variances from elsewhere (another
+        fit); skips learning.
     scores : float [N, T], optional
         Cheap guesses of the weights (gradients, leave-one-out effects), in raw mask units up to a
         factor, which is learnt for each group: weights are shrunk towards them instead of zero.
@@ -80,12 +81,7 @@ def solve_shared_prior(
             problem, steps=steps, groups=inner, group_weight=group_weight, scores=guess
         )
     else:
-        if prior.shape != (problem.moments.num_features,) or not (prior >= 0).all():
-            raise RegressionError(
-                f"prior must be {problem.moments.num_features} variances that are not negative"
-            )
-        tau = np.maximum(prior[problem.active], SMALLEST_PRIOR * prior.max(initial=1e-300))
-        found = Prior(tau, np.zeros(len(tau)), [])
+        found = _checked_prior(problem, prior)
     tau = found.variance**temper
     tau /= tau.mean()
     mean = None if guess is None else found.slope[:, None] * guess
@@ -156,6 +152,23 @@ def _posterior_spread(path: RidgePath, lam: NDArray[np.float64]) -> NDArray[np.f
     errors = np.zeros((problem.moments.num_features, len(unique)))
     errors[problem.active] = np.sqrt(variance) / problem.scale[:, None]
     return errors[:, 0] if len(unique) == 1 else errors[:, where]
+
+
+def _checked_prior(problem: Problem, prior: Prior | NDArray[np.float64]) -> Prior:
+    """Return the prior of the active features; what was learnt here already is that."""
+    if isinstance(prior, Prior):
+        if prior.variance.shape != (problem.num_active,):
+            raise RegressionError(
+                f"this prior was learnt for {len(prior.variance)} features that vary; here "
+                f"{problem.num_active} do"
+            )
+        return prior
+    if prior.shape != (problem.moments.num_features,) or not (prior >= 0).all():
+        raise RegressionError(
+            f"prior must be {problem.moments.num_features} variances that are not negative"
+        )
+    tau = np.maximum(prior[problem.active], SMALLEST_PRIOR * prior.max(initial=1e-300))
+    return Prior(tau, np.zeros(len(tau)), [])
 
 
 def _checked_groups(problem: Problem, groups: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from regression_problems import linear_rows
 from coarlib.errors import RegressionError
 from coarlib.regression import Attributions, Moments, Problem, score_arrays, solve_ridge_path
 from coarlib.regression.dual import DualProblem, finite_masks
-from coarlib.regression.prior import learn_prior
+from coarlib.regression.prior import Prior, learn_prior
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.shared_prior import solve_shared_prior
 
@@ -133,6 +133,17 @@ def test_a_prior_from_elsewhere_and_bad_options():
     for options in ({"temper": 2}, {"prior": prior[:5]}, {"groups": prior}):
         with pytest.raises(RegressionError):
             solve_shared_prior(problem, **options)
+
+
+@pytest.mark.parametrize("temper", [1.0, 0.5])
+def test_a_learnt_prior_gives_what_learning_it_gives(wide, temper):
+    for problem in both(wide):
+        own = solve_shared_prior(problem, temper=temper)
+        given = solve_shared_prior(problem, temper=temper, prior=learn_prior(problem))
+        assert np.array_equal(own.weight, given.weight)
+        assert own.status == given.status and own.details == given.details
+    with pytest.raises(RegressionError, match=r"3 features that vary; here \d+ do"):
+        solve_shared_prior(problem, prior=Prior(np.ones(3), np.zeros(3), []))
 
 
 def test_constant_targets_stay_zero(wide):

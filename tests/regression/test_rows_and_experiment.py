@@ -1,5 +1,7 @@
 """Row sources (store, .beton, arrays), the split, and the whole fit."""
 
+import importlib
+
 import numpy as np
 import pytest
 from regression_problems import linear_rows, make_store
@@ -10,6 +12,7 @@ from coarlib.regression import experiment
 from coarlib.regression.blocks import read_blocks
 from coarlib.regression.budget import Prediction
 from coarlib.regression.experiment import Experiment, solver_for, split_rows
+from coarlib.regression.prior import learn_prior
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
 from coarlib.store import Store
 
@@ -176,6 +179,38 @@ def test_auto_keeps_what_predicts_the_held_out_rows_best():
     assert any("chosen on the held-out rows" in line for line in lines)
     with pytest.raises(RegressionError, match="num_val"):
         Experiment(source, split_rows(source, 60, 0), "auto", say=print).run()
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+def test_auto_learns_the_shared_prior_once_with_unchanged_results(form, monkeypatch):
+    source, learnt = sparse_source(90), []
+    split = split_rows(source, 50, 40)
+    monkeypatch.setattr(experiment.Experiment, "_plan", lambda self: Prediction(form, 0, 0))
+    monkeypatch.setattr(experiment, "CANDIDATES", ("ridge", "shared_prior", "tempered_prior"))
+
+    def counted(*args, **options):
+        learnt.append(learn_prior(*args, **options))
+        return learnt[-1]
+
+    for name in ("fit", "shared_prior"):
+        module = importlib.import_module(f"coarlib.regression.{name}")
+        monkeypatch.setattr(module, "learn_prior", counted)
+    # A candidate with options of its own makes both learn their own prior.
+    own = {name: {"pooled": True} for name in experiment.SHARE_PRIOR}
+    results, lines, counts = [], [], []
+    for options in ({}, own):
+        learnt.clear()
+        said = []
+        results.append(Experiment(source, split, "auto", options, say=said.append).run())
+        lines.append(said)
+        counts.append(len(learnt))
+    once, twice = results
+    final = int(once.summary["solver"] in experiment.SHARE_PRIOR)
+    assert counts == [1 + final, 2 + final]
+    assert lines[0] == lines[1]
+    assert np.array_equal(once.weight, twice.weight)
+    assert np.array_equal(once.standard_error, twice.standard_error)
+    assert once.summary["candidates"] == twice.summary["candidates"]
 
 
 def test_the_final_lasso_is_fitted_on_all_rows_at_the_chosen_lambda():
