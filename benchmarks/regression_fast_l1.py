@@ -150,7 +150,7 @@ def lasso_cifar_size(store):
         return Moments.from_rows(source, train), Moments.from_rows(source, held)
 
     rates = (1e-2, 3e-2, 5e-2)
-    bounds = (120, 1500)
+    bounds = (120, 4500)
     return compare_lasso(few.read(train), few.read(held), moments, TARGETS, {BATCH: rates}, bounds)
 
 
