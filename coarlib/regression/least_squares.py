@@ -111,13 +111,17 @@ def _refined(
     """
     weight = inverse @ c
     gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
-    scale = c.abs().amax(0).clamp_min(torch.finfo(c.dtype).tiny)
+    scale = _largest(c).clamp_min(torch.finfo(c.dtype).tiny)
     for _ in range(REFINE_STEPS):
-        if float((gradient.abs().amax(0) / scale).max()) <= REFINE_ABOVE:
+        if float((_largest(gradient) / scale).max()) <= REFINE_ABOVE:
             break
         weight.addmm_(inverse, gradient)
         gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
     return weight, gradient
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(values, ord=float("inf"), dim=0)
 
 
 def _spread(
