@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from coarlib.regression.threads import torch_threads
 
-__all__ = ["PairCounter", "column_sums"]
+__all__ = ["PairCounter", "column_sums", "squared_norms"]
 
 _COLUMNS = 256  # sums over them stay in the level-1 cache
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
@@ -135,3 +136,10 @@ def column_sums(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return Σ and Σ² of each column of real [B, T], float64 [2, T]; NaN and inf come through."""
     with torch_threads():
         return np.asarray(_column_sums(values))
+
+
+def squared_norms(values: torch.Tensor) -> torch.Tensor:
+    """Return Σ² of each column of float64 [B, T]; torch's own sums are slow along rows on CPUs."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(column_sums(values.numpy())[1])
+    return values.square().sum(0)

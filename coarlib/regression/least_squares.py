@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.regression.counts import squared_norms
 from coarlib.regression.problem import Problem, Solution, target_blocks
 
 __all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
@@ -86,7 +87,7 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
         weight, gradient = _refined(matrix, inverse, c)
         yy = problem.variance[targets]
         # ½ g'A⁻¹g is the distance to the optimum; ‖g‖² / (2 λ_min) bounds it.
-        bound = gradient.square().sum(0).cpu().numpy() / smallest
+        bound = squared_norms(gradient).cpu().numpy() / smallest
         solution.gap[targets] = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)
         fitted = (weight * (2 * c - problem.gram @ weight if lam else c)).sum(0).cpu().numpy()
         rss[targets] = problem.num_rows * np.maximum(yy - fitted, 0)
@@ -111,17 +112,13 @@ def _refined(
     """
     weight = inverse @ c
     gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
-    scale = _largest(c).clamp_min(torch.finfo(c.dtype).tiny)
+    scale = squared_norms(c).clamp_min(torch.finfo(c.dtype).tiny)
     for _ in range(REFINE_STEPS):
-        if float((_largest(gradient) / scale).max()) <= REFINE_ABOVE:
+        if float((squared_norms(gradient) / scale).max()) <= REFINE_ABOVE**2:
             break
         weight.addmm_(inverse, gradient)
         gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
     return weight, gradient
-
-
-def _largest(values: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(values, ord=float("inf"), dim=0)
 
 
 def _spread(

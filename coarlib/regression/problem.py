@@ -174,8 +174,11 @@ class Problem:
 
     def raw_weight(self, weight: torch.Tensor) -> NDArray[np.float64]:
         """Convert standardised weights [M, t] to raw mask units of all features, [N, t]."""
+        varying = weight.double().cpu().numpy() / self.scale[:, None]
+        if len(self.active) == self.moments.num_features:
+            return np.asarray(varying)
         raw = np.zeros((self.moments.num_features, weight.shape[1]))
-        raw[self.active] = weight.double().cpu().numpy() / self.scale[:, None]
+        raw[self.active] = varying
         return raw
 
     def raw_bias(self, raw: NDArray[Any], targets: slice = slice(None)) -> NDArray[np.float64]:
