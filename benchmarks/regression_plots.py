@@ -43,7 +43,7 @@ def scaling(found):
             axis.loglog(sizes, [line[key] for line in table], "o-", ms=4, label=label)
         others = ", ".join(f"{k} = {table[0][k]:,}" for k in SIZES if k != name)
         axis.set(xlabel=title, title=others)
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
