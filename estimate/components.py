@@ -23,6 +23,7 @@ from coarlib.errors import ArgumentError, StoreError
 from coarlib.store import Store
 from coarlib.store.components import first_difference, read_components
 from coarlib.task import load_task
+from estimate.make_dataset import task_settings
 
 POSITIONAL = {"store": Param(str, "a store, whose own table is printed")}
 SECTIONS = {
@@ -89,12 +90,7 @@ def component_task(name: str, settings: str) -> ComponentTask:
     ArgumentError
         If the settings are not a JSON object, or the task ablates no components.
     """
-    try:
-        content = json.loads(settings)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"the task's settings are not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ArgumentError("the task's settings must be a JSON object")
+    content = task_settings(settings, "task_args")
     short = name.isidentifier() and (Path(__file__).parent / name / "task.py").is_file()
     task = load_task(f"estimate.{name}.task" if short else name, content, ".")
     if not isinstance(task, ComponentTask):

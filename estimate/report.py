@@ -10,7 +10,6 @@ from --task, --examples and --components.
 
 from __future__ import annotations
 
-import json
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from coarlib.report.records import read_evaluation, read_lds, read_steps
 from coarlib.scoring.sources import load_scores
 from coarlib.store import Store
 from coarlib.task import load_task
+from estimate.make_dataset import task_settings
 
 POSITIONAL = {"out": Param(str, "attributions, store or explained history", required=True)}
 SECTIONS = {
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         targets=_targets(options.targets),
     )
     if options.task is not None:
-        _annotate(inputs, options.task, _settings(options.task_args))
+        _annotate(inputs, options.task, task_settings(options.task_args, "--task_args"))
     else:
         _annotate_as_recorded(inputs)
     if options.examples is not None:
@@ -104,16 +104,6 @@ def _targets(text: str) -> slice:
     except ValueError:
         pass
     raise ArgumentError(f"--targets must be START:STOP, not {text!r}")
-
-
-def _settings(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"--task_args is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ArgumentError("--task_args must be a JSON object")
-    return content
 
 
 def _named(text: str | None) -> list[tuple[str, str]]:

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.commandline import Boolean, Param, Whole, parse, run
-from coarlib.errors import ArgumentError, ScoringError, TornRowError
+from coarlib.errors import ArgumentError, ScoringError
 from coarlib.files import whole_file
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
 from coarlib.scoring.sources import load_scores
 from coarlib.store import Store
 from coarlib.store.added import store_of_output
-from coarlib.store.verify import verify
+from coarlib.store.verify import refuse_torn
 
 SECTIONS = {
     "data": {
@@ -109,13 +109,7 @@ def _rows(store: Store, text: str | None) -> NDArray[np.int64]:
             f"{len(rows)} of rows {first}:{last} of {store.path} are completed; a correlation "
             "needs at least two"
         )
-    if store.verified:
-        torn = verify(store, (first, last), quiet=False).torn
-        if torn:
-            raise TornRowError(
-                f"{len(torn)} completed rows of {store.path} do not match their checksums (the "
-                f"first is {torn[0]}); run coar verify --repair there and fill them again"
-            )
+    refuse_torn(store, rows, quiet=False)
     if len(rows) < last - first:
         print(
             f"warning: {last - first - len(rows)} of rows {first}:{last} are not completed and "

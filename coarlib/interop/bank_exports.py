@@ -16,14 +16,14 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from coarlib.errors import ScoringError, StoreError, TornRowError
+from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_file
 from coarlib.interop.banks import write_quanda_subsets
 from coarlib.retraining.checkpoints import Checkpoints
 from coarlib.retraining.directory import INDICES, METADATA
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
-from coarlib.store.verify import find_torn
+from coarlib.store.verify import refuse_torn
 
 __all__ = ["FORMATS", "export_datamodels", "export_dattri", "export_quanda", "export_trak"]
 
@@ -204,12 +204,7 @@ def _completed(store: Store, y_name: str | None) -> tuple[Store, NDArray[np.int6
     rows = store.completed_rows()
     if not len(rows):
         raise StoreError(f"no row of {store.path} is completed; there is nothing to export")
-    torn = find_torn(store, rows) if store.verified else []
-    if torn:
-        raise TornRowError(
-            f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "
-            f"is {torn[0]}); run coar verify --repair there and fill them again"
-        )
+    refuse_torn(store, rows)
     return store, rows
 
 

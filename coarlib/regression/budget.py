@@ -107,8 +107,8 @@ def _solver_work(solver: str, side: int, features: int, targets: int) -> float:
         "tempered_prior": eigen + 2 * learning,
         "informed_prior": eigen + 4 * learning,
         "lasso": descent,
-        "auto": 2 * (eigen + learning)
-        + descent,  # the prior once for both candidates, once for all
+        # The prior is learnt once for both candidates, and once more on all rows.
+        "auto": 2 * (eigen + learning) + descent,
     }
     return each.get(solver, 4.0 * features * targets * 100)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coarlib.regression.threads import torch_threads
 
-__all__ = ["PairCounter", "column_sums", "squared_norms"]
+__all__ = ["PairCounter", "column_sums"]
 
 _COLUMNS = 256  # sums over them stay in the level-1 cache
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
@@ -132,14 +132,14 @@ class PairCounter:
         return self._counts
 
 
-def column_sums(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return Σ and Σ² of each column of real [B, T], float64 [2, T]; NaN and inf come through."""
-    with torch_threads():
-        return np.asarray(_column_sums(values))
+def column_sums(values: torch.Tensor) -> torch.Tensor:
+    """Return Σ and Σ² of each column of real [B, T], float64 [2, T] (float32 on MPS).
 
-
-def squared_norms(values: torch.Tensor) -> torch.Tensor:
-    """Return Σ² of each column of float64 [B, T]; torch's own sums are slow along rows on CPUs."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(column_sums(values.numpy())[1])
-    return values.square().sum(0)
+    NaN and inf come through.
+    """
+    if values.device.type == "cpu":  # torch's double reductions take as long as the products
+        with torch_threads():
+            return torch.from_numpy(_column_sums(values.numpy()))
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    norms = torch.linalg.vector_norm(values, dim=0, dtype=wide)
+    return torch.stack([values.sum(0, dtype=wide), norms.square()])

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.regression.counts import squared_norms
+from coarlib.regression.counts import column_sums
 from coarlib.regression.problem import Problem, Solution, target_blocks
 
 __all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
@@ -87,7 +87,7 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
         weight, gradient = _refined(matrix, inverse, c)
         yy = problem.variance[targets]
         # ½ g'A⁻¹g is the distance to the optimum; ‖g‖² / (2 λ_min) bounds it.
-        bound = squared_norms(gradient).cpu().numpy() / smallest
+        bound = column_sums(gradient)[1].cpu().numpy() / smallest
         solution.gap[targets] = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)
         fitted = (weight * (2 * c - problem.gram @ weight if lam else c)).sum(0).cpu().numpy()
         rss[targets] = problem.num_rows * np.maximum(yy - fitted, 0)
@@ -112,9 +112,9 @@ def _refined(
     """
     weight = inverse @ c
     gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)
-    scale = squared_norms(c).clamp_min(torch.finfo(c.dtype).tiny)
+    scale = column_sums(c)[1].clamp_min(torch.finfo(c.dtype).tiny)
     for _ in range(REFINE_STEPS):
-        if float((squared_norms(gradient) / scale).max()) <= REFINE_ABOVE**2:
+        if float((column_sums(gradient)[1] / scale).max()) <= REFINE_ABOVE**2:
             break
         weight.addmm_(inverse, gradient)
         gradient = torch.addmm(c, matrix, weight, beta=1, alpha=-1)

@@ -262,12 +262,12 @@ class Accumulator:
         if self._offset is None:
             self._offset = _starting_offset(outputs)
         centred = self._centred(outputs)
-        sums = _column_sums(centred)
+        sums = column_sums(centred)
         if not torch.isfinite(sums).all():
             keep = torch.isfinite(centred).all(dim=1).cpu().numpy()
             self._exclude(keep, outputs)
             masks, centred = masks[keep], centred[torch.from_numpy(keep).to(self._where)]
-            sums = _column_sums(centred)
+            sums = column_sums(centred)
         if len(masks) == 0:
             return
         self.num_rows += len(masks)
@@ -298,14 +298,14 @@ class Accumulator:
         self.num_excluded += int((~keep).sum())
 
     def _add_products(self, masks: NDArray[np.bool_], centred: torch.Tensor) -> None:
-        if self._complement is None:
-            # The rarer value gives the smaller sums, hence the smaller rounding.
-            self._complement = bool(masks.mean() > 0.5)
         kept = masks.sum(0)
         self._kept += kept
+        share = float(kept.sum()) / max(masks.size, 1)
+        if self._complement is None:
+            # The rarer value gives the smaller sums, hence the smaller rounding.
+            self._complement = share > 0.5
         if self._bits is not None:
             self._bits.add(masks)
-        share = float(kept.sum()) / masks.size
         share = 1 - share if self._complement else share
         if self.device.type == "cpu" and pays(share, centred.shape[1]):
             add_sparse_products(masks, self._complement, centred.numpy(), self._cross.numpy())
@@ -355,15 +355,6 @@ def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
     finite = np.isfinite(sample)
     sums = np.where(finite, sample, 0).sum(0)
     return (sums / np.maximum(finite.sum(0), 1)).astype(np.float32).astype(np.float64)
-
-
-def _column_sums(values: torch.Tensor) -> torch.Tensor:
-    """Return Σ and Σ² of each column, float64 [2, T] (float32 on MPS)."""
-    if values.device.type == "cpu":  # torch's double reductions take as long as the products
-        return torch.from_numpy(column_sums(values.numpy()))
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
-    norms = torch.linalg.vector_norm(values, dim=0, dtype=wide)
-    return torch.stack([values.sum(0, dtype=wide), norms.square()])
 
 
 def int8_pairs(values: torch.Tensor) -> torch.Tensor:

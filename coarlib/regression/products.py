@@ -102,7 +102,7 @@ def add_sparse_products(
     """
     chunks = -(-len(masks) // _ROWS)
     starts = np.empty((chunks, masks.shape[1] + 1), np.int64)
-    set_entries = np.count_nonzero(masks.reshape(len(masks), -1), axis=1)
+    set_entries = np.count_nonzero(masks, axis=1)
     each = masks.shape[1] - set_entries if complement else set_entries
     longest = max(int(each[c * _ROWS : (c + 1) * _ROWS].sum()) for c in range(chunks))
     rows = np.empty((chunks, longest), np.int16)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import RowRangeError, StoreError
+from coarlib.errors import RowRangeError, StoreError, TornRowError
 from coarlib.progress import Progress
 from coarlib.store.checksum import checksum_of_bytes
 from coarlib.store.layout import ArrayFile
@@ -129,6 +129,19 @@ def find_torn(
         suspects = np.array(sorted(torn), np.int64)
         torn = _torn_rows(store, suspects, store.checksums(), threads, quiet=True)
     return torn
+
+
+def refuse_torn(store: Store, rows: NDArray[np.int64], quiet: bool = True) -> None:
+    """Raise TornRowError if any of the completed ``rows`` does not match its checksum.
+
+    A store that carries no checksums is taken as it is.
+    """
+    torn = find_torn(store, rows, quiet=quiet) if store.verified else []
+    if torn:
+        raise TornRowError(
+            f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "
+            f"is {torn[0]}); run coar verify --repair there and fill them again"
+        )
 
 
 def _look(store: Store, rows: NDArray[np.int64], threads: int, quiet: bool) -> VerifyReport:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -36,7 +34,7 @@ class DigitsBackdoorTask(DigitsTask):
 
     def model(self) -> DigitsResNet:
         """Return the model with the backdoor, trained first where there is none."""
-        return load_or_train(Path(self.model_path), poisoned())
+        return load_or_train(self.model_path, poisoned())
 
     def examples(self) -> Examples:
         """The held-out digits, and those that are no zeros again with the trigger."""
