@@ -56,7 +56,7 @@ setup(
             "ipykernel>=6.29",
         ],
     },
-    entry_points={"console_scripts": ["coar = estimate.__main__:main"]},
+    entry_points={"console_scripts": ["coar = coarlib.commands.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

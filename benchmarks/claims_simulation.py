@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 
 import reporting
 
+from coarlib.filling.worker import MAX_SECONDS_BETWEEN_LOOKS
 from coarlib.store.claims import DEFAULT_TTL, MAX_BLOCKS
-from coarlib.worker import MAX_SECONDS_BETWEEN_LOOKS
 
 HOUR = 3600.0
 

@@ -22,7 +22,7 @@ import reporting
 
 from coarlib.regression import ArrayRows, Moments, Problem, fit, open_rows, score_rows
 from coarlib.regression.dual import DualProblem, finite_masks
-from coarlib.regression.prior import learn_prior, load_scores
+from coarlib.regression.solvers.prior import learn_prior, load_scores
 
 CEILING, KEEP = 0.775, 0.95
 SOLVERS = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")

@@ -41,7 +41,7 @@ from regression_lasso import problem as sparse_problem
 from regression_least_squares import make_store
 
 from coarlib.regression import Moments, Problem, fit_least_squares, open_rows
-from coarlib.regression.lasso import solve_lasso
+from coarlib.regression.solvers.lasso import solve_lasso
 
 NAME = "regression_fast_l1"
 PARTS = ("least_squares", "lasso_cifar_size", "lasso_sparse")

@@ -21,7 +21,7 @@ import numpy as np
 import reporting
 
 from coarlib.regression import Moments, Problem
-from coarlib.regression.lasso import solve_lasso
+from coarlib.regression.solvers.lasso import solve_lasso
 
 NUM_LAMBDAS, EPS, TOL = 100, 1e-2, 1e-6
 PATIENCE = 5

@@ -23,7 +23,7 @@ from numpy.lib.format import open_memmap
 from sklearn.linear_model import LinearRegression, Ridge
 
 from coarlib.regression import Moments, fit_least_squares, open_rows
-from coarlib.regression.counts import PairCounter
+from coarlib.regression.moments.counts import PairCounter
 
 KEEP = 0.9
 

@@ -17,7 +17,7 @@ import numpy as np
 import reporting
 import torch
 
-from coarlib.regression.counts import PairCounter
+from coarlib.regression.moments.counts import PairCounter
 
 # (name, rows n, features N, targets T)
 SETUPS = (

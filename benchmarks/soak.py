@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from coarlib.filling.worker import FillOptions, fill
 from coarlib.masks import MaskDesign
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import Store, initialize
 from coarlib.store.claims import list_claims
 from coarlib.store.layout import CLAIMS_DIR
 from coarlib.store.provenance import read_batches
+from coarlib.store.spec import ArraySpec, StoreSpec
 from coarlib.store.verify import verify
 from coarlib.task import Task
-from coarlib.worker import FillOptions, fill
 
 FEATURES, TARGETS = 512, 1000
 FORK = multiprocessing.get_context("fork")  # a start costs milliseconds, not an import of torch

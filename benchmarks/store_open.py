@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import reporting
 
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 ROWS = 100_000
 SCHEMA = {

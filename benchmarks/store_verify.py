@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import reporting
 
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import RowWriter, Store, initialize
+from coarlib.store.spec import ArraySpec, StoreSpec
 from coarlib.store.verify import verify
 
 SCHEMAS = {

@@ -4,6 +4,9 @@ The command line prints the message of a :class:`CoarlibError` as one line and e
 so a message is one sentence that says what is wrong, where, and what to do.
 """
 
+import difflib
+from collections.abc import Collection
+
 
 class CoarlibError(Exception):
     """Base class of all errors that a user can cause and mend."""
@@ -67,3 +70,9 @@ class ClusterError(CoarlibError):
 
 class ReportError(CoarlibError):
     """What a report is asked to show cannot be read or does not fit together."""
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -14,8 +14,7 @@ from types import MappingProxyType
 import torch
 from torch.nn import functional as F
 
-from coarlib.commandline import nearest
-from coarlib.errors import TaskError
+from coarlib.errors import TaskError, nearest
 
 Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from paths import DATA, ROOT
 
-from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize
+from coarlib.store.spec import parse_spec
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -8,45 +8,22 @@ import pytest
 from paths import ROOT
 
 MODULES = sorted([*ROOT.glob("coarlib/**/*.py"), *ROOT.glob("estimate/**/*.py")])
-COMMON = {"coarlib", "errors", "progress", "commandline", "devices", "files"}
-# What each package or module of coarlib may import of coarlib, besides itself and COMMON.
-MAY_IMPORT = {
-    "errors": set(),
-    "progress": set(),
-    "commandline": set(),
-    "devices": set(),
-    "files": set(),
-    "stopping": set(),
-    "strata": set(),
-    "masks": {"strata"},
-    "spec": {"masks"},
-    "outputs": set(),
-    "store": {"spec", "masks"},
-    "row_checks": {"spec"},
-    "task": set(),
-    "beton": {"store", "spec"},
-    "regression": {"store", "spec", "beton", "scoring"},
-    "scoring": {"store", "spec"},
-    "ablation": {"task", "outputs", "masks", "scoring"},
-    "retraining": {"task", "outputs", "masks"},
-    "worker": {"store", "spec", "masks", "task", "row_checks", "stopping"},
-    "added_outputs": {"worker", "task", "store", "spec"},
-    "editing": {"ablation", "outputs", "regression"},
-    "path_kernel": {"store", "spec", "task", "outputs", "ablation", "regression", "scoring"},
-    "interop": {
-        "path_kernel",
-        "scoring",
-        "retraining",
-        "store",
-        "spec",
-        "masks",
-        "regression",
-        "beton",
-    },
-    "report": {"store", "spec", "regression", "scoring", "beton"},
-    "cluster": {"store", "spec", "stopping", "regression"},
-}
-NO_TORCH = ["coarlib.store", "coarlib.spec", "coarlib.masks", "coarlib.beton"]
+# The floors of the house, lowest first: a room knows those below it, and never one beside or above.
+FLOORS = [
+    {"errors"},
+    {"files", "progress", "devices"},
+    {"statistics", "masks", "outputs", "task"},
+    {"store"},
+    {"beton", "filling", "ablation", "retraining"},
+    {"scoring", "inputs"},
+    {"regression"},
+    {"baselines", "editing", "path_kernel", "cluster"},
+    {"interop", "report"},
+    {"commands"},
+    {"__main__"},
+]
+FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+NO_TORCH = ["coarlib.store", "coarlib.store.spec", "coarlib.masks", "coarlib.beton"]
 
 
 def name_of(path):
@@ -62,20 +39,36 @@ def test_modules_are_small_documented_and_check_input_without_assert(path):
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parts[-2] != ROOT.name], ids=name_of)
-def test_imports_point_one_way(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts[0] != "coarlib" or parts[1] == "__init__":
-        return
-    allowed = MAY_IMPORT[parts[1]] | COMMON | {parts[1]}
+def imported(path):
+    """The modules of the project that a file imports, wherever in it."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            first, *rest = name.split(".")
-            assert first != "estimate", f"{name_of(path)} imports {name}"
-            if first == "coarlib" and rest:
-                assert rest[0] in allowed, f"{name_of(path)} imports {name}"
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in NAMES else node.module for name in names}
+    return {name for name in found if name.split(".")[0] in ("coarlib", "estimate")}
+
+
+NAMES = {name_of(path).removesuffix(".__init__"): path for path in MODULES}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("coarlib.")])
+def test_a_room_knows_only_the_floors_below(name):
+    room = name.split(".")[1]
+    for other in imported(NAMES[name]):
+        top, *rest = other.split(".")
+        assert top != "estimate" or room == "commands", f"{name} imports {other}"
+        if top == "coarlib" and rest and rest[0] != room:
+            assert FLOOR_OF[rest[0]] < FLOOR_OF[room], f"{name} imports {other}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    waiting = {name: imported(path) & set(NAMES) - {name} for name, path in NAMES.items()}
+    while ready := {name for name, needs in waiting.items() if not needs & set(waiting)}:
+        waiting = {name: needs for name, needs in waiting.items() if name not in ready}
+    assert not waiting, f"in or above a circle: {sorted(waiting)}"
 
 
 @pytest.mark.parametrize("name", NO_TORCH)

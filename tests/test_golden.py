@@ -99,14 +99,14 @@ def test_half_filled_stores_are_never_padded_with_zero_rows(pipeline, tmp_path, 
     with RowWriter(store) as writer:
         writer.withdraw(np.arange(10, 40))
     fit = command(
-        "estimate.run_regression",
+        "coarlib.commands.fit.run_regression",
         *("--config", pipeline / "config.yaml", "--data.data_path", store.path),
         *("--cfg.out_dir", tmp_path / "out"),
     )
     assert fit.returncode == 2
     assert "170" in fit.stderr
     smaller = command(
-        "estimate.run_regression",
+        "coarlib.commands.fit.run_regression",
         *("--config", pipeline / "config.yaml", "--data.data_path", store.path),
         *("--data.num_train", 150, "--data.num_val", 20, "--cfg.out_dir", tmp_path / "out"),
     )

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from coarlib import progress
-from coarlib.commandline import parse
+from coarlib.commands.arguments import parse
 from coarlib.progress import Progress, set_quiet
 
 

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from coarlib.ablation.slices import Channels, ParameterSlice, SliceGroup, channels_of_slice
-from coarlib.commandline import nearest
-from coarlib.errors import ComponentError
+from coarlib.errors import ComponentError, nearest
 
 
 @dataclass(frozen=True)

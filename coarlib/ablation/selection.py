@@ -19,8 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from coarlib.ablation.blocks import blocks
 from coarlib.ablation.components import ComponentGroup, ComponentSet, Group
 from coarlib.ablation.transformers import attention_heads, mlp_neurons
-from coarlib.commandline import nearest
-from coarlib.errors import ComponentError
+from coarlib.errors import ComponentError, nearest
 
 Finder = Callable[[str, nn.Module], Sequence[Group]]
 

@@ -16,8 +16,7 @@ from coarlib.beton.buffers import Buffers
 from coarlib.beton.fields import Field
 from coarlib.beton.layout import TABLE_ENTRY
 from coarlib.beton.validate import check_pointers, read_layout
-from coarlib.commandline import nearest
-from coarlib.errors import BetonError
+from coarlib.errors import BetonError, nearest
 
 if TYPE_CHECKING:
     import torch

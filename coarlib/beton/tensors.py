@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,13 +15,25 @@ from coarlib.errors import BetonError
 if TYPE_CHECKING:
     import torch
 
-    from coarlib.beton.reader import Beton
+    from coarlib.beton.fields import Field
 
 AHEAD = 2  # batches prepared in advance: one being copied to the device, one being gathered
 
 
+class Rows(Protocol):
+    """What is asked of a file: its fields, and rows copied out or into given arrays."""
+
+    fields: dict[str, Field]
+
+    def rows(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return copies of rows."""
+
+    def fill(self, out: Mapping[str, np.ndarray], indices: np.ndarray) -> None:
+        """Copy rows into arrays."""
+
+
 def tensor_batches(
-    file: Beton, names: Sequence[str], batches: Sequence[np.ndarray], device: torch.device
+    file: Rows, names: Sequence[str], batches: Sequence[np.ndarray], device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the rows of each batch as tensors on ``device``.
 
@@ -30,7 +42,7 @@ def tensor_batches(
 
     Parameters
     ----------
-    file : Beton
+    file : Rows
     names : sequence of str
         Fields.
     batches : sequence of int64 [B]
@@ -79,7 +91,7 @@ def check_torch_dtype(name: str, dtype: np.dtype) -> None:
 class _Plain:
     """Batches in ordinary memory, moved to the device where that is not the CPU."""
 
-    def __init__(self, file: Beton, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, file: Rows, names: Sequence[str], device: torch.device) -> None:
         self.file, self.names, self.device = file, names, device
 
     def load(self, number: int, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -98,7 +110,7 @@ class _Pinned:
     """Batches copied to a CUDA device from a ring of pinned buffers, on a stream of their own."""
 
     def __init__(
-        self, file: Beton, names: Sequence[str], longest: int, device: torch.device
+        self, file: Rows, names: Sequence[str], longest: int, device: torch.device
     ) -> None:
         import torch
 

@@ -20,8 +20,8 @@ from coarlib.cluster.rounds import (
     write_scripts,
 )
 from coarlib.errors import ClusterError
+from coarlib.filling.stopping import StopSignals
 from coarlib.progress import Progress
-from coarlib.stopping import StopSignals
 
 __all__ = ["run_local"]
 

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from coarlib.commandline import nearest
-from coarlib.errors import ClusterError
+from coarlib.errors import ClusterError, nearest
 
 __all__ = ["Environment", "Plan", "Resources", "Step", "load_plan", "parse_plan"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coarlib.cluster.plan import Environment, Plan, Resources, Step
-from coarlib.stopping import EXIT_ABANDONED, EXIT_STOPPED
+from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
 
 __all__ = ["Blocks", "fill_script", "multi_line", "step_script", "verify_script"]
 
@@ -132,7 +132,7 @@ def _worker_command(plan: Plan, python: Sequence[str]) -> str:
 
 def _worker_module(plan: Plan) -> list[str]:
     if _is_task(plan.task):
-        return ["estimate.make_dataset", "--expt.task", shlex.quote(plan.task)]
+        return ["coarlib.commands.store.make_dataset", "--expt.task", shlex.quote(plan.task)]
     return [shlex.quote(plan.task)]
 
 
@@ -201,7 +201,7 @@ def verify_script(
     python = " ".join(_python(plan.environment, resources))
     body = f"""
 RUN={shlex.quote(str(plan.run_path))}
-{python} -u -m estimate.submit "$RUN/plan.yaml" \\
+{python} -u -m coarlib.commands.cluster.submit "$RUN/plan.yaml" \\
   --verify_round {round_number} --tries_left {tries_left} --max_array {max_array}
 code=$?
 case $code in

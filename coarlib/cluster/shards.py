@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ClusterError
 from coarlib.regression import Attributions, HeldOut, Moments
-from coarlib.regression.checkpoint import load_moments, save_moments
+from coarlib.regression.moments.checkpoint import load_moments, save_moments
 from coarlib.regression.rows import RowSource
 
 __all__ = ["add_shards", "join_targets", "sum_shard", "target_shard", "write_shard"]

@@ -21,8 +21,8 @@ from coarlib.cluster.rounds import (
     write_scripts,
 )
 from coarlib.errors import ClusterError
-from coarlib.spec import load_spec
 from coarlib.store import Store, initialize
+from coarlib.store.spec import load_spec
 
 __all__ = ["check_resumable", "open_store", "placed", "scripts_on_paper", "submit"]
 

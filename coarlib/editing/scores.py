@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commandline import nearest
-from coarlib.errors import ComponentError
+from coarlib.errors import ComponentError, nearest
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_file
 from coarlib.retraining.directory import INDICES, read_indices, read_metadata
-from coarlib.scoring.arrays import as_array, blocks, masks_from_indices
-from coarlib.scoring.sources import numbered_files, read_tensors
-from coarlib.spec import ArraySpec, StoreSpec
+from coarlib.scoring.score_files import numbered_files, read_tensors
+from coarlib.statistics.arrays import as_array, blocks, masks_from_indices
 from coarlib.store import RowWriter, Store, initialize
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 __all__ = [
     "quanda_checkpoints",

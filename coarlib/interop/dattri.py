@@ -24,7 +24,7 @@ from coarlib.retraining.directory import (
     retrain_loo,
 )
 from coarlib.retraining.loaders import sampled_examples, subset_loader
-from coarlib.scoring.arrays import as_array
+from coarlib.statistics.arrays import as_array
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

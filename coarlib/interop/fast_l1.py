@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.rows import RowSource
-from coarlib.regression.saga import Saga, safe_step, standardise
+from coarlib.regression.solvers.saga import Saga, safe_step, standardise
 
 __all__ = [
     "RowLoader",

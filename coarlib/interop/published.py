@@ -24,7 +24,7 @@ from coarlib.errors import ScoringError, StoreError, TornRowError
 from coarlib.files import whole_file
 from coarlib.interop.banks import read_masks
 from coarlib.progress import Progress
-from coarlib.scoring.sources import load_scores
+from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.verify import find_torn

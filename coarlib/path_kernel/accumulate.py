@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet, SliceGroup
-from coarlib.commandline import nearest
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, nearest
 from coarlib.path_kernel.parameters import ParameterTable, Tensors
 
 AXES = ("sample", "component", "tensor", "step")

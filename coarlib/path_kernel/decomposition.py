@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commandline import nearest
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, nearest
 from coarlib.path_kernel.accumulate import SOURCES, array_name
 from coarlib.regression import Attributions
 from coarlib.store import Store

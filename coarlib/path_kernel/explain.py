@@ -32,8 +32,8 @@ from coarlib.path_kernel.sources import Sources
 from coarlib.path_kernel.training import Samples, TrainingLoss, random_or_coupled
 from coarlib.path_kernel.walk import Recorded, Walk
 from coarlib.progress import Progress
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import RowWriter, Store, initialize
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 DEFAULT_MEMORY = 512 * 2**20
 MEANINGS = ("taken", "acted")

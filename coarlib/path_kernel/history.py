@@ -28,8 +28,8 @@ from coarlib.errors import HistoryError
 from coarlib.files import whole_file
 from coarlib.path_kernel.optimizers import HYPER, OptimizerKind
 from coarlib.path_kernel.parameters import ParameterTable
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store import Store, initialize
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 SETTINGS_FILE = "history.json"
 FORMAT_VERSION = 1

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from coarlib.commandline import nearest
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, nearest
 from coarlib.path_kernel.parameters import Tensors
 
 Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

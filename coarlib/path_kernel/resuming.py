@@ -9,8 +9,7 @@ import torch
 import xxhash
 from torch import nn
 
-from coarlib.commandline import nearest
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, nearest
 from coarlib.path_kernel.history import STORAGE, History, digest_of
 from coarlib.path_kernel.parameters import ParameterTable
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from coarlib.errors import RegressionError
-from coarlib.regression.blocks import BLOCK_BYTES
+from coarlib.regression.rows.blocks import BLOCK_BYTES
 
 __all__ = ["Prediction", "Size", "available_bytes", "choose_form", "predict"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.regression.blocks import read_blocks
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, positive, standardisation
 from coarlib.regression.rows import RowSource
+from coarlib.regression.rows.blocks import read_blocks
 
 __all__ = ["DualProblem", "finite_masks"]
 

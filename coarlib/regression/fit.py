@@ -10,20 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.commandline import nearest
-from coarlib.errors import RegressionError
+from coarlib.errors import RegressionError, nearest
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.conjugate_gradients import solve_conjugate_gradients
 from coarlib.regression.dual import DualProblem
-from coarlib.regression.lasso import solve_lasso
-from coarlib.regression.least_squares import solve_least_squares, solve_ridge
 from coarlib.regression.moments import Moments
-from coarlib.regression.prior import Prior, learn_prior
 from coarlib.regression.problem import Problem, Solution
-from coarlib.regression.ridge import solve_ridge_path
 from coarlib.regression.rows import RowSource
-from coarlib.regression.saga import solve_saga
-from coarlib.regression.shared_prior import solve_informed_prior, solve_shared_prior
+from coarlib.regression.solvers.conjugate_gradients import solve_conjugate_gradients
+from coarlib.regression.solvers.lasso import solve_lasso
+from coarlib.regression.solvers.least_squares import solve_least_squares, solve_ridge
+from coarlib.regression.solvers.prior import Prior, learn_prior
+from coarlib.regression.solvers.ridge import solve_ridge_path
+from coarlib.regression.solvers.saga import solve_saga
+from coarlib.regression.solvers.shared_prior import solve_informed_prior, solve_shared_prior
 from coarlib.regression.stream import StreamProblem
 
 __all__ = [

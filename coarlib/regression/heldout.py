@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.regression.blocks import read_blocks
 from coarlib.regression.problem import target_blocks
 from coarlib.regression.rows import ArrayRows, RowSource
-from coarlib.scoring.ranks import doubled_ranks
+from coarlib.regression.rows.blocks import read_blocks
+from coarlib.statistics.ranks import doubled_ranks
 
 __all__ = ["HeldOut", "score_arrays", "score_rows"]
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.regression.blocks import read_blocks
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, standardisation
 from coarlib.regression.rows import RowSource
+from coarlib.regression.rows.blocks import read_blocks
 
 __all__ = ["StreamProblem", "lasso_gap"]
 

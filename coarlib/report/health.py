@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.regression.blocks import read_blocks
 from coarlib.regression.rows import RowSource
+from coarlib.regression.rows.blocks import read_blocks
 
 __all__ = ["Health", "examine"]
 

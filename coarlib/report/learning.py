@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ReportError
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.blocks import read_blocks
-from coarlib.regression.experiment import Split
 from coarlib.regression.fit import fit
+from coarlib.regression.fit_and_score import Split
 from coarlib.regression.heldout import HeldOut, score_arrays
 from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
+from coarlib.regression.rows.blocks import read_blocks
 
 __all__ = ["SomeTargets", "Unseen", "look_ahead", "split_of"]
 

@@ -1,9 +1,14 @@
 """Judging attributions: rank correlation, LDS, and the other metrics of the field."""
 
-from coarlib.scoring.arrays import masks_from_indices
-from coarlib.scoring.bootstrap import Interval, bootstrap_interval, bootstrap_mean_interval
 from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
-from coarlib.scoring.correlation import (
+from coarlib.scoring.lds import LDSResult, lds
+from coarlib.scoring.leave_out import group_loo, loo_corr
+from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_auc
+from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
+from coarlib.scoring.subset_sums import subset_sums
+from coarlib.statistics.arrays import masks_from_indices
+from coarlib.statistics.bootstrap import Interval, bootstrap_interval, bootstrap_mean_interval
+from coarlib.statistics.correlation import (
     Correlation,
     UndefinedCorrelationWarning,
     correlate,
@@ -11,11 +16,6 @@ from coarlib.scoring.correlation import (
     pearson,
     spearman,
 )
-from coarlib.scoring.datamodeling_score import LDSResult, lds
-from coarlib.scoring.leave_out import group_loo, loo_corr
-from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_auc
-from coarlib.scoring.predictions import subset_sums
-from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
 
 __all__ = [
     "Correlation",

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.arrays import as_array
-from coarlib.scoring.correlation import Kind, correlate
+from coarlib.statistics.arrays import as_array
+from coarlib.statistics.correlation import Kind, correlate
 
 __all__ = ["NoiseCeiling", "noise_ceiling"]
 

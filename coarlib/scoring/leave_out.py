@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.arrays import as_array
-from coarlib.scoring.correlation import Correlation, Kind, correlate
-from coarlib.scoring.datamodeling_score import mean_over_runs, outputs_matrix
-from coarlib.scoring.predictions import subset_sums
+from coarlib.scoring.lds import mean_over_runs, outputs_matrix
+from coarlib.scoring.subset_sums import subset_sums
+from coarlib.statistics.arrays import as_array
+from coarlib.statistics.correlation import Correlation, Kind, correlate
 
 __all__ = ["group_loo", "loo_corr"]
 

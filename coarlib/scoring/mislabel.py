@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.arrays import as_array
-from coarlib.scoring.correlation import UndefinedCorrelationWarning
+from coarlib.statistics.arrays import as_array
+from coarlib.statistics.correlation import UndefinedCorrelationWarning
 
 __all__ = ["Detection", "flip_label", "mislabel_detection_auc"]
 

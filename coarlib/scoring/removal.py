@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.arrays import as_array, blocks
+from coarlib.statistics.arrays import as_array, blocks
 
 __all__ = ["Evaluate", "Order", "RemovalCurve", "brittleness", "removal_curve", "removal_masks"]
 

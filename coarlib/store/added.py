@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store.create import initialize
 from coarlib.store.grow import grow
 from coarlib.store.reader import Store
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 __all__ = [
     "ADDED_DIR",

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 import coarlib
 from coarlib.errors import SpecError, StoreError
 from coarlib.files import fsync_directory, whole_file
-from coarlib.spec import StoreSpec, parse_spec
 from coarlib.store.design import (
     check_masks,
     check_same_files,
@@ -32,6 +31,7 @@ from coarlib.store.layout import (
     arrays_of,
     create_array,
 )
+from coarlib.store.spec import StoreSpec, parse_spec
 
 
 def initialize(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from coarlib.errors import SpecError, StoreError
 from coarlib.files import whole_file
 from coarlib.masks import MaskDesign, check_design_fits, parse_design
-from coarlib.spec import StoreSpec, mask_width
 from coarlib.store.layout import DESIGN_FILE, DESIGN_LABELS, DESIGN_MASKS, ArrayFile, array_path
+from coarlib.store.spec import StoreSpec, mask_width
 
 
 def check_masks(spec: StoreSpec, masks: NDArray[np.bool_] | None) -> None:

@@ -22,10 +22,10 @@ from numpy.lib import format as npy
 from coarlib.errors import SpecError, StoreError
 from coarlib.files import fsync_directory
 from coarlib.masks import check_design_fits
-from coarlib.spec import StoreSpec, mask_width
 from coarlib.store.create import read_spec, write_spec
 from coarlib.store.layout import CLAIMS_DIR, ArrayFile, array_path, arrays_of
 from coarlib.store.reader import Store
+from coarlib.store.spec import StoreSpec, mask_width
 from coarlib.store.writer import WRITE_FLAGS
 
 

@@ -19,8 +19,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
-from coarlib.spec import ArraySpec, StoreSpec
 from coarlib.store.page_cache import drop_cached_pages
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 SPEC_FILE = "spec.json"
 DESIGN_FILE = "design.json"

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commandline import nearest
-from coarlib.errors import StoreError
+from coarlib.errors import StoreError, nearest
 from coarlib.masks import MaskDesign, draw
-from coarlib.spec import ArraySpec, StoreSpec, mask_width
 from coarlib.store.create import read_spec
 from coarlib.store.design import read_design, read_labels
 from coarlib.store.layout import (
@@ -26,6 +24,7 @@ from coarlib.store.layout import (
     array_path,
     arrays_of,
 )
+from coarlib.store.spec import ArraySpec, StoreSpec, mask_width
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
 

@@ -38,7 +38,7 @@ def _existing(nav: Any, docs: Path) -> Any:
 
 def commands() -> str:
     """Describe every command: what it does, its arguments."""
-    from estimate.__main__ import commands as find
+    from coarlib.commands.__main__ import commands as find
 
     parts = []
     for name, line in find().items():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Boolean, Param, Whole, run
+from coarlib.commands.arguments import Boolean, Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.cifar_resnet.task import CifarTask
-from estimate.make_dataset import fill_with
 
 PARAMS = {
     "model_path": Param(str, "weights of the network", default="models/cifar_resnet.pt"),

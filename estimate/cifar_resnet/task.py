@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from coarlib.ablation import ComponentSet, ComponentTask, Examples, preset
-from coarlib.ablation.checkpoints import read_weights
-from coarlib.ablation.images import CIFAR, IMAGENET, image_examples, read_images
 from coarlib.errors import SetupError
+from coarlib.inputs.checkpoints import read_weights
+from coarlib.inputs.images import CIFAR, IMAGENET, image_examples, read_images
 from estimate.cifar_resnet.model import CifarResNet, PadShortcut, from_weights
 
 WHERE_MODEL = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commands.arguments import Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.digits_backdoor.task import DEFAULT_MODEL_PATH, DigitsBackdoorTask
-from estimate.make_dataset import fill_with
 
 PARAMS = {
     "model_path": Param(str, "the model; trained there if absent", default=DEFAULT_MODEL_PATH),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commands.arguments import Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.digits_subsets.task import DigitsSubsetsTask
-from estimate.make_dataset import fill_with
 
 PARAMS = {
     "model": Param(str, "logistic or cnn", default="logistic"),

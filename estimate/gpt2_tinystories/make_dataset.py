@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commands.arguments import Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.gpt2_tinystories.task import HUB_DATA, Gpt2Task
-from estimate.make_dataset import fill_with
 
 PARAMS = {
     "model_path": Param(str, "folder of GPT-2, or its name on the hub", default="gpt2"),

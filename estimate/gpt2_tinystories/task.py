@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from coarlib.ablation import ComponentSet, ComponentTask, Examples, preset
-from coarlib.ablation.text import causal_examples, read_texts, trimmed
 from coarlib.errors import SetupError
+from coarlib.inputs.text import causal_examples, read_texts, trimmed
 from coarlib.outputs import margin, per_sequence
 
 HUB_DATA = "roneneldan/TinyStories"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Param, Whole, run
+from coarlib.commands.arguments import Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.imagenet_resnet.task import ImagenetResnetTask
-from estimate.make_dataset import fill_with
 
 PARAMS = {
     "beton_path": Param(str, "images: .beton, folder or .npz", default="betons/imagenet_val.beton"),

@@ -7,9 +7,9 @@ from typing import ClassVar
 from torch import nn
 
 from coarlib.ablation import ComponentSet, ComponentTask, Examples, preset
-from coarlib.ablation.checkpoints import load_weights, read_weights
-from coarlib.ablation.images import IMAGENET, normalised, read_images
 from coarlib.errors import SetupError
+from coarlib.inputs.checkpoints import load_weights, read_weights
+from coarlib.inputs.images import IMAGENET, normalised, read_images
 from coarlib.outputs import margin
 
 WHERE_IMAGES = (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commandline import Boolean, Param, Whole, run
-from estimate.make_dataset import fill_with
+from coarlib.commands.arguments import Boolean, Param, Whole, run
+from coarlib.commands.store.make_dataset import fill_with
 from estimate.tinyllama_stories.task import TinyLlamaTask
 
 PARAMS = {

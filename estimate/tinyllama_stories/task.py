@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from coarlib.ablation import ComponentSet, ComponentTask, Examples, find_components
-from coarlib.ablation.text import causal_examples, read_texts, trimmed
+from coarlib.inputs.text import causal_examples, read_texts, trimmed
 from coarlib.outputs import margin, per_sequence
 from estimate.tinyllama_stories.model import TinyLlama, Tokenizer, read_model
 

@@ -18,7 +18,7 @@ from coarlib.ablation import (
     find_components,
     slice_components,
 )
-from coarlib.ablation.evaluation import baseline
+from coarlib.baselines.evaluation import baseline
 from coarlib.errors import ComponentError, HistoryError
 from coarlib.outputs import margin
 from coarlib.path_kernel.accumulate import ComponentColumns

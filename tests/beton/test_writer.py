@@ -159,7 +159,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
 
 def test_reading_and_writing_need_neither_torch_nor_ffcv_nor_numba():
     code = (
-        "import sys; from coarlib import beton; import estimate.write_dataset; "
+        "import sys; from coarlib import beton; import coarlib.commands.store.write_dataset; "
         "print([name for name in ('torch', 'ffcv', 'numba', 'pandas') if name in sys.modules])"
     )
     result = subprocess.run(

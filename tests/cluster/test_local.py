@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from coarlib.commands.cluster import submit
+from coarlib.commands.store import initialize_store, make_dataset
 from coarlib.errors import ClusterError
 from coarlib.store import Store
 from coarlib.store.verify import verify
-from estimate import initialize_store, make_dataset, submit
 from estimate.digits.model import load_or_train
 
 SPEC = {
@@ -146,7 +147,9 @@ def test_a_dry_run_prints_all_scripts_and_touches_nothing(submit_here, plan_file
 def test_without_slurm_one_sentence_says_what_to_do(command, plan_file, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/bash").symlink_to("/bin/bash")
-    result = command("estimate.submit", plan_file(), env={"PATH": str(tmp_path / "bin")})
+    result = command(
+        "coarlib.commands.cluster.submit", plan_file(), env={"PATH": str(tmp_path / "bin")}
+    )
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "is not on this machine" in result.stderr and "--local N" in result.stderr
 

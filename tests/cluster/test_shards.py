@@ -6,10 +6,10 @@ import torch
 
 from coarlib.cluster.shards import add_shards, join_targets, sum_shard, target_shard, write_shard
 from coarlib.errors import ClusterError
+from coarlib.filling.worker import fill
 from coarlib.regression import ArrayRows, Attributions, Moments, fit
-from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize
-from coarlib.worker import fill
+from coarlib.store.spec import parse_spec
 
 SUMS = 1e-12  # relative, of float64 sums
 SAVED = 1e-6  # results are saved as float32

@@ -71,7 +71,11 @@ def worker_of(block):
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if "estimate.make_dataset" in words and wanted in words and "python" in words.split()[0]:
+        if (
+            "coarlib.commands.store.make_dataset" in words
+            and wanted in words
+            and "python" in words.split()[0]
+        ):
             found.append(int(entry.name))
     return found
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 from paths import ROOT
 
-from estimate.__main__ import commands
+from coarlib.commands.__main__ import commands
 
 LINK = re.compile(r'(?:href|src)="([^"]+)"')
 MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)\)")

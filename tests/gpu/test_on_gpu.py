@@ -17,7 +17,7 @@ WEIGHT_TOLERANCE = 1e-4  # of the largest weight; sums are float64 on both
 
 def fill(command, spec, store, model, device):
     initialised = command(
-        "estimate.initialize_store",
+        "coarlib.commands.store.initialize_store",
         *("--logging.logdir", store, "--logging.spec", spec),
     )
     assert initialised.returncode == 0, initialised.stderr
@@ -31,7 +31,7 @@ def fill(command, spec, store, model, device):
 def fit(command, store, out, device, *more):
     config = "estimate/digits/regression_config_test.yaml"
     fitted = command(
-        "estimate.run_regression",
+        "coarlib.commands.fit.run_regression",
         *("--config", config, "--data.data_path", store, "--cfg.out_dir", out),
         *("--cfg.device", device, *more),
     )

@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from coarlib.commands.store.export_bank import main as export_bank
+from coarlib.commands.store.import_bank import main as import_bank
 from coarlib.errors import CoarlibError, ScoringError, StoreError, TaskError
+from coarlib.filling.worker import FillOptions, fill
 from coarlib.interop import dattri as ours
 from coarlib.interop.bank_exports import (
     export_datamodels,
@@ -28,12 +31,9 @@ from coarlib.masks import MaskDesign
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import RetrainTask, Trainer
 from coarlib.scoring import masks_from_indices
-from coarlib.scoring.sources import load_scores
-from coarlib.spec import ArraySpec, StoreSpec
+from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store, initialize
-from coarlib.worker import FillOptions, fill
-from estimate.export_bank import main as export_bank
-from estimate.import_bank import main as import_bank
+from coarlib.store.spec import ArraySpec, StoreSpec
 
 EXAMPLES, TARGETS, ROWS, RUNS, CLASSES = 24, 5, 4, 2, 3
 GENERATOR = torch.Generator().manual_seed(0)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
+from coarlib.commands.judge.score_lds import main as score_lds
+from coarlib.commands.store.import_bank import main as import_bank
 from coarlib.errors import CoarlibError, ScoringError, StoreError
 from coarlib.interop.banks import (
     quanda_checkpoints,
@@ -14,8 +16,6 @@ from coarlib.interop.banks import (
 )
 from coarlib.scoring import lds, masks_from_indices
 from coarlib.store import Store
-from estimate.import_bank import main as import_bank
-from estimate.score_lds import main as score_lds
 
 
 def bank(subsets=30, examples=40, targets=6):

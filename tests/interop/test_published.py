@@ -7,12 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 
+from coarlib.commands.judge.lds_benchmark import main
 from coarlib.errors import ArgumentError, CoarlibError, ScoringError, StoreError, TornRowError
 from coarlib.interop.bank_exports import export_trak
 from coarlib.interop.banks import write_bank
 from coarlib.interop.published import load_bank
 from coarlib.scoring import lds
-from estimate.lds_benchmark import main
 
 RNG = np.random.default_rng(0)
 MASKS = RNG.random((40, 30)) < 0.5

@@ -10,8 +10,8 @@ from regression_problems import linear_rows, make_store
 
 from coarlib.errors import RegressionError
 from coarlib.regression.budget import GIB, Size, available_bytes, choose_form, predict
-from coarlib.regression.checkpoint import load_moments, resumable_moments, save_moments
 from coarlib.regression.moments import Moments
+from coarlib.regression.moments.checkpoint import load_moments, resumable_moments, save_moments
 from coarlib.regression.rows import ArrayRows, open_rows
 
 CIFAR = Size(45_000, 5_000, 2_304, 10_000)

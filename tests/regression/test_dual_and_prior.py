@@ -8,9 +8,9 @@ from regression_problems import linear_rows
 from coarlib.errors import RegressionError
 from coarlib.regression import Attributions, Moments, Problem, score_arrays, solve_ridge_path
 from coarlib.regression.dual import DualProblem, finite_masks
-from coarlib.regression.prior import Prior, learn_prior
 from coarlib.regression.rows import ArrayRows
-from coarlib.regression.shared_prior import solve_shared_prior
+from coarlib.regression.solvers.prior import Prior, learn_prior
+from coarlib.regression.solvers.shared_prior import solve_shared_prior
 
 SAME = 1e-4  # float32 products in the kernel
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from coarlib.errors import RegressionError
 from coarlib.regression import Moments, Problem
-from coarlib.regression.lasso import largest_lambda, solve_lasso
+from coarlib.regression.solvers.lasso import largest_lambda, solve_lasso
 
 TIGHT = 1e-12
 CLOSE = 1e-5

@@ -10,10 +10,10 @@ from sklearn.preprocessing import StandardScaler
 
 from coarlib.errors import RegressionError
 from coarlib.regression import Moments, Problem, fit, fit_least_squares, solve_ridge_path
-from coarlib.regression.least_squares import condition_number, solve_ridge
-from coarlib.regression.leave_one_out import leave_one_out
-from coarlib.regression.ridge import RidgePath, lambda_grid
 from coarlib.regression.rows import ArrayRows
+from coarlib.regression.solvers.least_squares import condition_number, solve_ridge
+from coarlib.regression.solvers.leave_one_out import leave_one_out
+from coarlib.regression.solvers.ridge import RidgePath, lambda_grid
 
 CLOSE = 2e-5  # float32 products in X'Y
 CERTIFIED = 1e-12

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
-from coarlib.regression.counts import PairCounter, column_sums
 from coarlib.regression.moments import Accumulator, Moments, int8_pairs
+from coarlib.regression.moments.counts import PairCounter, column_sums
 
 FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
 FLOAT64 = 1e-12  # relative, of sums of float16 outputs

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coarlib.regression import products
-from coarlib.regression.moments import Moments
-from coarlib.regression.products import add_sparse_products, pays
+from coarlib.regression.moments import Moments, products
+from coarlib.regression.moments.products import add_sparse_products, pays
 
 ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the sum of absolute terms
 

@@ -8,12 +8,12 @@ from regression_problems import linear_rows, make_store
 
 from coarlib import beton
 from coarlib.errors import BetonError, RegressionError
-from coarlib.regression import experiment
-from coarlib.regression.blocks import read_blocks
+from coarlib.regression import fit_and_score as experiment
 from coarlib.regression.budget import Prediction
-from coarlib.regression.experiment import Experiment, solver_for, split_rows
-from coarlib.regression.prior import learn_prior
+from coarlib.regression.fit_and_score import Experiment, solver_for, split_rows
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
+from coarlib.regression.rows.blocks import read_blocks
+from coarlib.regression.solvers.prior import learn_prior
 from coarlib.store import Store
 
 TRUE_EFFECT = 1e-3
@@ -192,7 +192,7 @@ def test_auto_learns_the_shared_prior_once_with_unchanged_results(form, monkeypa
         learnt.append(learn_prior(*args, **options))
         return learnt[-1]
 
-    for name in ("fit", "shared_prior"):
+    for name in ("fit", "solvers.shared_prior"):
         module = importlib.import_module(f"coarlib.regression.{name}")
         monkeypatch.setattr(module, "learn_prior", counted)
     # A candidate with options of its own makes both learn their own prior.

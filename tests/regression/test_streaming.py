@@ -15,8 +15,8 @@ from coarlib.interop.fast_l1 import (
     train_saga,
 )
 from coarlib.regression import Moments, Problem, fit
-from coarlib.regression.lasso import largest_lambda, solve_lasso
 from coarlib.regression.rows import ArrayRows
+from coarlib.regression.solvers.lasso import largest_lambda, solve_lasso
 from coarlib.regression.stream import StreamProblem, lasso_gap
 
 CLOSE = 2e-3

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from coarlib.regression.experiment import Experiment, Split
+from coarlib.regression.fit_and_score import Experiment, Split
 from coarlib.regression.rows import StoreRows
 from coarlib.store import Store
 

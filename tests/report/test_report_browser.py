@@ -5,7 +5,7 @@ import os
 import pytest
 from report_cases import TARGETS, make_case, make_fit, make_store, report_arguments
 
-from estimate import report
+from coarlib.commands.judge import report
 
 KEEP = "COARLIB_SCREENSHOTS"  # a directory in which to leave what the tests saw
 COLUMN = "[...document.querySelectorAll('#examples tbody tr')].map(r => r.cells[{}].textContent)"

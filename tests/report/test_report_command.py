@@ -6,8 +6,8 @@ from report_cases import make_case, make_store
 from torch import nn
 
 from coarlib.ablation import ComponentTask, Examples, find_components
+from coarlib.commands.judge import report
 from coarlib.errors import ArgumentError, TaskError
-from estimate import report
 from estimate.digits.model import DigitsResNet
 
 

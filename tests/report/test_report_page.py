@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from report_cases import FEATURES, TARGETS, make_case, make_fit, make_store, report_arguments
 
+from coarlib.commands.judge import report
 from coarlib.errors import CoarlibError, ReportError
 from coarlib.report.inputs import ReportInputs, gather
 from coarlib.report.page import build_report, write_report
-from estimate import report
 
 SECTIONS = ["run", "health", "held-out", "learning", "attributions", "layers", "lds", "history"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coarlib.errors import ReportError
 from coarlib.regression import ArrayRows, Moments, fit
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.experiment import Split, split_rows
+from coarlib.regression.fit_and_score import Split, split_rows
 from coarlib.report.health import examine
 from coarlib.report.learning import look_ahead, split_of
 from coarlib.report.notes import FeatureNotes, Notes, as_pictures, read_groups, read_notes

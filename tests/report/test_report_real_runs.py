@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from paths import DATA, ROOT
 
-from estimate import initialize_store, report, run_regression
+from coarlib.commands.fit import run_regression
+from coarlib.commands.judge import report
+from coarlib.commands.store import initialize_store
 from estimate.cifar_resnet import make_dataset
 
 MODEL, IMAGES = DATA / "akamaster_resnet20-12fca82f.th", DATA / "cifar10_test1000_lossless.npz"

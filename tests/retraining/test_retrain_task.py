@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from coarlib.errors import TaskError
+from coarlib.filling.worker import FillOptions, fill, recompute
 from coarlib.masks import MaskDesign, draw
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
 from coarlib.scoring import noise_ceiling
-from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize
-from coarlib.worker import FillOptions, fill, recompute
+from coarlib.store.spec import parse_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, TARGETS = 60, 9

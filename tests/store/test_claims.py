@@ -151,7 +151,7 @@ def test_static_workers_beside_claiming_ones(store, make_rows):
 def test_rows_that_are_refused_do_not_keep_a_claiming_worker_for_ever(store, command):
     bad = TASK.with_name("broken_tasks.py")
     done = command(
-        "estimate.make_dataset",
+        "coarlib.commands.store.make_dataset",
         *("--expt.base_dir", store.path, "--expt.task", f"{bad}:SometimesBad"),
         *("--expt.claim", 1),
     )

@@ -8,9 +8,9 @@ import pytest
 
 from coarlib.errors import SpecError, StoreError
 from coarlib.masks import MaskDesign
-from coarlib.spec import parse_spec
 from coarlib.store import Store, initialize, settle_design
 from coarlib.store.design import settle_labels
+from coarlib.store.spec import parse_spec
 
 
 def test_arrays_open_under_plain_numpy_with_the_documented_shapes(store):

@@ -21,12 +21,12 @@ from store.faults import (
 )
 from zoo.linear_task import true_weights
 
-from coarlib.spec import parse_spec
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.checksum import row_checksums
 from coarlib.store.grow import grow
 from coarlib.store.layout import array_path
 from coarlib.store.provenance import batch_of, read_batches
+from coarlib.store.spec import parse_spec
 from coarlib.store.status import status
 from coarlib.store.verify import verify
 
@@ -154,7 +154,7 @@ def test_a_worker_whose_clock_is_far_off(store, monkeypatch, skew):
     code = (
         "import time; real = time.time; time.time = lambda: real() + "
         f"{skew}; import sys, runpy; sys.argv = ['x', *sys.argv[1:]];"
-        "runpy.run_module('estimate.make_dataset', run_name='__main__')"
+        "runpy.run_module('coarlib.commands.store.make_dataset', run_name='__main__')"
     )
     right = start_worker(store, "--expt.claim", 1, "--expt.task_args", '{"seconds": 0.1}')
     words = [right.args[0], "-c", code, *right.args[3:]]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from coarlib.errors import SpecError, StoreError, TornRowError
-from coarlib.spec import parse_spec
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.grow import grow
 from coarlib.store.layout import ArrayFile, array_path
 from coarlib.store.merge import merge
+from coarlib.store.spec import parse_spec
 from coarlib.store.verify import verify
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from store.page_caching_clients import PAGE, Client, Server
 
-from coarlib.spec import parse_spec
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.checksum import row_checksums
 from coarlib.store.layout import ArrayFile
+from coarlib.store.spec import parse_spec
 
 ROWS = 40
 SPLITS = {

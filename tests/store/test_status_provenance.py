@@ -19,7 +19,7 @@ TASK = ROOT / "tests" / "zoo" / "linear_task.py"
 def filled(store, command):
     """Rows 0..9 filled by a real worker."""
     done = command(
-        "estimate.make_dataset",
+        "coarlib.commands.store.make_dataset",
         *("--expt.base_dir", store.path, "--expt.task", TASK, "--expt.end_index", 10),
     )
     assert done.returncode == 0, done.stderr

@@ -76,8 +76,8 @@ def test_a_row_range(filled):
 
 
 def test_many_rows_on_several_threads_and_with_gaps(tmp_path, make_rows):
-    from coarlib.spec import parse_spec
     from coarlib.store import initialize
+    from coarlib.store.spec import parse_spec
 
     text = '{"num_models": 3000, "schema": {"x": {"dtype": "float32", "shape": [300]}}}'
     initialize(tmp_path / "s", parse_spec(text))
@@ -101,7 +101,7 @@ def test_a_store_without_checksums_is_unverified(tmp_path):
 
 
 def test_the_command(filled, command):
-    assert command("estimate.verify", filled.path).returncode == 0
+    assert command("coarlib.commands.store.verify", filled.path).returncode == 0
     file = ArrayFile.read(array_path(filled.path, "margins"))
     flip(file.path, file.offset + 5 * file.row_bytes, 1)
     torn = command("estimate", "verify", filled.path)

@@ -1,0 +1,6 @@
+"""``python -m coarlib`` is ``coar``."""
+
+from coarlib.commands.__main__ import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What attributions are compared with, and how the comparison is made."""

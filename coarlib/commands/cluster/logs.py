@@ -1,0 +1,61 @@
+"""Show the last lines of the logs of a store's jobs, newest last.
+
+    coar logs STORE [--job 1234_5] [--failed] [--lines 20] [--files 5]
+
+Without --job, the logs written last; with --failed, only those of jobs that ended badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from coarlib.cluster.overview import overview
+from coarlib.cluster.record import log_files, run_directory, tail
+from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.errors import ClusterError
+
+POSITIONAL = {"store": Param(str, "the store, or the plan that was submitted", required=True)}
+SECTIONS = {
+    PLAIN: {
+        "job": Param(str, "a job, or one task of an array: 1234 or 1234_5"),
+        "failed": Param(Boolean(), "only jobs that ended badly", default=False),
+        "lines": Param(Whole(1), "lines of each log", default=20),
+        "files": Param(Whole(1), "how many logs", default=5),
+    }
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the logs that the arguments name."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    options = args.options
+    run_dir = run_directory(args.store)
+    files = _failed(run_dir) if options.failed else _of_job(run_dir, options.job)
+    if not files:
+        what = "job ended badly" if options.failed else f"log of job {options.job or 'any'} yet"
+        print(f"no {what} in {run_dir}")
+        return
+    for file in files[-options.files :]:
+        print(f"==> {file}")
+        print("\n".join(tail(file, options.lines)))
+
+
+def _of_job(run_dir: Path, name: str | None) -> list[Path]:
+    job, _, task = (name or "").partition("_")
+    return log_files(run_dir, job or None, task or None)
+
+
+def _failed(run_dir: Path) -> list[Path]:
+    found = overview(run_dir)
+    if found is None or found.problem is not None:
+        raise ClusterError(
+            f"the queue cannot say which jobs of {run_dir} failed"
+            + (f": {found.problem}" if found is not None else "")
+        )
+    files = [Path(failure.log) for failure in found.failed if failure.log is not None]
+    return list(reversed(files))
+
+
+if __name__ == "__main__":
+    run(main)

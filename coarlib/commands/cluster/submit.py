@@ -1,0 +1,81 @@
+"""Fill a store on a SLURM cluster, verify it, retry what is missing, then fit and score.
+
+    coar submit PLAN.yaml              submit the array, its verify job, and what follows
+    coar submit PLAN.yaml --dry-run    print the exact sbatch scripts, touch nothing
+    coar submit PLAN.yaml --local 4    run the same plan as 4 processes on this machine
+    coar submit PLAN.yaml --resume     submit only the rows that are still missing
+
+docs/cluster.md describes the plan. Scripts, logs and the record of jobs are kept in STORE.jobs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from coarlib.cluster.local import run_local
+from coarlib.cluster.plan import Plan, load_plan
+from coarlib.cluster.rounds import decide
+from coarlib.cluster.submission import (
+    check_resumable,
+    open_store,
+    placed,
+    scripts_on_paper,
+    submit,
+)
+from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.errors import ArgumentError
+from coarlib.filling.stopping import EXIT_STOPPED
+
+POSITIONAL = {"plan": Param(str, "the plan, a YAML file", required=True)}
+SECTIONS = {
+    PLAIN: {
+        "dry-run": Param(Boolean(), "print the scripts, touch nothing", default=False),
+        "local": Param(Whole(1), "run here, by so many processes"),
+        "resume": Param(Boolean(), "submit what an earlier submission left missing", default=False),
+        "verify_round": Param(Whole(1), "what a verify job runs: verify, prepare what follows"),
+        "tries_left": Param(Whole(0), "rounds that this verify job may still submit", default=0),
+        "max_array": Param(Whole(1), "the cluster's MaxArraySize", default=1001),
+    }
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Submit, run or print the plan that the arguments name."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    options = args.options
+    dry_run = getattr(options, "dry-run")
+    if dry_run and options.local is not None:
+        raise ArgumentError("--dry-run and --local contradict each other")
+    plan = placed(load_plan(args.plan), Path.cwd())
+    if options.verify_round is not None:
+        decision = decide(
+            plan,
+            options.verify_round,
+            tries_left=options.tries_left,
+            max_array=options.max_array,
+        )
+        print(decision.message)
+        sys.exit(decision.exit_code)
+    if dry_run:
+        for path, content in scripts_on_paper(plan).items():
+            print(f"# ----- {path}\n{content}")
+        return
+    number = check_resumable(plan, resume=options.resume or options.local is not None)
+    open_store(plan)
+    if options.local is not None:
+        _run_here(plan, options.local, number)
+    else:
+        print(submit(plan, number))
+        print(f"coar status {plan.store} shows how far it is; coar cancel {plan.store} ends it")
+
+
+def _run_here(plan: Plan, processes: int, number: int) -> None:
+    if not run_local(plan, processes, number):
+        print("stopped by a signal; run the same command for the rest", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    run(main)

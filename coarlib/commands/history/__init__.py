@@ -1,0 +1,1 @@
+"""Commands about recorded training histories and their explanations."""

@@ -1,0 +1,1 @@
+"""Commands that judge attributions, and what follows from them."""

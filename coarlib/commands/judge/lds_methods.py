@@ -1,0 +1,98 @@
+"""The attribution methods that lds_benchmark compares on the digits; each is computed once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.baselines.examples import (
+    Examples,
+    gradient_similarity,
+    random_scores,
+    require_traker,
+    trak_scores,
+    traker_scores,
+)
+from coarlib.commands.arguments import nearest
+from coarlib.errors import ArgumentError, ScoringError
+from coarlib.files import whole_file
+from coarlib.outputs import margin_log_sum_exp
+from coarlib.retraining import Trainer, run_seed, train_many
+from estimate.digits.model import digits
+from estimate.digits_subsets.task import SEED, trainer
+
+METHODS = ("random", "gradient_similarity", "trak", "traker")
+
+
+def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
+    """Read a comma list of methods; ArgumentError names one that is unknown."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ArgumentError(
+                f"--bench.methods: there is no method {name} (there are {', '.join(known)})"
+                f"{nearest(name, known)}"
+            )
+    if "traker" in names:
+        require_traker()  # before anything is trained
+    return names
+
+
+class DigitsMethods:
+    """Scores of every method, each computed once and kept as an .npy that names what made it."""
+
+    def __init__(self, path: Path, model: str, full_models: int, device: torch.device) -> None:
+        self._path, self._full_models, self._device = path, full_models, device
+        self._trainer: Trainer = trainer(model)  # type: ignore[arg-type]
+        self._train = Examples(self._trainer.inputs, self._trainer.targets)
+        self._test = Examples(*digits(held_out=True))
+        self._models: list[torch.nn.Module] = []
+
+    def scores(self, name: str) -> NDArray[Any]:
+        """Return the scores of a method; ScoringError if a damaged file is in the way."""
+        compute: dict[str, Callable[[], NDArray[Any]]] = {
+            "random": self._random,
+            "gradient_similarity": self._similarity,
+            "trak": self._trak,
+            "traker": self._traker,
+        }
+        shape = (len(self._train.targets), len(self._test.targets))
+        file = self._path / f"{name}_{self._full_models}_models.npy"
+        if not file.exists():
+            self._path.mkdir(parents=True, exist_ok=True)
+            scores = compute[name]()
+            with whole_file(file) as stream:
+                np.save(stream, scores)
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        if found.shape != shape:
+            raise ScoringError(f"{file} holds scores {found.shape}, not {shape}; delete it")
+        return np.asarray(found)
+
+    def _random(self) -> NDArray[Any]:
+        return random_scores(len(self._train.targets), len(self._test.targets), SEED)
+
+    def _similarity(self) -> NDArray[Any]:
+        loss = self._trainer.loss
+        return gradient_similarity(
+            self._on_all_data(), self._train, self._test, loss, margin_log_sum_exp
+        )
+
+    def _trak(self) -> NDArray[Any]:
+        return trak_scores(self._on_all_data(), self._train, self._test, margin_log_sum_exp)
+
+    def _traker(self) -> NDArray[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            return traker_scores(self._on_all_data(), self._train, self._test, folder)
+
+    def _on_all_data(self) -> list[torch.nn.Module]:
+        if not self._models:
+            everything = np.arange(self._trainer.num_examples)
+            seeds = [run_seed(SEED + 1, 0, run) for run in range(self._full_models)]
+            self._models = train_many(self._trainer, [everything] * len(seeds), seeds, self._device)
+        return self._models

@@ -1,0 +1,41 @@
+"""Join stores that were filled apart into one.
+
+    coar merge OUT STORE_A STORE_B …
+
+Row i of each store becomes row i of OUT. Specs, designs and seeds must agree; rows that several
+stores hold must be identical. Running it again finishes an interrupted merge.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fastargs.validation import Anything
+
+from coarlib.commands.arguments import Param, parse, run
+from coarlib.store import Store
+from coarlib.store.merge import merge
+
+POSITIONAL = {
+    "out": Param(str, "directory of the store to make or extend", required=True),
+    "stores...": Param(Anything(), "stores to read", required=True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Merge the stores that the arguments name."""
+    args = parse(__doc__ or "", {}, argv, positional=POSITIONAL)
+    report = merge(args.out, [Store.open(path) for path in args.stores], quiet=False)
+    for path in report.unverified:
+        print(f"warning: {path} carries no checksums: its rows are unverified", file=sys.stderr)
+    store = Store.open(args.out)
+    print(
+        f"{report.copied} rows copied, {report.present} were there already; {args.out} has "
+        f"{len(store.completed_rows())} of {store.num_models} rows completed"
+        + (f"; {report.copied_added} rows of added outputs" if report.copied_added else "")
+    )
+
+
+if __name__ == "__main__":
+    run(main)

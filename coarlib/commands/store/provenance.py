@@ -1,0 +1,45 @@
+"""Say where a row came from: who computed it, when, from which task, with which versions.
+
+coar provenance STORE ROW [--json]
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.store import Store
+from coarlib.store.provenance import batch_of
+
+POSITIONAL = {
+    "store": Param(str, "directory of the store", required=True),
+    "row": Param(Whole(0), "index of the row", required=True),
+}
+SECTIONS = {PLAIN: {"json": Param(Boolean(), "one JSON object", default=False)}}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the record of the row that the arguments name."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    store = Store.open(args.store)
+    batch = batch_of(Path(args.store), args.row)
+    facts = {
+        "row": args.row,
+        "completed": bool(store.completed()[args.row]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batch.started)),
+        "seconds": batch.seconds,
+        "rows_of_batch": [list(pair) for pair in batch.ranges],
+        **batch.worker,
+    }
+    if args.options.json:
+        print(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        print(f"{key:<14} {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+if __name__ == "__main__":
+    run(main)

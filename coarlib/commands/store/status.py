@@ -1,0 +1,110 @@
+"""Show a store at a glance: rows done, claimed and missing, rate, ETA, workers, size.
+
+coar status STORE [--json] [--watch] [--rows_per_task 100]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from coarlib.cluster.overview import overview
+from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.store import Store
+from coarlib.store.status import StoreStatus, slurm_array, status
+
+POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
+SECTIONS = {
+    PLAIN: {
+        "json": Param(Boolean(), "one JSON object, for scripts", default=False),
+        "watch": Param(Boolean(), "refresh until the store is full", default=False),
+        "interval": Param(float, "seconds between refreshes", default=5.0),
+        "rows_per_task": Param(Whole(1), "rows of one SLURM array task", default=100),
+    }
+}
+SHOWN_RANGES = 12
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the status of the store that the arguments name."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    options = args.options
+    while True:
+        found = status(Store.open(args.store))
+        if options.watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        jobs = overview(args.store)
+        if options.json:
+            print(json.dumps({**asdict(found), "jobs": jobs and jobs.as_dict()}))
+        else:
+            print(
+                "\n".join([describe(found, options.rows_per_task), *(jobs.lines() if jobs else [])])
+            )
+        if not options.watch or found.complete == found.num_models:
+            return
+        sys.stdout.flush()
+        time.sleep(max(0.1, options.interval))
+
+
+def describe(found: StoreStatus, rows_per_task: int) -> str:
+    """Return the status as lines for people."""
+    share = found.complete / found.num_models
+    lines = [
+        f"{found.path}: {found.complete} of {found.num_models} rows complete ({share:.1%})",
+        f"  claimed      {found.claimed}",
+        f"  missing      {found.missing}",
+        f"  torn         {found.torn}"
+        + (" (verify --repair)" if found.torn else " (verify reads the bytes)"),
+        f"  rate         {_rate(found)}",
+        f"  workers      {_workers(found)}",
+        f"  on disk      {_size(found.bytes_on_disk)} of {_size(found.bytes_when_full)} when full",
+    ]
+    if not found.verified:
+        lines.append("  unverified   made by another program, rows carry no checksums")
+    if found.missing_ranges:
+        shown = ",".join(f"{a}-{b - 1}" for a, b in found.missing_ranges[:SHOWN_RANGES])
+        more = ",…" if len(found.missing_ranges) > SHOWN_RANGES else ""
+        lines += [
+            f"  rows to fill {shown}{more}",
+            f"  SLURM        --array={slurm_array(found.missing_ranges, rows_per_task)}  "
+            f"(task i fills rows i*{rows_per_task} to (i+1)*{rows_per_task})",
+        ]
+    return "\n".join(lines)
+
+
+def _rate(found: StoreStatus) -> str:
+    if found.rows_per_second is None:
+        return "no rows recorded yet"
+    rate = f"{found.rows_per_second:.3g} rows/s"
+    return rate if found.eta_seconds is None else f"{rate}, {_duration(found.eta_seconds)} left"
+
+
+def _workers(found: StoreStatus) -> str:
+    if not found.workers:
+        return "none alive"
+    shown = "; ".join(
+        f"{w['worker']} (last sign of life {w['seconds_since_sign_of_life']:.0f} s ago)"
+        for w in found.workers[:4]
+    )
+    return f"{len(found.workers)} alive: {shown}" + ("; …" if len(found.workers) > 4 else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""Check every completed row of a store against its checksum, and repair what is torn.
+
+    coar verify STORE [--rows 0:1000] [--repair]
+
+Prints the rows whose bytes do not match and exits with 1 if there are any. With --repair they are
+marked as not completed, so that workers fill them again, and flags of sound rows are restored.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, row_slice, run
+from coarlib.store import Store
+from coarlib.store.added import added_outputs, added_path, stale_rows
+from coarlib.store.verify import verify
+
+POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
+SECTIONS = {
+    PLAIN: {
+        "rows": Param(str, "only rows START:STOP"),
+        "repair": Param(Boolean(), "mark torn rows as not completed", default=False),
+        "threads": Param(Whole(1), "threads; default: all cores"),
+    }
+}
+SHOWN = 20
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Verify the store that the arguments name, and the outputs added to it."""
+    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    options = args.options
+    store = Store.open(args.store)
+    rows = (0, store.num_models)
+    if options.rows is not None:
+        rows = row_slice(options.rows, store.num_models, "--rows")
+    sound = _verify(store, rows, options)
+    for output in added_outputs(store):
+        added = Store.open(added_path(store, output))
+        print(f"added output {output}:")
+        sound &= _verify(added, (rows[0], min(rows[1], added.num_models)), options)
+        if stale := len(stale_rows(store, added)):
+            print(f"{stale} rows are stale: run coar add_output with --rerun")
+            sound = False
+    if not sound:
+        sys.exit(1)
+
+
+def _verify(store: Store, rows: tuple[int, int], options: SimpleNamespace) -> bool:
+    """Verify (and repair) rows of one store, in words; whether nothing is left to do."""
+    started = time.monotonic()
+    report = verify(store, rows, options.repair, options.threads, quiet=False)
+    seconds = time.monotonic() - started
+    print(
+        f"{report.checked} completed rows checked in {seconds:.1f} s "
+        f"({report.bytes / 1e9 / max(seconds, 1e-9):.2f} GB/s)"
+    )
+    for rows_found, what in (
+        (report.torn, "do not match their checksum"),
+        (report.unflagged, "are committed without their completed flag"),
+        (report.unfounded, "are flagged as completed without a checksum"),
+    ):
+        if rows_found:
+            shown = ", ".join(map(str, rows_found[:SHOWN]))
+            more = ", …" if len(rows_found) > SHOWN else ""
+            print(f"{len(rows_found)} rows {what}: {shown}{more}")
+    if report.sound:
+        print("no row is torn or altered")
+    elif report.repaired:
+        print("repaired: run the workers again for the rows that are no longer completed")
+    else:
+        print("run with --repair to have them filled again")
+    return report.sound or report.repaired
+
+
+if __name__ == "__main__":
+    run(main)

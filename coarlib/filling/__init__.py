@@ -1,0 +1,1 @@
+"""Filling rows: the worker, what a task may return, stopping, outputs added later."""

@@ -1,0 +1,96 @@
+"""What a task may return, and how it becomes what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import TaskError
+from coarlib.store.spec import ArraySpec
+
+
+def check_rows(
+    schema: Mapping[str, ArraySpec], rows: NDArray[np.int64], returned: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    """Check what a task returned and cast it to the stored dtypes.
+
+    Returns
+    -------
+    (arrays, problems)
+        ``arrays`` [B, *shape] in stored dtypes; ``problems`` maps a row index to what is not
+        finite in it.
+
+    Raises
+    ------
+    TaskError
+        For a missing or unknown key, a wrong shape, or a dtype that cannot be stored.
+    """
+    for key in schema:
+        if key not in returned:
+            raise TaskError(
+                f"the task returned no {key!r} (it returned {', '.join(returned) or 'nothing'}); "
+                f"the store's schema has {', '.join(schema)}"
+            )
+    for key in returned:
+        if key not in schema:
+            raise TaskError(
+                f"the task returned {key!r}, which is not in the store's schema "
+                f"({', '.join(schema)})"
+            )
+    arrays: dict[str, NDArray[Any]] = {}
+    problems: dict[int, str] = {}
+    for key, spec in schema.items():
+        value = _as_numpy(returned[key])
+        wanted = (len(rows), *spec.shape)
+        if value.shape != wanted:
+            raise TaskError(
+                f"the task returned {key!r} with shape {list(value.shape)} for "
+                f"{len(rows)} rows, the schema asks for {list(wanted)}"
+            )
+        arrays[key] = _cast(key, value, spec.dtype)
+        for position, problem in _non_finite(key, value, arrays[key]).items():
+            problems.setdefault(int(rows[position]), f"row {rows[position]}: {problem}")
+    return arrays, problems
+
+
+def _as_numpy(value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has no such dtype
+            value = value.float()
+        return np.asarray(value.numpy())
+    return np.asarray(value)
+
+
+def _cast(key: str, value: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not np.can_cast(value.dtype, dtype, casting="same_kind"):
+        raise TaskError(
+            f"the task returned {key!r} as {value.dtype.name}, which does not fit the schema's "
+            f"{dtype.name}"
+        )
+    with np.errstate(over="ignore"):  # overflow is reported row by row
+        return np.ascontiguousarray(value, dtype=dtype)
+
+
+def _non_finite(key: str, value: NDArray[Any], stored: NDArray[Any]) -> dict[int, str]:
+    """Say for each row position what is not finite in ``stored``."""
+    if stored.dtype.kind != "f":
+        return {}
+    finite = np.isfinite(stored).reshape(len(stored), -1)
+    found = {}
+    for position in np.flatnonzero(~finite.all(axis=1)):
+        original = value[position].reshape(-1)
+        where = np.flatnonzero(~finite[position])
+        first = original[where[0]]
+        if np.isfinite(first):
+            what = (
+                f"{first:.6g} overflows {stored.dtype.name} "
+                f"(largest {np.finfo(stored.dtype).max:.6g}); use float32 in the spec"
+            )
+        else:
+            what = f"{first} at target {where[0]}"
+        found[int(position)] = f"{key} has {len(where)} values that are not finite, first {what}"
+    return found

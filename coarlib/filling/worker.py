@@ -1,0 +1,324 @@
+"""Fills rows of a store from a task: the only place where the two meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import NonFiniteError, RowRangeError, TaskError
+from coarlib.filling.row_checks import check_rows
+from coarlib.filling.stopping import Abandoned, StopSignals
+from coarlib.masks import MaskDesign
+from coarlib.progress import Progress
+from coarlib.store import RowWriter, Store
+from coarlib.store.checksum import row_checksums
+from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
+from coarlib.store.components import settle_components
+from coarlib.store.design import settle_labels
+from coarlib.store.provenance import WorkerLog
+
+if TYPE_CHECKING:
+    import torch
+
+    from coarlib.task import Task
+
+# How often a worker that has nothing left to claim looks again.
+MAX_SECONDS_BETWEEN_LOOKS = 10.0
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """How a worker goes about it.
+
+    Parameters
+    ----------
+    rerun : bool
+        Compute rows again that are completed already.
+    rows_per_batch : int, optional
+        Rows asked of the task at once; the task's own choice by default.
+    allow_nonfinite : bool
+        Record rows with NaN or inf instead of refusing them.
+    quiet : bool
+        No progress bar.
+    claim : bool
+        Share the rows out with any other workers by claims, instead of doing all of them.
+    claim_ttl : float
+        Seconds without a heartbeat after which another worker's block is taken over.
+    claim_wait : bool
+        At the end, wait for blocks of other workers (and take them over should they die).
+    origin : dict
+        What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
+    """
+
+    rerun: bool = False
+    rows_per_batch: int | None = None
+    allow_nonfinite: bool = False
+    quiet: bool = False
+    claim: bool = False
+    claim_ttl: float = DEFAULT_TTL
+    claim_wait: bool = True
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FillReport:
+    """What a worker did."""
+
+    written: int = 0
+    skipped: int = 0
+    refused: list[str] = field(default_factory=list)
+    nonfinite_recorded: int = 0
+    taken_over: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    abandoned: bool = False
+
+
+def row_range(start: int, end: int, num_models: int) -> NDArray[np.int64]:
+    """Return rows ``start`` to ``end`` (exclusive); RowRangeError if the store lacks them."""
+    if not 0 <= start < end <= num_models:
+        why = "is empty" if start >= end else "lies outside the store"
+        raise RowRangeError(
+            f"the row range {start} to {end} (exclusive) {why}: the store has rows 0 to "
+            f"{num_models - 1}"
+        )
+    return np.arange(start, end, dtype=np.int64)
+
+
+def mask_key(store: Store, design: MaskDesign | None) -> str | None:
+    """Return the name of the mask array: the design's, else ``masks``, else the only candidate."""
+    if design is not None:
+        return design.array
+    candidates = [
+        key
+        for key, array in store.spec.schema.items()
+        if array.dtype == np.bool_ and len(array.shape) == 1
+    ]
+    if "masks" in candidates:
+        return "masks"
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def fill(
+    store: Store,
+    task: Task,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    options: FillOptions | None = None,
+) -> FillReport:
+    """Compute and commit rows of ``store``.
+
+    Rows that are committed already are skipped. A worker killed at any moment leaves only whole
+    rows; running it again does the rest.
+
+    Parameters
+    ----------
+    store : Store
+    task : Task
+        Prepared here, on ``device``.
+    rows : int64 [K]
+        Ascending row indices.
+
+    Raises
+    ------
+    TaskError
+        If masks and task do not fit, or the task returns a wrong key, shape or dtype.
+    NonFiniteError
+        At the end, naming the rows that were refused for NaN, inf or overflow; good rows are kept.
+    StoreError
+        If a row cannot be written.
+    """
+    options = options or FillOptions()
+    design = store.design
+    report = FillReport()
+    todo = _rows_to_do(store, rows, options, report)
+    if not len(todo):
+        return report
+    _check_masks_are_drawn(store, task, design)
+    with StopSignals() as stop:
+        try:
+            task.prepare(device)
+            _check_width(store, task, design)
+            settle_labels(store.path, store.spec, task.labels)
+            settle_components(store.path, task.component_table)
+            _Filler(store, task, design, options, report).run(todo, stop)
+        except Abandoned:
+            report.abandoned = True
+    report.stopped = stop.requested and _left_open(store, todo, report)
+    if report.refused and not report.stopped:
+        raise NonFiniteError(_refusal(report))
+    return report
+
+
+def _left_open(store: Store, rows: NDArray[np.int64], report: FillReport) -> bool:
+    """Whether rows are still to be done by somebody (a signal may come with the last of them)."""
+    return report.abandoned or bool((~store.completed_among(rows)).any())
+
+
+def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
+    name = f"{type(task).__module__}:{type(task).__qualname__}"
+    return {"task": name, **options.origin, "model_digest": task.fingerprint()}
+
+
+def _rows_to_do(
+    store: Store, rows: NDArray[np.int64], options: FillOptions, report: FillReport
+) -> NDArray[np.int64]:
+    committed = store.completed()[rows]
+    unflagged = rows[committed & (store.flags()[rows] != 1)]
+    if len(unflagged):  # a writer died between checksum and flag
+        with RowWriter(store) as writer:
+            writer.mark_completed(unflagged)
+    if options.rerun:
+        return rows
+    report.skipped = int(committed.sum())
+    return rows[~committed]
+
+
+def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) -> None:
+    key = mask_key(store, design)
+    if design is None and key is not None and not task.own_masks:
+        raise TaskError(
+            f"nothing says how {key} of {store.path} is drawn: give --expt.subsample_prob P (each "
+            "component is kept with probability P), or a spec with a design"
+        )
+
+
+def _check_width(store: Store, task: Task, design: MaskDesign | None) -> None:
+    key, wanted = mask_key(store, design), task.num_features
+    if key is None or wanted is None:
+        return
+    width = store.spec.schema[key].shape[0]
+    if width != wanted:
+        raise TaskError(
+            f"{key} of {store.path} has {width} features a row but the task has {wanted} "
+            "components; initialise a store whose spec says so"
+        )
+
+
+@dataclass
+class _Filler:
+    """One worker's pass over one store."""
+
+    store: Store
+    task: Task
+    design: MaskDesign | None
+    options: FillOptions
+    report: FillReport
+    refused: list[int] = field(default_factory=list)
+
+    def run(self, rows: NDArray[np.int64], stop: StopSignals) -> None:
+        """Fill ``rows``, batch by batch, until done or told to stop."""
+        started = time.monotonic()
+        size = self.options.rows_per_batch or self.task.rows_per_batch
+        description = f"filling {self.store.path.name}"
+        with (
+            RowWriter(self.store) as writer,
+            WorkerLog(self.store.path, _origin(self.task, self.options)) as log,
+            Progress(len(rows), description, quiet=self.options.quiet) as progress,
+            closing(self.blocks(rows, size, stop, progress)) as blocks,
+        ):
+            for block in blocks:
+                for first in range(0, len(block), size):
+                    if stop.requested:
+                        break
+                    batch = block[first : first + size]
+                    self.fill_batch(self._still_wanted(batch), writer, log)
+                    progress.advance(len(batch))
+        self.report.seconds = time.monotonic() - started
+
+    def _still_wanted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leave out rows that another worker has committed meanwhile."""
+        if self.options.rerun:
+            return rows
+        return rows[~self.store.completed_among(rows)]
+
+    def blocks(
+        self, rows: NDArray[np.int64], size: int, stop: StopSignals, progress: Progress
+    ) -> Generator[NDArray[np.int64], None, None]:
+        """Yield the rows to do: all at once, or block by block as this worker can claim them."""
+        if not self.options.claim:
+            yield rows
+            return
+        block_rows = settle_block_rows(self.store, size)
+        with Claims(self.store, block_rows, self.options.claim_ttl) as claims:
+            while not stop.requested:
+                rows = rows[~self.store.completed()[rows]]
+                progress.reach(progress.total - len(rows))
+                rows = rows[~np.isin(rows, self.refused)]  # to try them again changes nothing
+                if not len(rows):
+                    return
+                block = claims.next_block(rows)
+                self.report.taken_over = claims.taken_over
+                if block is not None:
+                    yield block
+                    claims.finish()
+                elif not self.options.claim_wait:
+                    return
+                else:
+                    stop.wait(min(MAX_SECONDS_BETWEEN_LOOKS, claims.ttl / 6))
+
+    def fill_batch(self, rows: NDArray[np.int64], writer: RowWriter, log: WorkerLog) -> None:
+        """Compute, check and commit one batch of rows."""
+        if not len(rows):
+            return
+        started, clock = time.time(), time.monotonic()
+        returned = self._compute(rows)
+        arrays, problems = check_rows(self.store.spec.schema, rows, returned)
+        if problems and self.options.allow_nonfinite:
+            self.report.nonfinite_recorded += len(problems)
+        elif problems:
+            self.report.refused.extend(problems.values())
+            self.refused.extend(problems)
+            good = ~np.isin(rows, list(problems))
+            if not good.any() and not self.report.written:
+                raise NonFiniteError(_refusal(self.report))
+            rows, arrays = rows[good], {key: value[good] for key, value in arrays.items()}
+        if len(rows):
+            # The line first, so that no committed row is without one.
+            log.batch(rows, row_checksums(rows, arrays), started, time.monotonic() - clock)
+            writer.write(rows, arrays)
+            self.report.written += len(rows)
+
+    def _compute(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        if self.design is None:
+            return dict(self.task.rows(rows, np.empty((len(rows), 0), np.bool_)))
+        masks = self.store.draw_masks(self.design, rows)
+        return {self.design.array: masks, **self.task.rows(rows, masks)}
+
+
+def _refusal(report: FillReport) -> str:
+    shown = "; ".join(report.refused[:3])
+    more = f" and {len(report.refused) - 3} more rows" if len(report.refused) > 3 else ""
+    return (
+        f"the task returned values that cannot be trusted: {shown}{more}; "
+        f"{len(report.refused)} rows were refused and {report.written} written "
+        "(--expt.allow_nonfinite 1 records them)"
+    )
+
+
+def recompute(store: Store, task: Task, row: int, device: torch.device) -> dict[str, float]:
+    """Compute ``row`` again and return the largest difference of each array from the store's.
+
+    Differences are taken between stored values, so rounding to the stored dtype is included; a
+    NaN in one place only counts as infinite.
+    """
+    design, rows = store.design, np.array([row], dtype=np.int64)
+    task.prepare(device)
+    _check_width(store, task, design)
+    filler = _Filler(store, task, design, FillOptions(), FillReport())
+    arrays, _ = check_rows(store.spec.schema, rows, filler._compute(rows))
+    differences = {}
+    for key, value in arrays.items():
+        stored = np.asarray(store.array(key)[row : row + 1])
+        new, old = value.astype(np.float64), stored.astype(np.float64)
+        same = (new == old) | (np.isnan(new) & np.isnan(old))
+        gap = np.abs(new - old)
+        gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+        differences[key] = float(gap.max(initial=0.0))
+    return differences

@@ -1,0 +1,1 @@
+"""What set-ups read: images, texts, checkpoints."""

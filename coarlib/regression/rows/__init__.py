@@ -1,0 +1,12 @@
+"""Rows of stores, .beton files and arrays, as one kind of source."""
+
+from coarlib.regression.rows.sources import (
+    ArrayRows,
+    BetonRows,
+    RowSource,
+    StoreRows,
+    open_rows,
+    verified_note,
+)
+
+__all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]

@@ -1,0 +1,1 @@
+"""Correlation, ranks, bootstrap and replicates; imports no other room."""

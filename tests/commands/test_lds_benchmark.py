@@ -1,0 +1,66 @@
+"""The benchmark command: killed and resumed, the table says what it should."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coarlib.commands.judge.lds_benchmark import main
+from coarlib.errors import ArgumentError, SetupError, TaskError
+from coarlib.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_goes_on_and_prints_the_table(tmp_path, capsys):
+    arguments = ["--bench.out_dir", str(tmp_path), "--bench.size", "test", "--bench.device", "cpu"]
+    words = [sys.executable, "-m", "estimate.lds_benchmark", *arguments]
+    worker = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ})
+    store = tmp_path / "logistic_test" / "store"
+    deadline = time.monotonic() + 200
+    while worker.poll() is None and time.monotonic() < deadline:
+        if store.is_dir():
+            break
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    main(arguments)
+    table = capsys.readouterr().out
+    assert "24 subsets, 450 targets (held-out digits)" in table
+    assert len(Store.open(store).completed_rows()) == 24
+    summary = json.loads((tmp_path / "logistic_test" / "lds.json").read_text())
+    found = {name: method["lds"] for name, method in summary["methods"].items()}
+    assert abs(found["random"]) < 0.1 < found["gradient_similarity"]
+    assert 0.1 < found["trak"] < summary["noise_ceiling"] <= 1
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.npy")}
+    main(arguments)
+    assert capsys.readouterr().out == table
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.npy")}
+    masks = np.array(Store.open(store).array("masks"))
+    assert (masks.sum(axis=1) == round(1347 / 2)).all() or (masks.sum(axis=1) == 1347 // 2).all()
+
+
+def test_bad_arguments_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ArgumentError, match="full or test"):
+        main(["--bench.size", "huge"])
+    with pytest.raises(SetupError, match="there is no model 'vit'"):
+        main(["--bench.model", "vit", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="did you mean 'trak'"):
+        main(["--bench.methods", "random,traks", "--bench.out_dir", str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "trak", None)
+    with pytest.raises(TaskError, match="pip install traker"):
+        main(["--bench.methods", "traker", "--bench.out_dir", str(tmp_path)])
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_the_published_configuration_is_one():
+    config = ROOT / "specs" / "digits_lds.yaml"
+    with pytest.raises(ArgumentError, match="full or test"):  # all its keys are known
+        main(["--config", str(config), "--bench.size", "huge"])

@@ -1,0 +1,250 @@
+"""run_regression as users call it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+
+from coarlib.commands.fit.run_regression import main
+from coarlib.commands.store.verify import main as run_verify
+from coarlib.errors import ArgumentError, CoarlibError, TornRowError
+from coarlib.regression import Attributions, Moments, open_rows
+from coarlib.regression.moments.checkpoint import save_moments
+from coarlib.store import RowWriter, Store, initialize
+from coarlib.store.layout import ArrayFile
+from coarlib.store.spec import parse_spec
+
+TRUE_EFFECT = 1e-3
+SETUPS = ("cifar_resnet", "imagenet_resnet", "imagenet_vit", "gpt2_tinystories")
+
+
+def linear_store(path, rows=100, features=12, targets=5, completed=None):
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    masks = rng.random((rows, features)) < 0.9
+    weight = rng.normal(size=(features, targets))
+    np.save(path / "masks.npy", masks)
+    np.save(path / "test_margins.npy", (masks @ weight + 3).astype(np.float32))
+    np.save(path / "_completed.npy", np.ones(rows, bool) if completed is None else completed)
+    return weight
+
+
+@pytest.fixture
+def fit_args(tmp_path):
+    def build(**changes):
+        values = {
+            "data.data_path": tmp_path / "store",
+            "data.num_train": 80,
+            "data.num_val": 20,
+            "cfg.out_dir": tmp_path / "out",
+            "cfg.k": 1,
+            "cfg.manual_max_lambda": 0,
+            "cfg.batch_size": 7,
+        }
+        values |= {key.replace("__", "."): value for key, value in changes.items()}
+        return [str(w) for k, v in values.items() if v is not None for w in (f"--{k}", v)]
+
+    return build
+
+
+def test_golden_linear_model(tmp_path, fit_args, capsys):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args())
+    out = capsys.readouterr().out
+    assert "held-out correlation 1.000" in out and "all 100 rows" in out
+    saved = torch.load(tmp_path / "out" / "datamodels.pt", weights_only=True)
+    assert np.abs(saved["weight"].numpy() - weight).max() < TRUE_EFFECT
+    assert np.abs(saved["bias"].numpy() - 3).max() < TRUE_EFFECT
+    assert saved["lam"].tolist() == [0.0] * 5
+    assert Attributions.load(tmp_path / "out").summary["seed"] is None
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("size", ["", "_test"])
+def test_published_configurations(tmp_path, capsys, setup, size):
+    linear_store(tmp_path / "store")
+    config = ROOT / "estimate" / setup / f"regression_config{size}.yaml"
+    words = ["--config", config, "--data.data_path", tmp_path / "store"]
+    words += ["--cfg.out_dir", tmp_path / "out"]
+    words += [] if size else ["--data.num_train", 90, "--data.num_val", 10]
+    main([str(word) for word in words])
+    assert "cfg.true_random is ignored" in capsys.readouterr().err
+    assert Attributions.load(tmp_path / "out").weight.shape == (12, 5)
+
+
+def test_the_seeds_command_line(tmp_path, command):
+    linear_store(tmp_path / "store")
+    result = command(
+        "run_regression",
+        "--config",
+        "cifar_resnet/regression_config_test.yaml",
+        "--data.data_path",
+        tmp_path / "store",
+        "--cfg.out_dir",
+        tmp_path / "out",
+        cwd="estimate",
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "datamodels.pt").is_file()
+
+
+def test_few_rows_fall_back_to_ridge_and_say_so(tmp_path, fit_args, capsys):
+    linear_store(tmp_path / "store", features=150)
+    main(fit_args())
+    assert "ridge with λ by cross-validation" in capsys.readouterr().err
+    assert Attributions.load(tmp_path / "out").lam[0] > 0
+
+
+def test_target_range(tmp_path, fit_args):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args(data__target_start_ind=1, data__target_end_ind=3))
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight[:, 1:3]).max() < TRUE_EFFECT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__num_train": 95}, "100 completed rows"),
+        ({"data__target_start_ind": 3, "data__target_end_ind": 3}, "name no targets"),
+        ({"data__target_start_ind": -1}, "name no targets"),
+        ({"data__target_start_ind": 50}, "is empty"),
+        ({"data__y_name": "margins"}, "no array 'margins'"),
+        ({"cfg__k": 3}, "k must be 1"),
+        ({"cfg__solver": "rigde"}, "did you mean 'ridge'"),
+        ({"cfg__solver": "ridge", "cfg__lam": -1}, "not negative"),
+        ({"data__data_path": "nowhere.beton"}, "does not exist"),
+        ({"cfg__device": "abacus"}, "abacus"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, fit_args, changes, message):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match=message):
+        main(fit_args(**changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_not_completed_do_not_count(tmp_path, fit_args):
+    linear_store(tmp_path / "store", completed=np.arange(100) % 5 != 0)
+    with pytest.raises(CoarlibError, match="80 completed rows"):
+        main(fit_args())
+
+
+@pytest.fixture
+def filled_store(tmp_path):
+    """A store of coarlib's own: 110 rows of a linear truth, 100 of them filled, with checksums."""
+    weight = linear_store(tmp_path / "arrays", rows=110)
+    spec = {
+        "num_models": 110,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [12]},
+            "test_margins": {"dtype": "float32", "shape": [5]},
+        },
+    }
+    initialize(tmp_path / "store", parse_spec(json.dumps(spec)))
+    rows = np.r_[0:40, 50:110]
+    arrays = {key: np.load(tmp_path / "arrays" / f"{key}.npy")[rows] for key in spec["schema"]}
+    with RowWriter(Store.open(tmp_path / "store")) as writer:
+        writer.write(rows, arrays)
+    return weight
+
+
+def tear(store, row):
+    file = ArrayFile.read(store / "test_margins.npy")
+    with file.path.open("r+b") as handle:
+        handle.seek(file.offset + row * file.row_bytes)
+        handle.write(b"torn")
+
+
+def test_torn_rows_stop_a_fit_and_are_repaired(tmp_path, fit_args, filled_store, capsys):
+    for row in (13, 60):
+        tear(tmp_path / "store", row)
+    with pytest.raises(TornRowError, match=r"2 of the 100 rows .*\(rows 13, 60\).*coar verify"):
+        main(fit_args())
+    assert not (tmp_path / "out").exists()
+    assert run_verify([str(tmp_path / "store"), "--repair"]) is None
+    with pytest.raises(CoarlibError, match="98 completed rows"):
+        main(fit_args())
+    main(fit_args(data__num_train=78))
+    assert "98 rows match their checksums" in capsys.readouterr().out
+    found = Attributions.load(tmp_path / "out").weight
+    assert np.abs(found - filled_store).max() < TRUE_EFFECT
+
+
+def test_only_the_rows_of_the_fit_are_verified(tmp_path, fit_args, filled_store):
+    tear(tmp_path / "store", 105)  # completed row 95
+    main(fit_args(data__num_train=75))
+    with pytest.raises(TornRowError, match=r"1 of the 100 rows .*\(rows 105\)"):
+        main(fit_args(cfg__out_dir=tmp_path / "all"))
+    main(fit_args(cfg__out_dir=tmp_path / "unverified", data__verify=0))
+
+
+def test_a_result_is_never_overwritten(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    main(fit_args())
+    before = (tmp_path / "out" / "datamodels.pt").read_bytes()
+    with pytest.raises(CoarlibError, match="already exists"):
+        main(fit_args())
+    assert (tmp_path / "out" / "datamodels.pt").read_bytes() == before
+
+
+def test_missing_arguments_are_named(fit_args):
+    with pytest.raises(ArgumentError, match=r"data\.num_val"):
+        main(fit_args(data__num_val=None))
+
+
+def test_a_lasso_path_as_upstream_configures_it(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    main(fit_args(cfg__k=30, cfg__manual_max_lambda=-1, cfg__eps=1e-4))
+    result = Attributions.load(tmp_path / "out")
+    assert result.path["lam"].shape == (5, 30)
+    assert np.allclose(result.path["lam"][:, -1] / result.path["lam"][:, 0], 1e-4)
+    assert result.summary["solver"] == "lasso"
+
+
+def test_auto_prints_every_candidate(tmp_path, fit_args, capsys):
+    linear_store(tmp_path / "store")
+    main(fit_args(cfg__solver="auto"))
+    out = capsys.readouterr().out
+    for name in ("ridge: held-out", "shared_prior: held-out", "lasso: held-out", "chosen"):
+        assert name in out
+    assert "predicted: about" in out
+
+
+def test_an_interrupted_run_resumes_and_leaves_no_trace(tmp_path, fit_args, capsys):
+    weight = linear_store(tmp_path / "store")
+    source = open_rows(tmp_path / "store")
+    done = np.arange(30)
+    save_moments(
+        tmp_path / "out" / "partial" / "train.npz",
+        Moments.from_rows(source, done),
+        done,
+        source.identity(done),
+    )
+    main(fit_args())
+    assert "resuming: 30 of 80 rows" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "partial").exists()
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight).max() < TRUE_EFFECT
+
+
+def test_too_little_memory_is_said_before_anything_is_read(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match="GiB may be used"):
+        main(fit_args(cfg__memory_gb=0.01))
+    assert not (tmp_path / "out").exists()
+
+
+def test_streaming_solvers(tmp_path, fit_args):
+    weight = linear_store(tmp_path / "store")
+    main(fit_args(cfg__solver="conjugate_gradients"))
+    assert np.abs(Attributions.load(tmp_path / "out").weight - weight).max() < 10 * TRUE_EFFECT
+    main(fit_args(cfg__solver="saga", cfg__lam=0.01, cfg__out_dir=tmp_path / "saga"))
+    assert Attributions.load(tmp_path / "saga").gap.max() <= 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without CUDA")
+def test_fast_l1_without_cuda(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match="needs a CUDA device"):
+        main(fit_args(cfg__solver="fast_l1"))

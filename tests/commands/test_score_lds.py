@@ -1,0 +1,113 @@
+"""The command: what it prints and writes, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coarlib.commands.judge.score_lds import main
+from coarlib.errors import CoarlibError, TornRowError
+from coarlib.interop.banks import write_bank
+from coarlib.scoring import lds
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A COAR-layout store with two unfinished rows, and the scores that made it."""
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((20, 5)).astype("f4")
+    masks = rng.random((30, 20)) < 0.7
+    margins = (masks @ scores + rng.standard_normal((30, 5))).astype("f2")
+    completed = np.ones(30, dtype=bool)
+    completed[[4, 29]] = False
+    store = tmp_path / "store"
+    store.mkdir()
+    for name, array in (("masks", masks), ("test_margins", margins), ("_completed", completed)):
+        np.save(store / f"{name}.npy", array)
+    np.save(tmp_path / "scores.npy", scores)
+    return tmp_path, scores, masks, margins
+
+
+def arguments(folder, **changed):
+    words = {"data.store": folder / "store", "data.scores": folder / "scores.npy"}
+    words |= {key.replace("__", "."): value for key, value in changed.items()}
+    return [word for key, value in words.items() for word in (f"--{key}", str(value))]
+
+
+def test_completed_rows_are_scored_printed_and_written(case, capsys):
+    folder, scores, masks, margins = case
+    main(arguments(folder, cfg__out=folder / "result.json"))
+    rows = np.delete(np.arange(30), [4, 29])
+    expected = lds(scores, masks[rows], margins[rows])
+    printed = capsys.readouterr()
+    assert f"mean LDS (spearman) over 5 targets and 28 rows: {expected.mean:.4f}" in printed.out
+    assert str(expected.interval) in printed.out
+    assert "2 of rows 0:30 are not completed" in printed.err
+    summary = json.loads((folder / "result.json").read_text())
+    assert summary["mean"] == expected.mean
+    assert summary["interval"]["low"] == expected.interval.low
+    with np.load(folder / "result.npz") as arrays:
+        np.testing.assert_array_equal(arrays["correlation"], expected.correlation)
+        np.testing.assert_array_equal(arrays["p_value"], expected.p_value)
+
+
+def test_a_range_of_rows(case, capsys):
+    folder, scores, masks, margins = case
+    main(arguments(folder, data__rows="20:29", cfg__kind="pearson", cfg__resamples=0))
+    expected = lds(scores, masks[20:29], margins[20:29], "pearson", resamples=0)
+    printed = capsys.readouterr()
+    assert f"over 5 targets and 9 rows: {expected.mean:.4f}\n" in printed.out
+    assert printed.err == ""
+
+
+def test_undefined_targets_are_counted_and_json_stays_json(case, capsys):
+    folder, scores, _, _ = case
+    np.save(folder / "zero.npy", scores * 0)
+    main(arguments(folder, data__scores=folder / "zero.npy", cfg__out=folder / "r.json"))
+    assert "5 constant, 0 with NaN" in capsys.readouterr().out
+    assert json.loads((folder / "r.json").read_text())["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data__rows": "5:2"}, "not a range within the 30 rows"),
+        ({"data__rows": "5"}, "must be a:b"),
+        ({"data__rows": "29:30"}, "needs at least two"),
+        ({"data__x_name": "mask"}, "did you mean 'masks'"),
+        ({"cfg__out": "result.txt"}, "must end in .json"),
+        ({"cfg__kind": "r2"}, "unknown correlation 'r2'"),
+        ({"cfg__interval": "t"}, "unknown interval 't'"),
+        ({"cfg__resamples": -1}, "resamples"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(case, changed, words):
+    with pytest.raises(CoarlibError, match=words) as caught:
+        main(arguments(case[0], **changed))
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_of_another_model_exit_with_2(case, command):
+    folder, scores, _, _ = case
+    np.save(folder / "other.npy", scores[:-1])
+    done = command(
+        "score_lds", *arguments(folder, data__scores=folder / "other.npy"), cwd="estimate"
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 or "not completed" in done.stderr
+    assert "masks have shape [28, 20], but the scores are of 19 examples" in done.stderr
+
+
+def test_torn_rows_are_refused(case):
+    folder, _, masks, margins = case
+    store = write_bank(folder / "ours", masks, margins)
+    main(arguments(folder, data__store=store.path, cfg__resamples=0))
+    with open(store.path / "test_margins.npy", "r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x11")
+    main(arguments(folder, data__store=store.path, data__rows="0:29", cfg__resamples=0))
+    with pytest.raises(TornRowError, match=r"1 completed rows .*the first is 29"):
+        main(arguments(folder, data__store=store.path))

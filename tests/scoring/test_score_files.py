@@ -1,0 +1,86 @@
+"""Score matrices from every file format, and files that are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from coarlib.errors import ScoringError
+from coarlib.scoring.score_files import load_scores
+
+SCORES = np.arange(12, dtype="f4").reshape(4, 3)
+
+
+def test_npy_and_trak_files_stay_on_disk(tmp_path):
+    np.save(tmp_path / "s.npy", SCORES)
+    found = load_scores(tmp_path / "s.npy")
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, SCORES)
+    (tmp_path / "trak" / "scores").mkdir(parents=True)
+    (tmp_path / "s.npy").rename(tmp_path / "trak" / "scores" / "quick.mmap")
+    np.testing.assert_array_equal(load_scores(tmp_path / "trak"), SCORES)
+    np.testing.assert_array_equal(load_scores(tmp_path / "trak", "quick"), SCORES)
+
+
+@pytest.mark.parametrize("content", ["tensor", "one", "weight", "bfloat16"])
+def test_torch_files(tmp_path, content):
+    tensor = torch.tensor(SCORES)
+    saved = {
+        "tensor": tensor,
+        "one": {"anything": tensor, "note": "x"},
+        "weight": {"bias": tensor[0], "weight": tensor, "lam": tensor[0]},
+        "bfloat16": tensor.bfloat16(),
+    }[content]
+    torch.save(saved, tmp_path / "s.pt")
+    np.testing.assert_array_equal(load_scores(tmp_path / "s.pt"), SCORES)
+
+
+def test_a_directory_of_attributions(tmp_path):
+    torch.save({"weight": torch.tensor(SCORES), "bias": torch.ones(3)}, tmp_path / "datamodels.pt")
+    np.testing.assert_array_equal(load_scores(tmp_path), SCORES)
+
+
+def test_safetensors_files(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    file = tmp_path / "s.safetensors"
+    safetensors.save_file({"a": torch.tensor(SCORES).bfloat16(), "b": torch.ones(2, 2)}, file)
+    np.testing.assert_array_equal(load_scores(file, "a"), SCORES)
+    with pytest.raises(ScoringError, match="say which"):
+        load_scores(file)
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ScoringError, match="not a whole safetensors file"):
+        load_scores(file, "a")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, capsys):
+    torch.save({"weight": Evil()}, tmp_path / "evil.pt")
+    np.save(tmp_path / "evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    for name in ("evil.pt", "evil.npy"):
+        with pytest.raises(ScoringError, match=name):
+            load_scores(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_files_that_are_not_scores_are_named(tmp_path):
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    np.save(tmp_path / "flat.npy", np.ones(3))
+    torch.save({"x": torch.ones(2, 2), "y": torch.ones(2, 2)}, tmp_path / "two.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "s.txt").write_text("1 2")
+    for name, key, words in (
+        ("missing.npy", None, "there are no scores at"),
+        ("cut.npy", None, "not a whole NumPy array file"),
+        ("flat.npy", None, r"not scores \[N, T\]"),
+        ("two.pt", None, "holds x, y; say which"),
+        ("two.pt", "z", "no scores 'z'"),
+        ("list.pt", None, "holds a list"),
+        ("empty", None, "neither datamodels.pt nor TRAK scores"),
+        ("s.txt", None, "is none of"),
+    ):
+        with pytest.raises(ScoringError, match=words):
+            load_scores(tmp_path / name, key)
