@@ -24,7 +24,8 @@ import reporting
 import torch
 from torch.nn import functional as F
 
-from coarlib.path_kernel import History, TrainingLoss, explain, predict, record, subject
+from coarlib.history import History, TrainingLoss, open_run, record
+from coarlib.path_kernel import explain, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAIND = ROOT / "build" / "explaind"
@@ -179,7 +180,7 @@ def main():
             "full": bytes_["h"],
             "every_20": bytes_["thin"],
         }
-        sub = subject(root / "h", model, TrainingLoss(F.nll_loss), train)
+        sub = open_run(root / "h", model, TrainingLoss(F.nll_loss), train)
         explain(sub, test[0][:2], test[1][:2], quiet=True)  # first use of torch.func imports a lot
         predict(sub, test[0][:2], test[1][:2], quiet=True)
         cases = {

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coarlib.path_kernel import TrainingLoss, explain, record, subject
+from coarlib.history import TrainingLoss, open_run, record
+from coarlib.path_kernel import explain
 
 RESULTS = Path(__file__).resolve().parent / "results" / "path_kernel_memory.json"
 SIZES, POINTS, STEPS, BATCH = (200, 2_000, 20_000), 20, 40, 50
@@ -47,7 +48,7 @@ def measure(size):
                 F.cross_entropy(model(data[0][batch]), data[1][batch]).backward()
                 history.batch(batch)
                 optimizer.step()
-        run = subject(path, model, loss, data)
+        run = open_run(path, model, loss, data)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         points = data[0][:POINTS], data[1][:POINTS]
         explain(run, *points, by=[("tensor", "step")], tolerance=1e-2, quiet=True)

@@ -25,9 +25,10 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from coarlib.ablation import WeightAblation, find_components
-from coarlib.path_kernel import TrainingLoss, explain, subject
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.setups import train_with_history
+from coarlib.history import TrainingLoss, open_run
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.setups import train_with_history
+from coarlib.path_kernel import explain
 from coarlib.path_kernel.studies import component_scores, layer_kernels, pruning_curves, similarity
 from coarlib.regression import Moments, fit_least_squares
 from coarlib.scoring import lds
@@ -46,7 +47,7 @@ def main():
         inputs, targets = setup.test_samples()
         points = inputs[:EXPLAINED], targets[:EXPLAINED]
         found = explain(
-            subject(f"{folder}/history", model, setup.loss(), setup.train_samples()),
+            open_run(f"{folder}/history", model, setup.loss(), setup.train_samples()),
             *points,
             output="logit",
             by=["sample", "component", ("sample", "tensor")],

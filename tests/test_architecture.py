@@ -14,6 +14,7 @@ FLOORS = [
     {"files", "progress", "devices"},
     {"statistics", "masks", "outputs", "task"},
     {"store"},
+    {"history"},
     {"beton", "filling", "ablation", "retraining"},
     {"scoring", "inputs"},
     {"regression"},

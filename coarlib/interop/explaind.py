@@ -11,7 +11,7 @@ The history is kept in memory while training and saved as tensors (``weights_onl
 files). What differs from the original, on purpose: batches are kept as sample numbers; learning
 rates and weight decay are always tracked; ``forward`` leaves the training mode alone; ragged
 batches, momentum options and loss regularisers are exact; :meth:`ExactPathKernelModel.predict`
-counts weight decay once. For long runs use :func:`coarlib.path_kernel.record`, which keeps rows
+counts weight decay once. For long runs use :func:`coarlib.history.record`, which keeps rows
 on disk.
 """
 
@@ -25,6 +25,9 @@ import torch
 from torch import nn
 
 from coarlib.errors import HistoryError
+from coarlib.history import NormRegulariser, Samples, TrainingLoss, open_run
+from coarlib.history.reading import State, StepRecord
+from coarlib.history.settings import Settings
 from coarlib.interop.explaind_paths import (
     AdamWOptimizerPath,
     DataPath,
@@ -33,8 +36,7 @@ from coarlib.interop.explaind_paths import (
     SGDOptimizerPath,
     inner_model,
 )
-from coarlib.path_kernel import NormRegulariser, Samples, TrainingLoss, explain, subject
-from coarlib.path_kernel.history import Settings, State, StepRecord
+from coarlib.path_kernel import explain
 
 __all__ = [
     "AdamWOptimizerPath",
@@ -156,7 +158,7 @@ class ExactPathKernelModel:
                 f"{type(loss_fn).__name__} is not a loss of ExPLAIND; use coarlib.path_kernel"
             )
         history = _Memory(model, optimizer, data_path)
-        self._subject = subject(history, inner_model(model), loss, Samples(data_path.dataset))
+        self._subject = open_run(history, inner_model(model), loss, Samples(data_path.dataset))
         self._tolerance, self._tensors = tolerance, keep_param_wise_kernel
 
     def predict(

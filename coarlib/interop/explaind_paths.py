@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.optimizers import SECOND_MOMENT_KEY, OptimizerKind
-from coarlib.path_kernel.parameters import ParameterTable
-from coarlib.path_kernel.training import random_or_coupled, refuse_inexact
+from coarlib.history.optimizers import SECOND_MOMENT_KEY, OptimizerKind
+from coarlib.history.parameters import ParameterTable
+from coarlib.history.training import random_or_coupled, refuse_inexact
 
 
 class ModelPath(nn.Module):

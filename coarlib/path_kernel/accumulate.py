@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet, SliceGroup
 from coarlib.errors import HistoryError, nearest
-from coarlib.path_kernel.parameters import ParameterTable, Tensors
+from coarlib.history.parameters import ParameterTable, Tensors
 
 AXES = ("sample", "component", "tensor", "step")
 SOURCES = ("data", "weight_decay", "regulariser", "prior_momentum")
@@ -87,7 +87,7 @@ class ComponentColumns:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Breakdown:
     """Sizes and helpers that all accumulators of an explanation share.
 
     Attributes
@@ -129,7 +129,7 @@ class Layout:
             "step": self.num_windows,
         }[axis]
 
-    def plan(self, source: str) -> dict[str, Axes]:
+    def axes_of(self, source: str) -> dict[str, Axes]:
         """Return the axes of every array that a source is accumulated in, by array name."""
         with_samples = source == "data"
         owns = [tuple(a for a in axes if with_samples or a != "sample") for axes in self.axes]
@@ -137,8 +137,8 @@ class Layout:
 
     def arrays(self) -> dict[str, tuple[int, ...]]:
         """Return the shape behind [n, K] of every array to accumulate, by name."""
-        plans = [self.plan(source) for source in SOURCES]
-        return {n: tuple(map(self.size, own)) for plan in plans for n, own in plan.items()}
+        each = [self.axes_of(source) for source in SOURCES]
+        return {n: tuple(map(self.size, own)) for some in each for n, own in some.items()}
 
 
 def array_name(source: str, axes: Sequence[str]) -> str:
@@ -151,17 +151,17 @@ class Accumulators:
 
     Parameters
     ----------
-    layout : Layout
+    breakdown : Breakdown
     shape : (n, K)
     like : tensor
         Gives dtype and device.
     """
 
-    def __init__(self, layout: Layout, shape: tuple[int, int], like: torch.Tensor) -> None:
-        self.layout, self._shape = layout, shape
+    def __init__(self, breakdown: Breakdown, shape: tuple[int, int], like: torch.Tensor) -> None:
+        self.breakdown, self._shape = breakdown, shape
         self.arrays = {
             name: like.new_zeros(shape[0] * shape[1], *rest)
-            for name, rest in layout.arrays().items()
+            for name, rest in breakdown.arrays().items()
         }
         self.totals = {s: like.new_zeros(shape[0] * shape[1]).double() for s in SOURCES}
 
@@ -191,7 +191,7 @@ class Accumulators:
             return
         if samples is None:
             gradient = _summed(gradient)
-        window = (step - self.layout.first) // self.layout.window
+        window = (step - self.breakdown.first) // self.breakdown.window
         products: dict[tuple[str, bool], torch.Tensor] = {}
 
         def product(place: str, each: bool) -> torch.Tensor:
@@ -200,7 +200,7 @@ class Accumulators:
                 products[place, each] = self._product(place, query, parts)
             return products[place, each]
 
-        for name, own in self.layout.plan(source).items():
+        for name, own in self.breakdown.axes_of(source).items():
             place = next((axis for axis in own if axis in ("tensor", "component")), "")
             target = self.arrays[name]
             target = target.select(-1, window) if "step" in own else target
@@ -214,8 +214,8 @@ class Accumulators:
 
     def _product(self, place: str, query: Tensors, gradient: Tensors) -> torch.Tensor:
         """Inner products ``[q, b]``, or ``[q, b, parts]`` by tensor or component."""
-        if place == "component" and self.layout.components is not None:
-            return self.layout.components.products(query, gradient)
+        if place == "component" and self.breakdown.components is not None:
+            return self.breakdown.components.products(query, gradient)
         some_q, some_g = next(iter(query.values())), next(iter(gradient.values()))
         total = some_q.new_zeros(len(some_q), len(some_g))
         if place == "":

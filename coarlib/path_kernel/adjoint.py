@@ -1,6 +1,6 @@
 """Contributions by the adjoint recurrence, or forward in time.
 
-With the coefficients of :mod:`coarlib.path_kernel.optimizers` and Φ_s the integrated test gradient,
+With the coefficients of :mod:`coarlib.history.optimizers` and Φ_s the integrated test gradient,
 f_(s+1) - f_s = -⟨Φ_s, through_s b_s + direct_s u_s + shrink_s θ_s⟩. Summed over s, the gradient u_t
 has the coefficient -Z_t with
 
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from coarlib.path_kernel.accumulate import Accumulators, Layout
+from coarlib.history.parameters import Tensors
+from coarlib.history.sources import Sources
+from coarlib.history.walk import Update, Walk
+from coarlib.path_kernel.accumulate import Accumulators, Breakdown
 from coarlib.path_kernel.features import Feature, Features
-from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.sources import Sources
-from coarlib.path_kernel.walk import Step, Walk
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Sweep:
 
     Attributes
     ----------
-    walk, features, sources, layout
+    walk, features, sources, breakdown
         Of the explanation.
     advance : callable
         Called after every update.
@@ -42,7 +42,7 @@ class Sweep:
     walk: Walk
     features: Features
     sources: Sources
-    layout: Layout
+    breakdown: Breakdown
     advance: Callable[[], None]
 
     def adjoint(self, points: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -50,13 +50,13 @@ class Sweep:
         self.features.begin(points)
         ledger = None
         psi: Tensors = {}
-        step: Step | None = None
+        step: Update | None = None
         for number in reversed(self.walk.numbers):
-            later, step = step, self.walk.step(number)
+            later, step = step, self.walk.update(number)
             feature = self.features.of(step)
             phi = {name: values.flatten(2).flatten(0, 1) for name, values in feature.phi.items()}
             if ledger is None:
-                ledger = _Ledger(self.layout, feature, self.features)
+                ledger = _Ledger(self.breakdown, feature, self.features)
                 psi = {name: torch.zeros_like(values) for name, values in phi.items()}
             ledger.step(step, feature, phi)
             self._pull(psi, phi, step, later)
@@ -66,17 +66,17 @@ class Sweep:
             self.advance()
         prior = self.walk.prior_momentum()
         if ledger is not None and step is not None and prior is not None:
-            kept = {n: (step.updates[n].keep * v).reshape(1, -1) for n, v in prior.items()}
+            kept = {n: (step.coefficients[n].keep * v).reshape(1, -1) for n, v in prior.items()}
             ledger.sums.add("prior_momentum", step.number, psi, kept)
         return self._rows(ledger, points)
 
     @staticmethod
-    def _pull(psi: Tensors, phi: Tensors, step: Step, later: Step | None) -> None:
+    def _pull(psi: Tensors, phi: Tensors, step: Update, later: Update | None) -> None:
         """Ψ_t = through_t Φ_t + keep_(t+1) Ψ_(t+1), in place."""
         for name, state in psi.items():
-            if later is not None and later.updates[name].keep != 1.0:
-                state.mul_(later.updates[name].keep)
-            through = step.updates[name].through
+            if later is not None and later.coefficients[name].keep != 1.0:
+                state.mul_(later.coefficients[name].keep)
+            through = step.coefficients[name].through
             if isinstance(through, torch.Tensor):
                 state.addcmul_(phi[name], through.reshape(1, -1))
             elif through:
@@ -89,20 +89,20 @@ class Sweep:
         history once for each such group of samples.
         """
         self.features.begin(points)
-        by_sample = self.layout.by_sample
+        by_sample = self.breakdown.by_sample
         tiles: list[np.ndarray | None] = [None]
         if by_sample:
-            numbers = np.arange(self.layout.num_samples)
+            numbers = np.arange(self.breakdown.num_samples)
             tiles = [numbers[b : b + sample_tile] for b in range(0, len(numbers), sample_tile)]
         ledger = None
         for index, tile in enumerate(tiles):
             buffers = _Buffers(self.walk, tile)
             for number in self.walk.numbers:
-                step = self.walk.step(number)
+                step = self.walk.update(number)
                 feature = self.features.of(step)
                 phi = {n: values.flatten(2).flatten(0, 1) for n, values in feature.phi.items()}
                 if ledger is None:
-                    ledger = _Ledger(self.layout, feature, self.features)
+                    ledger = _Ledger(self.breakdown, feature, self.features)
                 if index == 0:
                     ledger.step(step, feature, phi)
                 buffers.advance(step, self.sources, with_others=index == 0)
@@ -115,7 +115,7 @@ class Sweep:
         first = self.features.values(walk.history.first, walk.theta(walk.history.first))
         last = self.features.values(walk.history.last, walk.theta(walk.history.last))
         if ledger is None:
-            empty = Accumulators(self.layout, (len(points), first.shape[1]), first).rows()
+            empty = Accumulators(self.breakdown, (len(points), first.shape[1]), first).rows()
             zero = torch.zeros_like(first).double()
             checks = {name: zero for name in CHECKS}
             return {"initial": first, "final": last, "outside": zero, **empty, **checks}
@@ -127,31 +127,31 @@ class Sweep:
 CHECKS = ("quadrature_residual", "untracked", "update_residual", "largest_step_residual")
 
 
-def _meet(psi: Tensors, phi: Tensors, step: Step, gradient: Tensors) -> tuple[Tensors, Tensors]:
+def _meet(psi: Tensors, phi: Tensors, step: Update, gradient: Tensors) -> tuple[Tensors, Tensors]:
     """Return a query and a gradient whose inner product is ⟨Z_t, gradient⟩, copying little."""
     query, scaled = {}, {}
     for name, values in gradient.items():
-        update = step.updates[name]
-        if update.direct:
-            query[name] = phi[name] * update.direct + psi[name] * update.take
+        own = step.coefficients[name]
+        if own.direct:
+            query[name] = phi[name] * own.direct + psi[name] * own.take
             scaled[name] = values
         else:
             query[name] = psi[name]
-            scaled[name] = values if update.take == 1.0 else values * update.take
+            scaled[name] = values if own.take == 1.0 else values * own.take
     return {**psi, **query}, scaled
 
 
 class _Ledger:
     """Accumulators of a tile, and the checks that go with every update."""
 
-    def __init__(self, layout: Layout, feature: Feature, features: Features) -> None:
+    def __init__(self, breakdown: Breakdown, feature: Feature, features: Features) -> None:
         shape = feature.change.shape
-        self.sums = Accumulators(layout, (shape[0], shape[1]), feature.change)
+        self.sums = Accumulators(breakdown, (shape[0], shape[1]), feature.change)
         zero = torch.zeros_like(feature.change).double()
         self._quadrature, self._largest = zero.clone(), zero.clone()
         self._all, self._tracked = zero.clone(), zero.clone()
 
-    def step(self, step: Step, feature: Feature, phi: Tensors) -> None:
+    def step(self, step: Update, feature: Feature, phi: Tensors) -> None:
         """Note an update's residual and its decoupled weight decay."""
         residual = (feature.change - feature.integral).double()
         self._quadrature += residual
@@ -161,9 +161,9 @@ class _Ledger:
         moved = feature.integral if whole else _inner(phi, step).view(feature.integral.shape)
         self._tracked += moved.double()
         shrunk = {
-            name: (step.theta[name] * update.shrink).reshape(1, -1)
-            for name, update in step.updates.items()
-            if update.shrink
+            name: (step.theta[name] * own.shrink).reshape(1, -1)
+            for name, own in step.coefficients.items()
+            if own.shrink
         }
         self.sums.add("weight_decay", step.number, phi, shrunk)
 
@@ -179,7 +179,7 @@ class _Ledger:
         return dict(zip(CHECKS, values, strict=True))
 
 
-def _inner(phi: Tensors, step: Step) -> torch.Tensor:
+def _inner(phi: Tensors, step: Update) -> torch.Tensor:
     """⟨Φ, Δ⟩ over the tracked tensors, [n·K]."""
     parts = [
         values @ (step.theta_next[name] - step.theta[name]).reshape(-1)
@@ -199,11 +199,11 @@ class _Buffers:
         if prior is not None and (samples is None or samples[0] == 0):
             self._momentum["prior_momentum"] = {n: v.reshape(1, -1) for n, v in prior.items()}
 
-    def advance(self, step: Step, sources: Sources, with_others: bool) -> None:
+    def advance(self, step: Update, sources: Sources, with_others: bool) -> None:
         """Let the gradients of an update enter the buffers."""
         for buffers in self._momentum.values():
             for name in buffers:
-                buffers[name] = buffers[name] * step.updates[name].keep
+                buffers[name] = buffers[name] * step.coefficients[name].keep
         self._now = {}
         for entering in sources.of(step, self._samples):
             self._enter(step, entering.source, entering.gradient, entering.samples)
@@ -212,7 +212,7 @@ class _Buffers:
                 self._enter(step, entering.source, entering.gradient, entering.samples)
 
     def _enter(
-        self, step: Step, source: str, gradient: Tensors, samples: np.ndarray | None
+        self, step: Update, source: str, gradient: Tensors, samples: np.ndarray | None
     ) -> None:
         buffers = self._momentum.setdefault(source, {})
         now = self._now.setdefault(source, {})
@@ -224,18 +224,18 @@ class _Buffers:
             if samples is not None and self._samples is not None:
                 rows = torch.from_numpy(np.searchsorted(self._samples, samples))
             rows = rows.to(values.device)
-            update = step.updates[name]
-            buffers[name].index_add_(0, rows, values, alpha=update.take)
-            if update.direct:
+            own = step.coefficients[name]
+            buffers[name].index_add_(0, rows, values, alpha=own.take)
+            if own.direct:
                 if name not in now:
                     now[name] = torch.zeros_like(buffers[name])
-                now[name].index_add_(0, rows, values, alpha=update.direct)
+                now[name].index_add_(0, rows, values, alpha=own.direct)
 
-    def read(self, step: Step, phi: Tensors, sums: Accumulators) -> None:
+    def read(self, step: Update, phi: Tensors, sums: Accumulators) -> None:
         """Add what the buffers do in this update."""
         through = {}
         for name, values in phi.items():
-            factor = step.updates[name].through
+            factor = step.coefficients[name].through
             flat = factor.reshape(1, -1) if isinstance(factor, torch.Tensor) else factor
             through[name] = values * flat
         for source, buffers in self._momentum.items():

@@ -35,7 +35,7 @@ class Decomposition:
         totals; the residuals; ``largest_step_residual``
         (absolute), and the accumulated arrays, such as ``data_by_sample`` [N, K, D].
     about : dict
-        What was asked: ``by``, ``meaning``, ``tolerance``, ``tensors``, ``components``,
+        What was asked: ``by``, ``count_at``, ``tolerance``, ``tensors``, ``components``,
         ``first``, ``last``, ``window``, ``output``.
     """
 
@@ -95,13 +95,13 @@ class Decomposition:
         found["sum_of_parts"] = float(np.abs(self.residual - explained).max())
         return found
 
-    def attributions(self, axis: str = "sample", lists: str | None = None) -> Attributions:
+    def attributions(self, axis: str = "sample", also: str | None = None) -> Attributions:
         """Return contributions as attributions, so that they can be scored like all others.
 
         Parameters
         ----------
         axis : {"sample", "component", "tensor"}
-        lists : str, optional
+        also : str, optional
             A source besides ``"data"`` to be counted too, or ``"all"``: for components and
             tensors, weight decay moves the output as well.
 
@@ -112,8 +112,8 @@ class Decomposition:
             ``bias`` the rest of the model's output.
         """
         weight = np.asarray(self.by(axis), np.float64)
-        if lists is not None:
-            others = SOURCES[1:] if lists == "all" else (lists,)
+        if also is not None:
+            others = SOURCES[1:] if also == "all" else (also,)
             for source in others:
                 weight = weight + self.by(axis, source=source)
         final = np.asarray(self["final"], np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,121 +11,38 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils.data import Dataset
 
 from coarlib.ablation import ComponentSet
 from coarlib.errors import HistoryError
 from coarlib.files import whole_file
-from coarlib.path_kernel.accumulate import SOURCES, ComponentColumns, Layout, parse_axes
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.queries import Queries, Query
+from coarlib.history.run import RecordedRun
+from coarlib.history.sources import Sources
+from coarlib.path_kernel.accumulate import SOURCES, Breakdown, ComponentColumns, parse_axes
 from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import ABOUT_FILE, Decomposition
 from coarlib.path_kernel.features import Features
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.history import History
 from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE
-from coarlib.path_kernel.queries import Output, Queries
-from coarlib.path_kernel.replay import Replay
-from coarlib.path_kernel.resuming import frozen_digest
-from coarlib.path_kernel.sources import Sources
-from coarlib.path_kernel.training import Samples, TrainingLoss, random_or_coupled
-from coarlib.path_kernel.walk import Recorded, Walk
 from coarlib.progress import Progress
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.spec import ArraySpec, StoreSpec
 
 DEFAULT_MEMORY = 512 * 2**20
-MEANINGS = ("taken", "acted")
+COUNTED_AT = ("taken", "acted")
 """A contribution's step: where the sample's gradient was taken, or where it moved parameters."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A recorded run, ready to be explained; built by :func:`subject`.
-
-    Attributes
-    ----------
-    walk : Walk
-    model : nn.Module
-        A copy on the walk's device and in its dtype.
-    loss : TrainingLoss
-    samples : Samples
-    """
-
-    walk: Walk
-    model: nn.Module
-    loss: TrainingLoss
-    samples: Samples
-
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Move a tensor to the walk's device, numbers with a fraction to its dtype."""
-        dtype = self.walk.dtype if tensor.is_floating_point() else None
-        return tensor.to(self.walk.device, dtype).contiguous()
-
-
-def subject(
-    history: Recorded | str | Path,
-    model: nn.Module,
-    loss: TrainingLoss,
-    samples: Samples | Sequence[torch.Tensor] | Dataset[Any],
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    replay_tolerance: float = 0.0,
-) -> Subject:
-    """Put a history together with the model, loss and data it was recorded with.
-
-    Parameters
-    ----------
-    history : path of a recorded history, or a history
-    model : nn.Module
-        Its trained parameters do not matter; buffers and frozen parameters do.
-    loss, samples
-        As given to :func:`coarlib.path_kernel.record`.
-    device, dtype
-        To compute on and in; those of the model by default.
-    replay_tolerance : float
-        See :class:`coarlib.path_kernel.replay.Replay`.
-
-    Raises
-    ------
-    HistoryError
-        If model or samples are not those of the history.
-    """
-    if isinstance(history, str | Path):
-        history = History(history)
-    samples = samples if isinstance(samples, Samples) else Samples(samples)
-    settings = history.settings
-    some = next(model.parameters())
-    named = dict(model.named_parameters())
-    for name, shape in zip(settings.table.names, settings.table.shapes, strict=True):
-        if name not in named or tuple(named[name].shape) != shape:
-            raise HistoryError(f"the model has no parameter {name} of shape {list(shape)}")
-    if settings.frozen_digest and settings.frozen_digest != frozen_digest(model, settings.table):
-        raise HistoryError(
-            "buffers or frozen parameters of the model are not those it was recorded with"
-        )
-    if settings.data_digest and settings.data_digest != samples.digest():
-        raise HistoryError("these are not the training samples that the history was recorded with")
-    replay = Replay(model, loss, samples, replay_tolerance) if settings.every > 1 else None
-    place = torch.device(device) if device is not None else some.device
-    walk = Walk(history, place, dtype or some.dtype, replay)
-    moved = copy.deepcopy(model).to(walk.device, walk.dtype).requires_grad_(False)
-    for _, module, _ in random_or_coupled(moved):
-        module.eval()  # recording refused them in training mode
-    return Subject(walk, moved, loss, samples)
-
-
 def explain(
-    subject: Subject,
+    run: RecordedRun,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     *,
-    output: str | Output = "all",
+    output: str | Query = "all",
     by: Sequence[str | Sequence[str]] = ("sample",),
     components: ComponentSet | None = None,
     step_window: int | None = None,
-    meaning: str = "taken",
+    count_at: str = "taken",
     tolerance: float | None = None,
     memory: int = DEFAULT_MEMORY,
     out: str | Path | None = None,
@@ -137,7 +53,7 @@ def explain(
 
     Parameters
     ----------
-    subject : Subject
+    run : RecordedRun
     inputs [N, ...], targets [N, ...]
         Test points; targets as ``output`` needs them.
     output : str or callable
@@ -148,7 +64,7 @@ def explain(
     components : ComponentSet, optional
     step_window : int, optional
         Updates in one entry of the step axis; 1 by default.
-    meaning : {"taken", "acted"}
+    count_at : {"taken", "acted"}
         Count a contribution at the step its gradient was taken (the adjoint form: fast, memory
         independent of the training set) or at the steps in which it acted through the momentum.
         Sums over steps are equal.
@@ -172,14 +88,14 @@ def explain(
     HistoryError
         If the request contradicts itself, or ``out`` holds another explanation.
     """
-    if meaning not in MEANINGS:
-        raise HistoryError(f"meaning must be taken or acted, not {meaning!r}")
-    walk = subject.walk
+    if count_at not in COUNTED_AT:
+        raise HistoryError(f"count_at must be taken or acted, not {count_at!r}")
+    walk = run.walk
     history, settings = walk.history, walk.history.settings
-    queries = Queries(subject.model, subject.put(inputs), subject.put(targets), output)
+    queries = Queries(run.model, run.put(inputs), run.put(targets), output)
     outputs = queries.count_outputs(walk.theta(history.first))
     tracked = settings.table.subset(settings.tracked)
-    layout = Layout(
+    breakdown = Breakdown(
         axes=parse_axes(by, components is not None),
         tensors=tracked.names,
         num_samples=settings.num_samples,
@@ -190,45 +106,52 @@ def explain(
     )
     allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
     about = {
-        "by": [list(axes) for axes in layout.axes],
-        "meaning": meaning,
+        "by": [list(axes) for axes in breakdown.axes],
+        "count_at": count_at,
         "tolerance": allowed,
         "output": output if isinstance(output, str) else getattr(output, "__name__", "custom"),
         "tensors": list(tracked.names),
         "components": None if components is None else components.to_json(),
         "first": history.first,
         "last": history.last,
-        "window": layout.window,
+        "window": breakdown.window,
         "optimizer": settings.kind.name,
         "num_test": len(queries),
         "num_outputs": outputs,
     }
-    plan = _Memory.plan(memory, outputs, tracked.total, walk.dtype, layout, meaning)
-    features = Features(queries, tracked.names, allowed, plan.chunk)
-    sources = Sources(
-        SampleGradients(subject.model, subject.loss),
-        subject.samples,
-        tracked.names,
-        layout.by_sample,
-        chunk_bytes=plan.chunk,
+    tiling = _Tiles.within(
+        memory,
+        breakdown,
+        outputs=outputs,
+        parameters=tracked.total,
+        dtype=walk.dtype,
+        count_at=count_at,
     )
-    sink = _Sink.make(out, _schema(layout, outputs, walk.dtype), len(queries), about)
+    features = Features(queries, tracked.names, allowed, tiling.chunk)
+    sources = Sources(
+        SampleGradients(run.model, run.loss),
+        run.samples,
+        tracked.names,
+        breakdown.by_sample,
+        chunk_bytes=tiling.chunk,
+    )
+    sink = _Sink.make(out, _schema(breakdown, outputs, walk.dtype), len(queries), about)
     wanted = sink.missing(rows or range(len(queries)))
-    tiles = [wanted[b : b + plan.tile] for b in range(0, len(wanted), plan.tile)]
+    tiles = [wanted[b : b + tiling.tile] for b in range(0, len(wanted), tiling.tile)]
     with Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet) as progress:
-        sweep = Sweep(walk, features, sources, layout, progress.advance)
+        sweep = Sweep(walk, features, sources, breakdown, progress.advance)
         for tile in tiles:
             points = torch.from_numpy(tile).to(walk.device)
-            if meaning == "taken":
+            if count_at == "taken":
                 found = sweep.adjoint(points)
             else:
-                found = sweep.forward(points, plan.sample_tile)
+                found = sweep.forward(points, tiling.sample_tile)
             sink.write(tile, found)
     return sink.result()
 
 
 @dataclass(frozen=True)
-class _Memory:
+class _Tiles:
     """Tile sizes that keep within a number of bytes."""
 
     tile: int
@@ -236,29 +159,30 @@ class _Memory:
     chunk: int
 
     @classmethod
-    def plan(
+    def within(
         cls,
         memory: int,
+        breakdown: Breakdown,
+        *,
         outputs: int,
         parameters: int,
         dtype: torch.dtype,
-        *more: Any,
-    ) -> _Memory:
-        layout, meaning = more
+        count_at: str,
+    ) -> _Tiles:
         size = torch.finfo(dtype).bits // 8
-        accumulated = sum(int(np.prod(shape)) for shape in layout.arrays().values())
+        accumulated = sum(int(np.prod(shape)) for shape in breakdown.arrays().values())
         point = outputs * size * (3 * parameters + 2 * accumulated)
-        chunk = memory // 4
-        share = memory // 2 if meaning == "taken" else memory // 4
-        return cls(max(1, share // point), max(1, memory // 4 // (size * parameters)), chunk)
+        share = memory // 2 if count_at == "taken" else memory // 4
+        samples = max(1, memory // 4 // (size * parameters))
+        return cls(max(1, share // point), samples, memory // 4)
 
 
-def _schema(layout: Layout, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:
+def _schema(breakdown: Breakdown, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:
     double, own = np.dtype(np.float64), np.dtype(str(dtype).removeprefix("torch."))
     plain = ("initial", "final", "outside", *SOURCES, *CHECKS)
     return {
         **{name: ArraySpec(double, (outputs,)) for name in plain},
-        **{name: ArraySpec(own, (outputs, *rest)) for name, rest in layout.arrays().items()},
+        **{name: ArraySpec(own, (outputs, *rest)) for name, rest in breakdown.arrays().items()},
     }
 
 

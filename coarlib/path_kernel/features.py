@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from coarlib.path_kernel.gradients import differentiable_attention
-from coarlib.path_kernel.parameters import Tensors
+from coarlib.history.gradients import differentiable_attention
+from coarlib.history.parameters import Tensors
+from coarlib.history.queries import Queries
+from coarlib.history.walk import Update, Walk
 from coarlib.path_kernel.quadrature import Nodes, Quadrature
-from coarlib.path_kernel.queries import Queries
 from coarlib.path_kernel.segments import Segments
-from coarlib.path_kernel.walk import Step, Walk
 
 FEW_OUTPUTS = 4
 
@@ -87,7 +87,7 @@ class Features:
             self._tile = torch.arange(len(self._queries))
         return self._tile
 
-    def of(self, step: Step) -> Feature:
+    def of(self, step: Update) -> Feature:
         """Return Φ of one update."""
         before = self.values(step.number, step.theta)
         after = self.values(step.number + 1, step.theta_next)
@@ -140,7 +140,9 @@ class Features:
                 phi[name][chosen] = values
         return phi
 
-    def _refine(self, phi: Tensors, step: Step, delta: Tensors, bad: torch.Tensor) -> torch.Tensor:
+    def _refine(
+        self, phi: Tensors, step: Update, delta: Tensors, bad: torch.Tensor
+    ) -> torch.Tensor:
         """Integrate the points ``bad`` of the tile by nodes inside the update."""
         before, after = self._values[step.number][bad], self._values[step.number + 1][bad]
         size = sum(v.numel() * v.element_size() for v in delta.values())

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from coarlib.history.gradients import differentiable_attention
+from coarlib.history.queries import Queries, Query
+from coarlib.history.walk import Walk
 from coarlib.path_kernel.adjoint import CHECKS
 from coarlib.path_kernel.decomposition import Decomposition
-from coarlib.path_kernel.explain import DEFAULT_MEMORY, Subject
-from coarlib.path_kernel.gradients import differentiable_attention
+from coarlib.path_kernel.explain import DEFAULT_MEMORY, RecordedRun
 from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE, Quadrature
-from coarlib.path_kernel.queries import Output, Queries
 from coarlib.path_kernel.segments import Segments, over_updates
-from coarlib.path_kernel.walk import Walk
 from coarlib.progress import Progress
 
 LIVE_COPIES = 8
@@ -25,11 +25,11 @@ MAX_UPDATES = 64
 
 
 def predict(
-    subject: Subject,
+    run: RecordedRun,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     *,
-    output: str | Output = "all",
+    output: str | Query = "all",
     tolerance: float | None = None,
     decay_apart: bool = False,
     memory: int = DEFAULT_MEMORY,
@@ -42,7 +42,7 @@ def predict(
 
     Parameters
     ----------
-    subject, inputs, targets, output, tolerance, quiet
+    run, inputs, targets, output, tolerance, quiet
         As in :func:`coarlib.path_kernel.explain`.
     decay_apart : bool
         Give decoupled weight decay as ``weight_decay``, by the midpoint rule; one more derivative
@@ -55,20 +55,20 @@ def predict(
     Decomposition
         Totals only.
     """
-    walk = subject.walk
-    queries = Queries(subject.model, subject.put(inputs), subject.put(targets), output)
+    walk = run.walk
+    queries = Queries(run.model, run.put(inputs), run.put(targets), output)
     outputs = queries.count_outputs(walk.theta(walk.history.first))
     allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
     points = torch.arange(len(queries), device=walk.device)
     with differentiable_attention():
         size = _Size.plan(memory, queries, walk)
-        run = _Run(walk, queries, Quadrature(allowed), points, decay_apart)
+        sums = _Sums(walk, queries, Quadrature(allowed), points, decay_apart)
         with Progress(len(walk.numbers), "predicting", "step", quiet) as progress:
             for begin in range(walk.history.first, walk.history.last, size.updates):
                 end = min(begin + size.updates, walk.history.last)
-                run.updates(begin, end, size.at_once)
+                sums.updates(begin, end, size.at_once)
                 progress.advance(end - begin)
-    arrays = {k: v.double().cpu().numpy() for k, v in run.arrays().items()}
+    arrays = {k: v.double().cpu().numpy() for k, v in sums.arrays().items()}
     about = {
         "tolerance": allowed,
         "num_outputs": outputs,
@@ -95,7 +95,7 @@ class _Size:
         return cls(shared, max(1, memory // (LIVE_COPIES * parameters + point)))
 
 
-class _Run:
+class _Sums:
     """The sums, as they grow from update to update, float64 [n, K]."""
 
     def __init__(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.func import vmap
 
-from coarlib.path_kernel.parameters import ParameterTable, Tensors
-from coarlib.path_kernel.queries import Queries
+from coarlib.history.parameters import ParameterTable, Tensors
+from coarlib.history.queries import Queries
 
 FULL_ENOUGH = 0.5
 """Share of (update, point) pairs wanted from which all pairs are computed together."""

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from coarlib.ablation import ComponentSet, WeightAblation
 from coarlib.errors import HistoryError
+from coarlib.history.run import RecordedRun
 from coarlib.path_kernel.accumulate import SOURCES
 from coarlib.path_kernel.decomposition import Decomposition
-from coarlib.path_kernel.explain import Subject
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class TrainingCurve:
 
 
 def training_curve(
-    run: Subject, inputs: torch.Tensor, targets: torch.Tensor, points: int = 100
+    run: RecordedRun, inputs: torch.Tensor, targets: torch.Tensor, points: int = 100
 ) -> TrainingCurve:
     """Evaluate a recorded classifier at the states that its history keeps.
 
     Parameters
     ----------
-    run : Subject
+    run : RecordedRun
     inputs [T, ...], targets int64 [T]
     points : int
         At most so many states, evenly over the run.

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarlib.errors import SetupError
-from coarlib.path_kernel import TrainingLoss
-from coarlib.path_kernel.setups import HistorySetup, Pairs
+from coarlib.history import TrainingLoss
+from coarlib.history.setups import HistorySetup, Pairs
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"cpu": (8, 16), "gpu": (64, 128, 256)}

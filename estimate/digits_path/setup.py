@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coarlib.path_kernel import TrainingLoss
-from coarlib.path_kernel.setups import HistorySetup, Pairs
+from coarlib.history import TrainingLoss
+from coarlib.history.setups import HistorySetup, Pairs
 
 
 class DigitsPath(HistorySetup):

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarlib.errors import SetupError
-from coarlib.path_kernel import TrainingLoss
-from coarlib.path_kernel.setups import HistorySetup, Pairs
+from coarlib.history import TrainingLoss
+from coarlib.history.setups import HistorySetup, Pairs
 
 
 class OneLayerTransformer(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from coarlib.commands.history import explain as explain_command
 from coarlib.commands.history import plot_explanation, plot_history, record_history
 from coarlib.errors import ArgumentError, SetupError
-from coarlib.path_kernel import explain, subject
-from coarlib.path_kernel.setups import train_with_history
+from coarlib.history import open_run
+from coarlib.history.setups import train_with_history
+from coarlib.path_kernel import explain
 from coarlib.regression import Attributions
 from estimate.cifar2_path.setup import Cifar2
 from estimate.modular_addition.setup import ModularAddition
@@ -54,7 +55,7 @@ def test_unknown_set_ups_and_options(tmp_path, name, options, message):
 def add_up(setup, path, **options):
     model = train_with_history(setup, path, quiet=True, **options)
     points = tuple(t[:2] for t in setup.test_samples())
-    sub = subject(path, model, setup.loss(), setup.train_samples())
+    sub = open_run(path, model, setup.loss(), setup.train_samples())
     found = explain(sub, *points, output="logit", by=["tensor"], tolerance=1e-3, quiet=True)
     return found.checks()
 

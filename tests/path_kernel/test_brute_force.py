@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from zoo.recorded_runs import Run, brute_force, tiny_data, tiny_model
 
-from coarlib.path_kernel import NormRegulariser, explain, subject
+from coarlib.history import NormRegulariser, open_run
+from coarlib.path_kernel import explain
 
 TOLERANCE = 1e-9
 ADAM = {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.2}
@@ -39,21 +40,21 @@ def decompose(name, path, **options):
     model = run.record(path)
     train, test = tiny_data()
     return explain(
-        subject(path, model, run.loss(), train), *test, quiet=True, tolerance=1e-11, **options
+        open_run(path, model, run.loss(), train), *test, quiet=True, tolerance=1e-11, **options
     )
 
 
-@pytest.mark.parametrize("meaning", ["taken", "acted"])
+@pytest.mark.parametrize("count_at", ["taken", "acted"])
 @pytest.mark.parametrize("name", RUNS)
-def test_every_contribution_is_that_of_the_definition(name, meaning, tmp_path):
+def test_every_contribution_is_that_of_the_definition(name, count_at, tmp_path):
     wanted = truth(name)
     found = decompose(
         name,
         tmp_path / "run",
-        meaning=meaning,
+        count_at=count_at,
         by=[("sample", "tensor"), ("sample", "step"), ("tensor", "step"), "sample"],
     )
-    data = wanted[meaning]
+    data = wanted[count_at]
     close = {"rtol": 0, "atol": TOLERANCE}
     np.testing.assert_allclose(found.by("sample", "step"), data.sum(3), **close)
     np.testing.assert_allclose(found.by("sample", "tensor"), data.sum(4), **close)
@@ -62,7 +63,7 @@ def test_every_contribution_is_that_of_the_definition(name, meaning, tmp_path):
     for source, key in (("weight_decay", "decay"), ("regulariser", "penalty")):
         by_tensor = found.by("tensor", source=source)
         np.testing.assert_allclose(by_tensor, wanted[key].sum(3), **close)
-        if meaning == "acted":
+        if count_at == "acted":
             both = found.by("tensor", "step", source=source)
             np.testing.assert_allclose(both, wanted[key], **close)
     np.testing.assert_allclose(found["initial"], wanted["outputs"][0], **close)

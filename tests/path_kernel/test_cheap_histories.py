@@ -6,7 +6,8 @@ import torch
 from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import History, explain, subject
+from coarlib.history import History, open_run
+from coarlib.path_kernel import explain
 
 ADAM = Run("AdamW", {"lr": 0.05, "weight_decay": 0.2}, clip=0.4, schedule=True)
 SGD = Run("SGD", {"lr": 0.3, "momentum": 0.7, "weight_decay": 0.05, "nesterov": True})
@@ -15,7 +16,7 @@ SGD = Run("SGD", {"lr": 0.3, "momentum": 0.7, "weight_decay": 0.05, "nesterov": 
 def decompose(run, path, model, **options):
     train, test = tiny_data()
     options = {"by": ["sample", "step"], "quiet": True, **options}
-    return explain(subject(path, model, run.loss(), train), *test, **options)
+    return explain(open_run(path, model, run.loss(), train), *test, **options)
 
 
 @pytest.mark.parametrize("run", [ADAM, SGD], ids=["adamw", "sgd"])
@@ -42,10 +43,10 @@ def test_replay_tolerance_is_measured_at_the_next_kept_state(tmp_path):
     train, test = tiny_data()
     model = ADAM.record(tmp_path / "h", every=3)
     lied = Run("AdamW", {"lr": 0.05}, function=lambda o, t: ADAM.function(1.00001 * o, t))
-    close = subject(tmp_path / "h", model, lied.loss(), train, replay_tolerance=1e-3)
+    close = open_run(tmp_path / "h", model, lied.loss(), train, replay_tolerance=1e-3)
     assert explain(close, *test, quiet=True).checks()["total"] < 1e-3
     with pytest.raises(HistoryError, match="more than the replay tolerance"):
-        far = subject(tmp_path / "h", model, lied.loss(), train, replay_tolerance=1e-12)
+        far = open_run(tmp_path / "h", model, lied.loss(), train, replay_tolerance=1e-12)
         explain(far, *test, quiet=True)
 
 
@@ -53,8 +54,8 @@ def test_replay_tolerance_is_measured_at_the_next_kept_state(tmp_path):
 def test_a_window_explains_its_part_and_reports_the_rest(tmp_path, run):
     model = run.record(tmp_path / "full")
     run.record(tmp_path / "part", window=(2, 5))
-    full = decompose(run, tmp_path / "full", model, meaning="acted")
-    part = decompose(run, tmp_path / "part", model, meaning="acted")
+    full = decompose(run, tmp_path / "full", model, count_at="acted")
+    part = decompose(run, tmp_path / "part", model, count_at="acted")
     inside = [full.by("step", source=source)[..., 2:5] for source in ("data", "weight_decay")]
     sources = ("data", "weight_decay", "prior_momentum")  # of SGD, it holds earlier decay too
     mine = [part.by("step", source=source) for source in sources]
@@ -101,5 +102,5 @@ def test_bfloat16_halves_the_bytes_and_its_effect_is_measured(tmp_path):
 def test_float32_history_can_be_explained_in_float64(tmp_path):
     data = tiny_data(torch.float32)
     model = ADAM.record(tmp_path / "h", model=tiny_model(dtype=torch.float32), data=data[0])
-    wide = subject(tmp_path / "h", model, ADAM.loss(), data[0], dtype=torch.float64)
+    wide = open_run(tmp_path / "h", model, ADAM.loss(), data[0], dtype=torch.float64)
     assert explain(wide, *data[1], quiet=True).checks()["total"] < 2e-5

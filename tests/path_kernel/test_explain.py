@@ -9,8 +9,9 @@ from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.ablation import find_components
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import Decomposition, explain, predict, record, subject
-from coarlib.path_kernel.training import TrainingLoss
+from coarlib.history import open_run, record
+from coarlib.history.training import TrainingLoss
+from coarlib.path_kernel import Decomposition, explain, predict
 from coarlib.regression import Attributions
 from coarlib.store import Store
 
@@ -21,7 +22,7 @@ RUN = Run("AdamW", {"lr": 0.05, "weight_decay": 0.5})
 def sub(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "h"
     model = RUN.record(path)
-    return subject(path, model, RUN.loss(), tiny_data()[0])
+    return open_run(path, model, RUN.loss(), tiny_data()[0])
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def test_a_scalar_output_is_that_column_of_all_outputs(sub, test_points):
 def test_components_split_their_tensors(sub, test_points):
     components = find_components(tiny_model(), ["linear_row"])
     by = ["component", "tensor", ("sample", "component"), ("component", "step")]
-    for meaning in ("taken", "acted"):
-        found = run(sub, test_points, by=by, components=components, meaning=meaning)
+    for count_at in ("taken", "acted"):
+        found = run(sub, test_points, by=by, components=components, count_at=count_at)
         per_component, per_tensor = found.by("component"), found.by("tensor")
         rows = [components.indices(name) for name in ("0.weight", "2.weight")]
         for index, group in zip((0, 2), rows, strict=True):
@@ -74,11 +75,11 @@ def test_components_split_their_tensors(sub, test_points):
         np.testing.assert_allclose(found.by("component", "step").sum(-1), per_component, atol=1e-12)
 
 
-@pytest.mark.parametrize("meaning", ["taken", "acted"])
-def test_tiles_do_not_change_results(sub, test_points, meaning):
+@pytest.mark.parametrize("count_at", ["taken", "acted"])
+def test_tiles_do_not_change_results(sub, test_points, count_at):
     by = ["sample", ("sample", "step"), "tensor"]
-    whole = run(sub, test_points, by=by, meaning=meaning)
-    tiled = run(sub, test_points, by=by, meaning=meaning, memory=30_000)
+    whole = run(sub, test_points, by=by, count_at=count_at)
+    tiled = run(sub, test_points, by=by, count_at=count_at, memory=30_000)
     for name in whole.arrays:
         np.testing.assert_allclose(tiled[name], whole[name], rtol=0, atol=1e-12, err_msg=name)
 
@@ -134,7 +135,7 @@ def test_prediction_by_forward_mode_is_that_of_the_decomposition(sub, test_point
         ({"by": ["component"]}, "needs components="),
         ({"by": [("tensor", "component")]}, "give one axis or a pair"),
         ({"output": "logits"}, "did you mean 'logit'"),
-        ({"meaning": "both"}, "taken or acted"),
+        ({"count_at": "both"}, "taken or acted"),
     ],
 )
 def test_bad_requests_are_one_clear_sentence(sub, test_points, options, message):
@@ -174,7 +175,7 @@ def test_kinks_are_integrated_to_the_stated_tolerance(tmp_path, dtype, tolerance
             optimizer.step()
     points = data[0][:3], data[1][:3]
     found = explain(
-        subject(tmp_path / "h", model, loss, data), *points, quiet=True, tolerance=tolerance
+        open_run(tmp_path / "h", model, loss, data), *points, quiet=True, tolerance=tolerance
     )
     checks = found.checks()
     allowed = found.about["tolerance"]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from zoo.recorded_runs import NUM_SAMPLES, Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import NormRegulariser, TrainingLoss, explain, record, subject
+from coarlib.history import NormRegulariser, TrainingLoss, open_run, record
+from coarlib.path_kernel import explain
 
 TOLERANCE = 1e-6
 ADAM, SGD = {"lr": 0.05, "weight_decay": 1.0}, {"lr": 0.3, "momentum": 0.9}
@@ -33,7 +34,7 @@ CASES = {
 def explained(run, path, **options):
     model = run.record(path)
     train, test = tiny_data()
-    sub = subject(path, model, run.loss(), train)
+    sub = open_run(path, model, run.loss(), train)
     return explain(sub, *test, quiet=True, tolerance=1e-9, **options), model, test
 
 
@@ -83,7 +84,7 @@ def test_batch_norm_is_refused_and_group_norm_is_exact(tmp_path):
                 F.cross_entropy(model(train[0][batch]), train[1][batch]).backward()
                 history.batch(batch)
                 optimizer.step()
-        return explain(subject(path, model, loss, train), *test, quiet=True)
+        return explain(open_run(path, model, loss, train), *test, quiet=True)
 
     with pytest.raises(HistoryError, match="BatchNorm1d"):
         run(nn.BatchNorm1d(6), tmp_path / "batch")

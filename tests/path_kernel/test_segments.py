@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from zoo.recorded_runs import Run, tiny_data, tiny_model
 
-from coarlib.path_kernel import predict, subject
-from coarlib.path_kernel.queries import Queries
+from coarlib.history import open_run
+from coarlib.history.queries import Queries
+from coarlib.path_kernel import predict
 from coarlib.path_kernel.segments import Segments
 
 EXACT = 1e-12
@@ -20,7 +21,7 @@ def kinked(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "h"
     run = Run("AdamW", {"lr": 0.2, "weight_decay": 0.5})
     model = run.record(path, tiny_model(activation=nn.ReLU))
-    return subject(path, model, run.loss(), tiny_data()[0])
+    return open_run(path, model, run.loss(), tiny_data()[0])
 
 
 @pytest.mark.parametrize("output", ["all", "log_probability"])

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from coarlib.ablation import find_components
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import explain, subject
-from coarlib.path_kernel.setups import train_with_history
+from coarlib.history import open_run
+from coarlib.history.setups import train_with_history
+from coarlib.path_kernel import explain
 from coarlib.path_kernel.studies import (
     balance,
     component_scores,
@@ -45,7 +46,7 @@ def components(trained):
 def found(setup, trained, components):
     inputs, targets = (t[:TEST] for t in setup.test_samples())
     return explain(
-        subject(trained[0], trained[1], setup.loss(), setup.train_samples()),
+        open_run(trained[0], trained[1], setup.loss(), setup.train_samples()),
         inputs,
         targets,
         output="logit",
@@ -72,7 +73,7 @@ def test_heat_maps_and_balance_agree_with_the_totals(found):
 
 def test_training_curve_ends_at_the_trained_model(setup, trained):
     inputs, targets = setup.test_samples()
-    run = subject(trained[0], trained[1], setup.loss(), setup.train_samples())
+    run = open_run(trained[0], trained[1], setup.loss(), setup.train_samples())
     curve = training_curve(run, inputs, targets, points=5)
     assert list(curve.steps) == [0, 10, 20, 29, 39, STEPS]
     with torch.no_grad():

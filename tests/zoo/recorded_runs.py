@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coarlib.path_kernel import NormRegulariser, TrainingLoss, record
+from coarlib.history import NormRegulariser, TrainingLoss, record
 
 BATCHES = ([0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 2], [3, 1, 7, 0], [6, 2], [5, 9, 8, 4])
 NUM_SAMPLES, NUM_TEST = 10, 2

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from coarlib.commands.arguments import Boolean, Param, Whole, parse, run
 from coarlib.commands.history.histories import SECTION, build
 from coarlib.devices import resolve_device
-from coarlib.path_kernel import explain, subject
+from coarlib.history import open_run
+from coarlib.path_kernel import explain
 from coarlib.path_kernel.explain import DEFAULT_MEMORY
 
 SECTIONS = {
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(__doc__ or "", SECTIONS, argv)
     setup, asked = build(args.setup), args.explain
     device = resolve_device(args.setup.device)
-    chosen = subject(
+    chosen = open_run(
         args.history.path,
         setup.model().to(device),
         setup.loss(),
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         output=asked.output,
         by=[item.split("+") for item in asked.by.split(",")],
         step_window=asked.step_window,
-        meaning=asked.meaning,
+        count_at=asked.meaning,
         tolerance=asked.tolerance,
         memory=asked.memory_mb * 2**20,
         out=asked.out,

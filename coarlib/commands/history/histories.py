@@ -9,7 +9,7 @@ from typing import Any
 
 from coarlib.commands.arguments import Param, nearest
 from coarlib.errors import ArgumentError
-from coarlib.path_kernel.setups import HistorySetup
+from coarlib.history.setups import HistorySetup
 from estimate.cifar2_path.setup import Cifar2
 from estimate.digits_path.setup import DigitsPath
 from estimate.modular_addition.setup import ModularAddition

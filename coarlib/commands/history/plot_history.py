@@ -12,7 +12,7 @@ from pathlib import Path
 from coarlib.commands.arguments import Param, Whole, parse, run
 from coarlib.commands.history.histories import SECTION, build
 from coarlib.devices import resolve_device
-from coarlib.path_kernel import subject
+from coarlib.history import open_run
 from coarlib.path_kernel.studies import training_curve
 
 SECTIONS = {
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(__doc__ or "", SECTIONS, argv)
     setup, device = build(args.setup), resolve_device(args.setup.device)
     train = setup.train_samples()
-    recorded = subject(args.history.path, setup.model().to(device), setup.loss(), train)
+    recorded = open_run(args.history.path, setup.model().to(device), setup.loss(), train)
     figure = Figure(figsize=(10, 3.2))
     left, right = figure.subplots(1, 2)
     for name, samples in (("training", train), ("held-out", setup.test_samples())):

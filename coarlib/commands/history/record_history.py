@@ -12,8 +12,8 @@ import torch
 from coarlib.commands.arguments import Param, Whole, parse, run
 from coarlib.commands.history.histories import SECTION, build
 from coarlib.devices import resolve_device
-from coarlib.path_kernel import History
-from coarlib.path_kernel.setups import train_with_history
+from coarlib.history import History
+from coarlib.history.setups import train_with_history
 
 SECTIONS = {
     "setup": SECTION,

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from coarlib.errors import HistoryError, nearest
-from coarlib.path_kernel.parameters import Tensors
+from coarlib.history.parameters import Tensors
 
-Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Query = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(the model's output on one point, its target) -> a number or [K] numbers."""
 
 
@@ -41,7 +41,7 @@ def _margin(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return _logit(outputs, target) - others.amax(-1, keepdim=True)
 
 
-OUTPUTS = MappingProxyType(
+QUERIES = MappingProxyType(
     {
         "all": _all,
         "logit": _logit,
@@ -60,8 +60,8 @@ class Queries:
     ----------
     model : nn.Module
     inputs [N, ...], targets [N, ...]
-    output : str or Output
-        A name of :data:`OUTPUTS` or a differentiable function of one point's output.
+    output : str or Query
+        A name of :data:`QUERIES` or a differentiable function of one point's output.
 
     Raises
     ------
@@ -74,12 +74,12 @@ class Queries:
         model: nn.Module,
         inputs: torch.Tensor,
         targets: torch.Tensor,
-        output: str | Output = "all",
+        output: str | Query = "all",
     ) -> None:
         if isinstance(output, str):
-            if output not in OUTPUTS:
-                raise HistoryError(f"unknown output {output}{nearest(output, OUTPUTS)}")
-            output = OUTPUTS[output]
+            if output not in QUERIES:
+                raise HistoryError(f"unknown output {output}{nearest(output, QUERIES)}")
+            output = QUERIES[output]
         self._model, self._output = model, output
         self.inputs, self.targets = inputs, targets
 

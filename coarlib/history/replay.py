@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.history import History, Settings, State, StepRecord, digest_of
-from coarlib.path_kernel.optimizers import INACTIVE, SECOND_MOMENT_KEY, OptimizerKind
-from coarlib.path_kernel.parameters import ParameterTable
-from coarlib.path_kernel.training import Samples, TrainingLoss
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.optimizers import INACTIVE, SECOND_MOMENT_KEY, OptimizerKind
+from coarlib.history.parameters import ParameterTable
+from coarlib.history.reading import History, State, StepRecord, digest_of
+from coarlib.history.settings import Settings
+from coarlib.history.training import Samples, TrainingLoss
 
 
 class Replay:

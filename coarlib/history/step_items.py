@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class StepItem(NamedTuple):
-    """One update; see :class:`coarlib.path_kernel.history.StepRecord`.
+    """One update; see :class:`coarlib.history.reading.StepRecord`.
 
     ``samples`` [B], ``weights`` float64 [B] or one for all, ``hyper`` [groups, HYPER],
     ``counts`` and ``clip`` [tensors], ``digest`` of θ before the update.

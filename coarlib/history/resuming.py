@@ -10,8 +10,9 @@ import xxhash
 from torch import nn
 
 from coarlib.errors import HistoryError, nearest
-from coarlib.path_kernel.history import STORAGE, History, digest_of
-from coarlib.path_kernel.parameters import ParameterTable
+from coarlib.history.parameters import ParameterTable
+from coarlib.history.reading import History, digest_of
+from coarlib.history.settings import STORAGE
 
 
 def select(table: ParameterTable, patterns: Iterable[str]) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.training import Samples
-from coarlib.path_kernel.walk import Step
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.parameters import Tensors
+from coarlib.history.training import Samples
+from coarlib.history.walk import Update
 
 SUMMED_AT_ONCE = 1024
 
@@ -59,38 +59,40 @@ class Sources:
         self._gradients, self._samples, self._tracked = gradients, samples, tracked
         self._per_sample, self._chunk_bytes = per_sample, chunk_bytes
 
-    def of(self, step: Step, only: NDArray[np.int64] | None = None) -> Iterator[Entering]:
+    def of(self, step: Update, only: NDArray[np.int64] | None = None) -> Iterator[Entering]:
         """Yield everything that enters one update.
 
         Parameters
         ----------
-        step : Step
+        step : Update
         only : int64, optional
             Restrict the data to these samples (ascending), and leave out the other sources.
         """
         fixed = dict(step.theta)
-        active = [n for n in self._tracked if step.updates[n].take or step.updates[n].direct]
+        active = [
+            n for n in self._tracked if step.coefficients[n].take or step.coefficients[n].direct
+        ]
         moving = {name: fixed.pop(name) for name in active}
         if moving:
             yield from self._data(step, moving, fixed, only)
         if only is None:
             yield from self.without_data(step)
 
-    def without_data(self, step: Step) -> Iterator[Entering]:
+    def without_data(self, step: Update) -> Iterator[Entering]:
         """Yield the regulariser and the coupled weight decay."""
         fixed = dict(step.theta)
-        moving = {n: fixed.pop(n) for n in self._tracked if step.updates[n].take}
+        moving = {n: fixed.pop(n) for n in self._tracked if step.coefficients[n].take}
         penalty = self._gradients.regulariser(moving, fixed) if moving else None
         if penalty is not None:
             scaled = {n: (v * step.clip[n]).reshape(1, -1) for n, v in penalty.items()}
             yield Entering("regulariser", scaled, None)
-        decays = {n: u.couple for n, u in step.updates.items() if u.couple}
+        decays = {n: u.couple for n, u in step.coefficients.items() if u.couple}
         if decays:
             flat = {n: (step.theta[n] * c).reshape(1, -1) for n, c in decays.items()}
             yield Entering("weight_decay", flat, None)
 
     def _data(
-        self, step: Step, moving: Tensors, fixed: Tensors, only: NDArray[np.int64] | None
+        self, step: Update, moving: Tensors, fixed: Tensors, only: NDArray[np.int64] | None
     ) -> Iterator[Entering]:
         numbers, weights = step.record.samples, step.record.weights
         if only is not None:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from zoo.recorded_runs import BATCHES, Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel import History, TrainingLoss, explain, record, restore, rows, subject
-from coarlib.path_kernel.history import digest_of
+from coarlib.history import History, TrainingLoss, open_run, record, restore, rows
+from coarlib.history.reading import digest_of
+from coarlib.path_kernel import explain
 
 LOSS = TrainingLoss(F.cross_entropy)
 
@@ -200,11 +201,11 @@ def test_other_samples_or_models_are_refused_when_explaining(tmp_path):
     model = run.record(tmp_path / "h")
     inputs, targets = tiny_data()[0]
     with pytest.raises(HistoryError, match="not the training samples"):
-        subject(tmp_path / "h", model, LOSS, (inputs + 1, targets))
+        open_run(tmp_path / "h", model, LOSS, (inputs + 1, targets))
     with pytest.raises(HistoryError, match="no parameter"):
-        subject(tmp_path / "h", nn.Linear(3, 5).double(), LOSS, (inputs, targets))
+        open_run(tmp_path / "h", nn.Linear(3, 5).double(), LOSS, (inputs, targets))
     with pytest.raises(HistoryError, match="holds no training history"):
-        subject(tmp_path, model, LOSS, (inputs, targets))
+        open_run(tmp_path, model, LOSS, (inputs, targets))
 
 
 def test_weights_of_samples_are_followed(tmp_path):
@@ -220,7 +221,7 @@ def test_weights_of_samples_are_followed(tmp_path):
             (losses * torch.from_numpy(weights)).sum().backward()
             history.batch(batch, weights)
             optimizer.step()
-    found = explain(subject(tmp_path / "h", model, LOSS, train), *test, quiet=True)
+    found = explain(open_run(tmp_path / "h", model, LOSS, train), *test, quiet=True)
     assert found.checks()["total"] < 1e-5
 
 
@@ -241,7 +242,7 @@ def test_unused_parameters_do_not_move(tmp_path):
     with begin(tmp_path / "h", model, optimizer) as history:
         for batch in BATCHES:
             one_step(history, model, optimizer, batch)
-    found = explain(subject(tmp_path / "h", model, LOSS, train), *test, by=["tensor"], quiet=True)
+    found = explain(open_run(tmp_path / "h", model, LOSS, train), *test, by=["tensor"], quiet=True)
     assert found.checks()["total"] < 1e-5
     assert not found.by("tensor")[..., 2:].any()
 

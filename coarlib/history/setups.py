@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from coarlib.path_kernel.history import SETTINGS_FILE, History
-from coarlib.path_kernel.recorder import record
-from coarlib.path_kernel.resuming import restore
-from coarlib.path_kernel.training import TrainingLoss
+from coarlib.history.reading import History
+from coarlib.history.recorder import record
+from coarlib.history.resuming import restore
+from coarlib.history.settings import SETTINGS_FILE
+from coarlib.history.training import TrainingLoss
 from coarlib.progress import Progress
 
 Pairs = tuple[torch.Tensor, torch.Tensor]
@@ -86,7 +87,7 @@ def train_with_history(
         Stop before this update.
     quiet : bool
     **options
-        Of :func:`coarlib.path_kernel.record`: ``every``, ``window``, ``track``, ``storage`` ….
+        Of :func:`coarlib.history.record`: ``every``, ``window``, ``track``, ``storage`` ….
 
     Returns
     -------

@@ -9,13 +9,14 @@ from typing import Protocol
 import torch
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.history import History, Settings, State, StepRecord
-from coarlib.path_kernel.optimizers import Update, shrink_of, update_of
-from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.replay import Replay
+from coarlib.history.optimizers import Coefficients, coefficients_of, shrink_of
+from coarlib.history.parameters import Tensors
+from coarlib.history.reading import History, State, StepRecord
+from coarlib.history.replay import Replay
+from coarlib.history.settings import Settings
 
 
-class Recorded(Protocol):
+class AnyHistory(Protocol):
     """What an explanation needs of a history (on disk, or in memory)."""
 
     settings: Settings
@@ -30,7 +31,7 @@ class Recorded(Protocol):
 
 
 @dataclass(frozen=True)
-class Step:
+class Update:
     """One update with its tensors.
 
     Attributes
@@ -38,7 +39,7 @@ class Step:
     record : StepRecord
     theta, theta_next : tensors by name
         All trained parameters before and after.
-    updates : dict of name to Update
+    coefficients : dict of name to Coefficients
         Coefficients of the tracked tensors.
     clip : dict of name to float
     """
@@ -46,7 +47,7 @@ class Step:
     record: StepRecord
     theta: Tensors
     theta_next: Tensors
-    updates: dict[str, Update]
+    coefficients: dict[str, Coefficients]
     clip: dict[str, float]
 
     @property
@@ -60,7 +61,7 @@ class Walk:
 
     Parameters
     ----------
-    history : Recorded
+    history : AnyHistory
     device : torch.device
     dtype : torch.dtype
         Computations are made in it; parameters are converted.
@@ -70,7 +71,7 @@ class Walk:
 
     def __init__(
         self,
-        history: Recorded,
+        history: AnyHistory,
         device: torch.device,
         dtype: torch.dtype,
         replay: Replay | None = None,
@@ -102,20 +103,22 @@ class Walk:
         found = {name: shrink_of(kind, g, record.hyper, int(count)) for name, g, count in rows}
         return {name: found[name] for name in self._tracked.names}
 
-    def step(self, number: int) -> Step:
+    def update(self, number: int) -> Update:
         """Return update ``number``."""
         record = self.history.record(number)
         after = self._state(number + 1)
         moments = self._moments(after)
         kind, table = self.history.settings.kind, self._table
-        updates, clips = {}, {}
+        coefficients, clips = {}, {}
         for name, group, count, clip in zip(
             table.names, table.groups, record.counts, record.clip, strict=True
         ):
             if name in moments:
-                updates[name] = update_of(kind, group, record.hyper, int(count), moments[name])
+                coefficients[name] = coefficients_of(
+                    kind, group, record.hyper, int(count), moments[name]
+                )
                 clips[name] = float(clip)
-        return Step(record, self.theta(number), table.views(after.theta), updates, clips)
+        return Update(record, self.theta(number), table.views(after.theta), coefficients, clips)
 
     def ends(self) -> tuple[Tensors, Tensors] | None:
         """Return the parameters at both ends of the whole run, where only a window was kept."""

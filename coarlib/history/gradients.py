@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coarlib.path_kernel.parameters import Tensors
-from coarlib.path_kernel.training import TrainingLoss
+from coarlib.history.parameters import Tensors
+from coarlib.history.training import TrainingLoss
 
 
 @contextmanager

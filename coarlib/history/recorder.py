@@ -16,28 +16,22 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.checks import GradientCheck
-from coarlib.path_kernel.clipping import watch_clipping
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.history import (
-    SETTINGS_FILE,
-    History,
-    Settings,
-    create,
-    digest_of,
-    read_settings,
-)
-from coarlib.path_kernel.optimizers import (
+from coarlib.history.checks import GradientCheck
+from coarlib.history.clipping import watch_clipping
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.optimizers import (
     INACTIVE,
     SECOND_MOMENT_KEY,
     OptimizerKind,
     RowOf,
 )
-from coarlib.path_kernel.parameters import ParameterTable
-from coarlib.path_kernel.resuming import find_step, frozen_digest, select
-from coarlib.path_kernel.rows import BufferedRows
-from coarlib.path_kernel.step_items import StepItem, encode_states, encode_steps, listed
-from coarlib.path_kernel.training import (
+from coarlib.history.parameters import ParameterTable
+from coarlib.history.reading import History, digest_of
+from coarlib.history.resuming import find_step, frozen_digest, select
+from coarlib.history.rows import BufferedRows
+from coarlib.history.settings import SETTINGS_FILE, Settings, create, read_settings
+from coarlib.history.step_items import StepItem, encode_states, encode_steps, listed
+from coarlib.history.training import (
     Samples,
     TrainingLoss,
     random_or_coupled,
@@ -63,7 +57,7 @@ def record(
     weighted: bool = False,
     check_every: int = 100,
     quiet: bool = False,
-) -> Recorder:
+) -> HistoryRecorder:
     """Record the training history of a run; use as ``with record(…) as history:``.
 
     Inside, call ``history.batch(sample_numbers)`` before every ``optimizer.step()``; all else is
@@ -105,7 +99,7 @@ def record(
 
     Returns
     -------
-    Recorder
+    HistoryRecorder
 
     Raises
     ------
@@ -145,7 +139,7 @@ def record(
     if every > 1 and settings.storage != dtype:
         raise HistoryError(f"replayed steps need states in the model's own dtype, {dtype}")
     check = GradientCheck(SampleGradients(model, loss), samples, check_every)
-    recorder = Recorder(Path(store), settings, model, optimizer, check)
+    recorder = HistoryRecorder(Path(store), settings, model, optimizer, check)
     if not quiet:
         print(settings.describe(), file=sys.stderr)
     return recorder
@@ -158,7 +152,7 @@ def _began_before(optimizer: torch.optim.Optimizer, store: str | Path) -> bool:
     return bool(optimizer.state)
 
 
-class Recorder:
+class HistoryRecorder:
     """What :func:`record` returns; ``step`` is the number of the next update."""
 
     def __init__(
@@ -196,7 +190,7 @@ class Recorder:
             return [int(state.get("step", 0)) for state in states]
         return [int(state.get("momentum_buffer") is not None) for state in states]
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> HistoryRecorder:
         bfloat16 = self.settings.storage == "bfloat16"
         self._step_rows = BufferedRows(Store.open(self.path / "steps"), encode_steps)
         states = Store.open(self.path / "states")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.path_kernel.parameters import Tensors
+from coarlib.history.parameters import Tensors
 from coarlib.store import RowWriter, Store
 
 BUFFER_BYTES = 16 * 2**20

@@ -105,7 +105,7 @@ class OptimizerKind:
 
 
 @dataclass(frozen=True)
-class Update:
+class Coefficients:
     """Coefficients of one tensor's update, as in the module's formulas.
 
     ``through`` is a number, or a tensor of the parameter's shape for Adam and AdamW.
@@ -119,16 +119,16 @@ class Update:
     couple: float
 
 
-STILL = Update(keep=1.0, take=0.0, through=0.0, direct=0.0, shrink=0.0, couple=0.0)
+STILL = Coefficients(keep=1.0, take=0.0, through=0.0, direct=0.0, shrink=0.0, couple=0.0)
 
 
-def update_of(
+def coefficients_of(
     kind: OptimizerKind,
     group: int,
     hyper: NDArray[np.float64],
     count: int,
     second_moment: torch.Tensor | None,
-) -> Update:
+) -> Coefficients:
     """Return the coefficients of one tensor's update.
 
     Parameters
@@ -149,13 +149,13 @@ def update_of(
         take = 1.0 if count == 0 or momentum == 0 else 1 - dampening  # torch clones at first
         nesterov = kind.nesterov[group]
         through, direct = (lr * momentum, lr) if nesterov else (lr, 0.0)
-        return Update(momentum, take, through, direct, 0.0, decay)
+        return Coefficients(momentum, take, through, direct, 0.0, decay)
     if second_moment is None:
         raise HistoryError("a history of Adam or AdamW needs its second moments")
     root = (second_moment / (1 - beta2 ** (count + 1))).sqrt() + eps
     through_adam = lr / (1 - momentum ** (count + 1)) / root
     coupled = kind.name == "Adam"
-    return Update(
+    return Coefficients(
         keep=momentum,
         take=1 - momentum,
         through=through_adam,
@@ -166,7 +166,7 @@ def update_of(
 
 
 def shrink_of(kind: OptimizerKind, group: int, hyper: NDArray[np.float64], count: int) -> float:
-    """Return ``shrink``, the factor of decoupled weight decay; arguments of :func:`update_of`."""
+    """Return ``shrink``, the factor of decoupled weight decay; see :func:`coefficients_of`."""
     if kind.name != "AdamW" or count == INACTIVE:
         return 0.0
     return float(hyper[group, HYPER.index("lr")] * hyper[group, HYPER.index("weight_decay")])

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.gradients import SampleGradients
-from coarlib.path_kernel.parameters import ParameterTable, Tensors
-from coarlib.path_kernel.training import Samples
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.parameters import ParameterTable, Tensors
+from coarlib.history.training import Samples
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
 CHUNK_BYTES = 128 * 2**20
