@@ -20,6 +20,7 @@ class Terminal(io.StringIO):
 def impatient(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BEFORE_SHOWING", 0.0)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    set_quiet(False)  # whatever a command of another test asked for
     yield
     set_quiet(False)
 

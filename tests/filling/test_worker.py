@@ -13,7 +13,7 @@ from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.spec import parse_spec
 from coarlib.task import load_task
 
-ZOO = Path(__file__).parent / "zoo"
+ZOO = Path(__file__).parents[1] / "zoo"
 CPU = torch.device("cpu")
 
 

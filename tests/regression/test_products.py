@@ -41,9 +41,9 @@ def test_moments_are_the_same_by_either_way(monkeypatch, keep, layout):
     outputs = rng.standard_normal((1500, 70)).astype(np.float16)
     outputs[[3, 700]] = np.nan
     taken = []
-    monkeypatch.setattr("coarlib.regression.moments.pays", lambda *a: taken.append(a) or True)
+    monkeypatch.setattr("coarlib.regression.moments.sums.pays", lambda *a: taken.append(a) or True)
     adding = Moments.from_arrays(masks, outputs)
-    monkeypatch.setattr("coarlib.regression.moments.pays", lambda *a: False)
+    monkeypatch.setattr("coarlib.regression.moments.sums.pays", lambda *a: False)
     product = Moments.from_arrays(masks, outputs)
     assert taken and all(share < 0.1 for share, _ in taken)
     assert adding.num_rows == product.num_rows == 1498

@@ -1,5 +1,6 @@
 """The LDS against scipy and dattri, and what peers get wrong."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_memory_mapped_input_in_blocks_gives_the_same(tmp_path, monkeypatch):
     paths = [tmp_path / f"{name}.npy" for name in "smy"]
     for path, array in zip(paths, (scores, masks, margins), strict=True):
         np.save(path, array)
-    monkeypatch.setattr("coarlib.scoring.lds.BLOCK_BYTES", 8 * 200 * 5)
+    monkeypatch.setattr(sys.modules["coarlib.scoring.lds"], "BLOCK_BYTES", 8 * 200 * 5)
     mapped = lds(*(np.load(path, mmap_mode="r") for path in paths))
     np.testing.assert_array_equal(mapped.correlation, whole.correlation)
     np.testing.assert_allclose(mapped.replicates, whole.replicates, atol=TOLERANCE)

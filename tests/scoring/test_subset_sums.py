@@ -1,5 +1,6 @@
 """Subset sums are the exact sums, rounded once."""
 
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_sums_do_not_depend_on_chunks_of_examples(monkeypatch):
     rng = np.random.default_rng(0)
     scores, masks = rng.standard_normal((300, 5)), rng.random((40, 300)) < 0.5
     whole = subset_sums(scores, masks)
-    monkeypatch.setattr("coarlib.scoring.subset_sums._CHUNK_BYTES", 0)
+    monkeypatch.setattr(sys.modules["coarlib.scoring.subset_sums"], "_CHUNK_BYTES", 0)
     np.testing.assert_array_equal(subset_sums(scores, masks), whole)
 
 
