@@ -13,6 +13,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,26 @@ if TYPE_CHECKING:
     import torch
 
     Array = NDArray[Any] | torch.Tensor
+
+
+ArrayShape = tuple[str, tuple[int, ...]]
+"""Name of a dtype, and shape of one row."""
+
+
+@dataclass(frozen=True)
+class TaskLayout:
+    """What a store for a task's rows must hold.
+
+    Attributes
+    ----------
+    num_features : int
+        N, the width of a mask.
+    outputs : mapping of array name to (dtype name, shape of one row)
+        ``{"test_margins": ("float32", (1000,))}``.
+    """
+
+    num_features: int
+    outputs: Mapping[str, ArrayShape]
 
 
 class Task(ABC):
@@ -97,10 +118,25 @@ class Task(ABC):
             The batch size never changes a row by more than :attr:`tolerance`.
         """
 
-    def fingerprint(self) -> str | None:
-        """Return a digest of what is evaluated (weights, data), for the store's provenance.
+    def layout(self) -> TaskLayout:
+        """Return what a store for this task's rows must hold; read after :meth:`prepare`.
 
-        Read after :meth:`prepare`; None if the task cannot tell.
+        Raises
+        ------
+        TaskError
+            If the task cannot tell, so that a spec has to say it.
+        """
+        raise TaskError(
+            f"{type(self).__name__} does not say what a row of it holds (Task.layout); write a "
+            "spec that does"
+        )
+
+    def identity(self) -> str | None:
+        """Return a digest of all that a row depends on besides its mask and its index.
+
+        Read after :meth:`prepare`; None if the task cannot tell. Rows of tasks with another
+        identity do not belong into one store. Batch size, device, and the order of rows are no
+        part of it. :class:`coarlib.identity.Identity` makes such digests.
         """
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,8 +19,9 @@ from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.fuse import fused_copy
 from coarlib.ablation.replace import REPLACEMENTS, ActivationAblation
 from coarlib.errors import ComponentError, TaskError
+from coarlib.identity import Identity
 from coarlib.outputs import Output, margin
-from coarlib.task import Task
+from coarlib.task import Task, TaskLayout
 
 _PROBE_EXAMPLES = 4
 WEIGHT_ABLATIONS = ("zero_weights", "scale_weights")
@@ -145,7 +144,7 @@ class ComponentTask(Task):
         self.compiled = compiled and ablate in WEIGHT_ABLATIONS
         self._device = torch.device("cpu")
         self._ablation: WeightAblation | ActivationAblation | None = None
-        self._digest = xxhash.xxh3_128()
+        self._identity: str | None = None
         self._network: nn.Module
         self._examples: Examples
 
@@ -200,9 +199,27 @@ class ComponentTask(Task):
         """Return the device given to :meth:`prepare`."""
         return self._device
 
-    def fingerprint(self) -> str | None:
-        """Digest components, weights and examples: what a row is a function of besides its mask."""
-        return None if self._ablation is None else self._digest.hexdigest()
+    def layout(self) -> TaskLayout:
+        """Return the number of components, and float32 [T] for each output."""
+        outputs = {key: ("float32", (self.num_examples,)) for key in self.outputs}
+        return TaskLayout(len(self.component_set), outputs)
+
+    def identity(self) -> str | None:
+        """Digest weights, examples, components, the way of ablating, outputs and precision."""
+        return self._identity
+
+    def _identify(self, model: nn.Module, components: ComponentSet) -> str:
+        """Digest all that a row is a function of besides its mask."""
+        found = Identity().add("components", components.to_json(), self.ablate, self.autocast)
+        if self.ablate == "scale_weights":
+            found.add(self.scale)
+        found.add(*self._examples.inputs, self._examples.targets)
+        for name, module in model.named_modules():
+            found.add(name, type(module).__qualname__)
+        for name, tensor in model.state_dict().items():
+            found.add(name, tensor)
+        found.add(dict(self.outputs)).add_method(self, "transform").add_method(self, "predict")
+        return found.hexdigest()
 
     def prepare(self, device: torch.device) -> None:
         """Load model and examples, and check that they fit together.
@@ -217,10 +234,7 @@ class ComponentTask(Task):
         components = self.components(model)
         self._examples = self.examples()
         self._examples.check()
-        self._digest = xxhash.xxh3_128(json.dumps([self.ablate, components.to_json()]).encode())
-        state = model.state_dict().values()
-        for tensor in (*state, self._examples.targets, *self._examples.inputs):
-            self._digest.update(_bytes(tensor))
+        self._identity = self._identify(model, components)
         if self._examples.resident:
             self._examples = self._examples.to(device)
         self._network = self._fastest(model, components, device)
@@ -337,11 +351,6 @@ class ComponentTask(Task):
                 logits = self.predict(self._network, batch.inputs)
                 for key, output in self.outputs.items():
                     found[key][row, where] = output(logits, batch.targets).float().cpu()
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:

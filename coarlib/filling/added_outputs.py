@@ -148,6 +148,6 @@ class _OnStoredRows(Task):
             ROW_DIGESTS: digests,
         }
 
-    def fingerprint(self) -> str | None:
+    def identity(self) -> str | None:
         """Digest of what the task evaluates, if it can tell."""
-        return self._task.fingerprint()
+        return self._task.identity()

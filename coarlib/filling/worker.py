@@ -163,7 +163,7 @@ def _left_open(store: Store, rows: NDArray[np.int64], report: FillReport) -> boo
 
 def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
     name = f"{type(task).__module__}:{type(task).__qualname__}"
-    return {"task": name, **options.origin, "model_digest": task.fingerprint()}
+    return {"task": name, **options.origin, "model_digest": task.identity()}
 
 
 def _rows_to_do(

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from linear_task import LinearTask
 from tiny_models import Branching, SharedConv, TinyResNet, images, randomised
 from torch import nn
 
@@ -147,18 +148,45 @@ def test_a_model_in_training_mode_is_evaluated_in_evaluation_mode():
     assert torch.equal(rows["test_margins"], evaluated["test_margins"])
 
 
-def test_the_fingerprint_is_that_of_components_weights_and_examples():
-    def fingerprint(seed=0, **options):
-        return prepared(TinyTask(randomised(TinyResNet(), seed), **options)).fingerprint()
+def test_the_identity_is_that_of_all_that_a_row_depends_on():
+    def identity(seed=0, kind=TinyTask, **options):
+        return prepared(kind(randomised(TinyResNet(), seed), **options)).identity()
 
-    assert TinyTask(randomised(TinyResNet())).fingerprint() is None
-    assert fingerprint() == fingerprint(batch_size=7, fuse=False)
+    class OtherPredict(TinyTask):
+        def predict(self, network, inputs):
+            return -network(*inputs)
+
+    class OtherOutputs(TinyTask):
+        outputs = {"test_margins": cross_entropy, "test_losses": margin}  # noqa: RUF012
+
+    class OtherScale(TinyTask):
+        scale = 0.1
+
+    assert TinyTask(randomised(TinyResNet())).identity() is None
+    assert identity() == identity(batch_size=7, fuse=False, resident=False)
     others = [
-        fingerprint(1),
-        fingerprint(targets=TARGETS.flip(0)),
-        fingerprint(inputs=images(23, 2)),
+        identity(1),
+        identity(targets=TARGETS.flip(0)),
+        identity(inputs=images(23, 2)),
+        identity(kind=OtherPredict),
+        identity(kind=OtherOutputs),
+        identity(autocast="bf16"),
+        identity(ablate="zero"),
+        identity(ablate="scale_weights"),
+        identity(ablate="scale_weights", kind=OtherScale),
     ]
-    assert len({fingerprint(), *others}) == 4
+    assert len({identity(), *others}) == 10
+
+
+def test_the_layout_is_what_a_store_must_hold():
+    layout = prepared(TinyTask(randomised(TinyResNet()))).layout()
+    assert layout.num_features == 21 - 4
+    assert layout.outputs == {
+        "test_margins": ("float32", (COUNT,)),
+        "test_losses": ("float32", (COUNT,)),
+    }
+    with pytest.raises(TaskError, match="write a spec"):
+        LinearTask().layout()
 
 
 def test_half_precision_stays_close_to_float32():

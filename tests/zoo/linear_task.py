@@ -22,7 +22,7 @@ class LinearTask(Task):
     def __init__(self, seconds: float = 0.0, dtype: str = "float64") -> None:
         self.seconds, self.dtype = seconds, dtype
 
-    def fingerprint(self):
+    def identity(self):
         return "linear-11"
 
     def rows(self, indices, masks):

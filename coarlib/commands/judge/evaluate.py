@@ -85,7 +85,7 @@ def _fractions(text: str) -> list[float]:
 
 def _kept_baseline(name: str, task: ComponentTask, key: str, out: Path) -> Scores:
     """Compute a baseline, or read it if it was kept for this very model and these examples."""
-    path = out / f"{name}_{key}_{task.fingerprint()}.npz"
+    path = out / f"{name}_{key}_{task.identity()}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             return Scores(file["scores"], int(file["forward_passes"]))
