@@ -24,6 +24,10 @@ class StoreError(CoarlibError):
     """A store directory is missing, damaged, or not what the caller says it is."""
 
 
+class MaskError(CoarlibError):
+    """Masks do not have the shape or the values that masks have."""
+
+
 class RowRangeError(StoreError):
     """Row indices lie outside the store."""
 

@@ -117,7 +117,7 @@ def join_targets(parts: Sequence[Attributions]) -> Attributions:
             part.mean_mask, first.mean_mask, equal_nan=True
         ):
             raise ClusterError("these blocks of targets were not fitted to the same rows")
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
         for name in ("weight", "bias", "lam", "gap")
     }
@@ -136,7 +136,14 @@ def join_targets(parts: Sequence[Attributions]) -> Attributions:
         held_out=_joined_scores(held) if len(held) == len(parts) else None,
         summary=summary,
         path={},
+        fitted=_every_mask(parts),
     )
+
+
+def _every_mask(parts: Sequence[Attributions]) -> NDArray[np.uint64] | None:
+    """Digests of the masks that any of the parts was fitted on."""
+    known = [part.fitted for part in parts if part.fitted is not None]
+    return np.unique(np.concatenate(known)) if len(known) == len(parts) else None
 
 
 def _joined_errors(parts: Sequence[Attributions]) -> dict[str, Any]:

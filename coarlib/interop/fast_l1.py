@@ -21,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.masks.digests import mask_digests
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.rows import RowSource
 from coarlib.regression.solvers.saga import Saga, safe_step, standardise
+from coarlib.regression.split import Split
 
 __all__ = [
     "RowLoader",
@@ -149,9 +151,15 @@ def fit_with_fast_l1(
         weight, bias, loaders[2], None,
         start_lams=lam, lam_decay=1.0, num_lambdas=1, **common,
     )  # fmt: skip
-    kept = sum(source.read(both[i : i + 4096])[0].sum(0) for i in range(0, len(both), 4096))
+    kept, digests = np.zeros(source.num_features), []
+    for start in range(0, len(both), 4096):
+        masks = source.read(both[start : start + 4096])[0]
+        kept += masks.sum(0)
+        digests.append(mask_digests(masks))
     w, b, lam_ = (value.cpu().double().numpy() for value in (weight, bias, lam))
-    result = Attributions.from_standardised(w, b, lam_, np.asarray(kept) / len(both))
+    result = Attributions.from_standardised(w, b, lam_, kept / len(both))
+    result.fitted = np.sort(np.concatenate(digests))
+    result.split = Split(train, validation).row_ids(source)
     result.summary |= {"solver": "fast_l1", "status": "fast_l1's SAGA, converted to raw units"}
     return result
 

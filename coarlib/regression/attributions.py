@@ -23,11 +23,12 @@ from coarlib.errors import RegressionError
 from coarlib.files import whole_file
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
+from coarlib.regression.split import Split
 
 __all__ = ["Attributions"]
 
 DATAMODELS, SUMMARY = "datamodels.pt", "summary.json"
-ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
+ERRORS, SCORES, PATH, ROWS = "standard_errors.npz", "scores.npz", "path.npz", "rows.npz"
 SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 
@@ -56,6 +57,11 @@ class Attributions:
         How the fit was made, JSON values only.
     path : dict
         The course of a λ path, arrays [T, L] (saved as ``path.npz``), where there was one.
+    fitted : uint64 [n] or None
+        Which masks the weights were fitted on, ascending: digests, which stay what they are when
+        rows are copied, converted or merged (:func:`~coarlib.masks.digests.mask_digests`).
+    split : Split or None
+        The rows (their numbers in the source) that were fitted and held out for the scores.
     """
 
     weight: NDArray[np.float32]
@@ -68,6 +74,8 @@ class Attributions:
     held_out: HeldOut | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     path: dict[str, NDArray[Any]] = field(default_factory=dict)
+    fitted: NDArray[np.uint64] | None = None
+    split: Split | None = None
 
     @classmethod
     def from_solution(cls, problem: Problem, solution: Solution) -> Attributions:
@@ -96,6 +104,7 @@ class Attributions:
             None,
             summary,
             solution.path,
+            moments.digests,
         )
 
     @property
@@ -233,6 +242,8 @@ class Attributions:
         _write(path / SCORES, lambda file: np.savez(file, **scores))
         if self.path:
             _write(path / PATH, lambda file: np.savez(file, **path_arrays))
+        if rows := self._rows():
+            _write(path / ROWS, lambda file: np.savez(file, **rows))
         text = json.dumps(self._full_summary(), indent=1, allow_nan=False)
         _write(path / SUMMARY, lambda file: file.write(text.encode()))
         content = {
@@ -241,6 +252,13 @@ class Attributions:
             "lam": torch.from_numpy(np.asarray(self.lam, np.float32)),
         }
         _write(path / DATAMODELS, lambda file: torch.save(content, file))
+
+    def _rows(self) -> dict[str, Any]:
+        """Which rows went in, as arrays to save."""
+        rows: dict[str, Any] = {} if self.fitted is None else {"fitted": self.fitted}
+        if self.split is not None:
+            rows |= {"train": self.split.train, "validation": self.split.validation}
+        return rows
 
     def _full_summary(self) -> dict[str, Any]:
         summary = dict(self.summary)
@@ -277,6 +295,7 @@ class Attributions:
             saved = torch.load(path / DATAMODELS, weights_only=True, mmap=mmap, map_location="cpu")
             scores = _read_npz(path / SCORES)
             errors = _read_npz(path / ERRORS)
+            rows = _read_npz(path / ROWS)
             text = (path / SUMMARY).read_text() if (path / SUMMARY).is_file() else "{}"
             summary = json.loads(text)
             weight = saved["weight"].numpy()
@@ -303,6 +322,8 @@ class Attributions:
             held_out=_held_out(held, scores) if held else None,
             summary=summary,
             path=_read_npz(path / PATH),
+            fitted=rows.get("fitted"),
+            split=Split(rows["train"], rows["validation"]) if "train" in rows else None,
         )
 
 

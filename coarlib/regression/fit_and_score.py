@@ -35,8 +35,9 @@ from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.moments.checkpoint import resumable_moments
 from coarlib.regression.rows import RowSource
+from coarlib.regression.split import Split
 
-__all__ = ["AUTO", "Experiment", "Split", "solver_for", "split_rows"]
+__all__ = ["AUTO", "Experiment", "solver_for"]
 
 AUTO = "auto"
 CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
@@ -45,49 +46,6 @@ LEAST_TO_CHOOSE = 4
 QUICK_PRODUCTS, QUICK_FEATURES = 5e10, 1024
 CURVE_ROWS, CURVE_HELD_OUT = 200, 20
 ROWS_A_FEATURE = 3  # below this, plain least squares predicts poorly
-
-
-@dataclass(frozen=True)
-class Split:
-    """Positions of the rows to fit and to hold out, ascending int64."""
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-
-
-def split_rows(source: RowSource, num_train: int, num_val: int, seed: int | None = None) -> Split:
-    """Choose the rows to fit and to hold out.
-
-    Parameters
-    ----------
-    source : RowSource
-    num_train, num_val : int
-        The first ``num_train`` completed rows, and the ``num_val`` after them.
-    seed : int, optional
-        Shuffles which of those ``num_train + num_val`` rows are held out.
-
-    Raises
-    ------
-    RegressionError
-        If there are fewer completed rows, or no row to fit.
-    """
-    if seed is not None and seed < 0:
-        raise RegressionError(f"the seed of the split must be at least 0, not {seed}")
-    if num_train < 1 or num_val < 0:
-        raise RegressionError(
-            f"num_train must be at least 1 and num_val at least 0, not {num_train} and {num_val}"
-        )
-    available, wanted = len(source.row_ids), num_train + num_val
-    if available < wanted:
-        raise RegressionError(
-            f"{source.description} has {available} completed rows, but num_train + num_val = "
-            f"{num_train} + {num_val} = {wanted} are asked for; fill the missing rows or lower "
-            "--data.num_train or --data.num_val"
-        )
-    order = np.arange(wanted, dtype=np.int64)
-    if seed is not None:
-        order = np.random.Generator(np.random.Philox(seed)).permutation(order)
-    return Split(np.sort(order[:num_train]), np.sort(order[num_train:]))
 
 
 def solver_for(max_lambda: float, num_lambdas: int, num_rows: int, num_features: int) -> str:
@@ -348,6 +306,7 @@ class Experiment:
             "rows_for_validation_fit": train.num_rows,
             "rows_held_out": held,
         }
+        result.split = self.split.row_ids(self.source)
         if held:
             self.say(
                 f"final weights: fitted on all {train.num_rows + held} rows (the correlation "

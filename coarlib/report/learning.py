@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from coarlib.errors import ReportError
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.fit import fit
-from coarlib.regression.fit_and_score import Split
 from coarlib.regression.heldout import HeldOut, score_arrays
 from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
+from coarlib.regression.split import Split
 
 __all__ = ["SomeTargets", "Unseen", "look_ahead", "split_of"]
 
@@ -110,34 +110,24 @@ class Unseen:
 
 
 def split_of(attributions: Attributions | None, source: RowSource) -> Split | None:
-    """Return which rows a fit used and which it held out, from its summary.
+    """Return which rows a fit used and which it held out, as saved with it.
 
-    Without attributions, the last tenth of the rows is held out. None if nothing is held out.
-    Rows that a fit has left out as not finite make the split uncertain at its border: those
-    positions are in neither part.
+    Without attributions, the last tenth of the rows is held out; where the fit held out none, the
+    rows are that it did not use. None if there are none, or the source lacks rows of the fit.
     """
     rows = len(source.row_ids)
+    order = np.arange(rows, dtype=np.int64)
     if attributions is None:
         held = rows // 10
-        if rows - held < FEWEST_ROWS or held < 2:
-            return None
-        order = np.arange(rows, dtype=np.int64)
-        return Split(order[: rows - held], order[rows - held :])
-    summary = attributions.summary
-    train = int(summary.get("rows_for_validation_fit") or 0)
-    validation_rows = int(summary.get("rows_held_out") or 0)
-    total = int(summary.get("num_rows", 0)) + int(summary.get("num_excluded", 0))
-    if not 0 < total <= rows:
+        split: Split | None = Split(order[: rows - held], order[rows - held :])
+    else:
+        saved = attributions.split
+        split = None if saved is None else saved.positions(source)
+        if split is not None and len(split.validation) == 0:
+            split = Split(split.train, np.setdiff1d(order, split.train))
+    if split is None or len(split.validation) < 2 or len(split.train) < FEWEST_ROWS:
         return None
-    order = np.arange(total, dtype=np.int64)
-    if summary.get("seed") is not None:
-        order = np.random.Generator(np.random.Philox(int(summary["seed"]))).permutation(order)
-    validation = np.arange(total, rows, dtype=np.int64)
-    if validation_rows:
-        validation = order[total - validation_rows :]
-    if len(validation) < 2 or train < FEWEST_ROWS:
-        return None
-    return Split(np.sort(order[:train]), np.sort(validation))
+    return split
 
 
 def look_ahead(source: RowSource, split: Split, targets: NDArray[np.int64]) -> Unseen:

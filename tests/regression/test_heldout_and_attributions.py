@@ -83,6 +83,7 @@ def test_saving_and_loading_keeps_everything(result, tmp_path):
         assert np.array_equal(again.held_out.pearson, result.held_out.pearson)
         assert again.held_out.mean == result.held_out.mean
         assert np.array_equal(again.mean_mask, result.mean_mask)
+        assert np.array_equal(again.fitted, result.fitted) and len(again.fitted) == 300
     saved = torch.load(tmp_path / "out" / "datamodels.pt", weights_only=True)
     assert set(saved) == {"weight", "bias", "lam"}
     assert saved["weight"].shape == (20, 7) and saved["lam"].shape == (7,)

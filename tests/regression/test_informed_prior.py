@@ -8,9 +8,10 @@ from regression_problems import linear_rows
 from coarlib.errors import RegressionError
 from coarlib.regression import ArrayRows, Attributions, Moments, Problem, fit, score_arrays
 from coarlib.regression.dual import DualProblem
-from coarlib.regression.fit_and_score import Experiment, split_rows
+from coarlib.regression.fit_and_score import Experiment
 from coarlib.regression.solvers.prior import learn_prior, load_scores, save_scores
 from coarlib.regression.solvers.shared_prior import solve_shared_prior
+from coarlib.regression.split import split_rows
 
 EXACT = 1e-9
 SAME = 1e-3  # float32 products in the kernel

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
+from coarlib.masks.digests import mask_digests
 from coarlib.regression.moments import Accumulator, Moments, int8_pairs
 from coarlib.regression.moments.counts import PairCounter, column_sums
 
@@ -175,3 +176,15 @@ def test_column_sums_are_those_of_numpy(dtype, columns):
     assert np.allclose(column_sums(torch.from_numpy(values)), expected, rtol=1e-13)
     values[7, 0], values[9, columns // 2] = np.nan, np.inf
     assert not torch.isfinite(column_sums(torch.from_numpy(values))[:, [0, columns // 2]]).any()
+
+
+def test_moments_know_which_masks_are_in_the_sum():
+    data = linear_rows(60, 9, 3)
+    data.outputs[7, 1] = np.inf
+    digests = mask_digests(data.masks)
+    whole = Moments.from_arrays(data.masks, data.outputs, block_bytes=1)
+    assert np.array_equal(whole.digests, np.sort(np.delete(digests, 7)))
+    part = Moments.from_arrays(data.masks[40:], data.outputs[40:])
+    assert np.array_equal((whole - part).digests, np.sort(np.delete(digests[:40], 7)))
+    assert np.array_equal((whole - part + part).digests, whole.digests)
+    assert np.array_equal(whole.targets(slice(1)).digests, whole.digests)

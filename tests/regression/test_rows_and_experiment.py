@@ -8,12 +8,15 @@ from regression_problems import linear_rows, make_store
 
 from coarlib import beton
 from coarlib.errors import BetonError, RegressionError
+from coarlib.masks.digests import mask_digests
+from coarlib.regression import Attributions
 from coarlib.regression import fit_and_score as experiment
 from coarlib.regression.budget import Prediction
-from coarlib.regression.fit_and_score import Experiment, solver_for, split_rows
+from coarlib.regression.fit_and_score import Experiment, solver_for
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
 from coarlib.regression.rows.blocks import read_blocks
 from coarlib.regression.solvers.prior import learn_prior
+from coarlib.regression.split import split_rows
 from coarlib.store import Store
 
 TRUE_EFFECT = 1e-3
@@ -107,7 +110,7 @@ def test_upstreams_settings_name_a_solver():
         solver_for(-3, 1, 1000, 10)
 
 
-def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data):
+def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data, tmp_path):
     source = ArrayRows(data.masks, data.outputs + np.random.default_rng(0).normal(size=(120, 6)))
     lines = []
     result = Experiment(
@@ -118,6 +121,11 @@ def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data):
     assert result.held_out.mean_low < result.held_out.mean < result.held_out.mean_high
     assert any("held-out correlation" in line for line in lines)
     assert any("all 120 rows" in line for line in lines)
+    assert np.array_equal(result.fitted, np.sort(mask_digests(data.masks)))
+    result.save(tmp_path / "out")
+    split = Attributions.load(tmp_path / "out").split.positions(source)
+    assert split.train.tolist() == list(range(90))
+    assert split.validation.tolist() == list(range(90, 120))
 
 
 def test_no_held_out_rows(data):

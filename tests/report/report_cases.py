@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from coarlib.regression.fit_and_score import Experiment, Split
+from coarlib.regression.fit_and_score import Experiment
 from coarlib.regression.rows import StoreRows
+from coarlib.regression.split import Split
 from coarlib.store import Store
 
 FEATURES, TARGETS, ROWS = 12, 8, 160

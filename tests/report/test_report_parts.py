@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coarlib.errors import ReportError
 from coarlib.regression import ArrayRows, Moments, fit
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.fit_and_score import Split, split_rows
+from coarlib.regression.split import Split, split_rows
 from coarlib.report.health import examine
 from coarlib.report.learning import look_ahead, split_of
 from coarlib.report.notes import FeatureNotes, Notes, as_pictures, read_groups, read_notes
@@ -135,19 +135,14 @@ def test_what_is_shown_is_what_the_fit_on_the_training_rows_predicts():
 @pytest.mark.parametrize("seed", [None, 3])
 def test_the_split_is_the_one_of_the_fit(seed):
     source = ArrayRows(RNG.random((100, 3)) < 0.5, RNG.normal(size=(100, 2)))
-    found = attributions(np.zeros((3, 2)))
-    found.summary = {
-        "rows_for_validation_fit": 60,
-        "rows_held_out": 20,
-        "num_rows": 80,
-        "seed": seed,
-    }
     expected = split_rows(source, 60, 20, seed)
+    found = attributions(np.zeros((3, 2)), split=expected.row_ids(source))
     split = split_of(found, source)
     assert split.train.tolist() == expected.train.tolist()
     assert split.validation.tolist() == expected.validation.tolist()
-    found.summary |= {"rows_held_out": 0}
-    assert split_of(found, source).validation.tolist() == list(range(80, 100))
+    found.split = Split(found.split.train, np.empty(0, np.int64))
+    assert len(split_of(found, source).validation) == 40
+    assert split_of(found, ArrayRows(source.masks[:50], source.outputs[:50])) is None
 
 
 def test_too_many_features_for_a_curve_are_refused_with_the_reason():

@@ -14,9 +14,9 @@ from coarlib.commands.fit.run_regression import target_range
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.regression.fit import NEED_SCORES, SOLVERS, USE_VALIDATION
-from coarlib.regression.fit_and_score import split_rows
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.rows import open_rows, verified_note
+from coarlib.regression.split import split_rows
 
 POSITIONAL = {"data": Param(str, "a store directory or a .beton", required=True)}
 SECTIONS = {

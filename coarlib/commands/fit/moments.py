@@ -21,9 +21,9 @@ from coarlib.commands.fit.run_regression import IGNORED, check_out_dir, target_r
 from coarlib.commands.fit.run_regression import SECTIONS as FIT_SECTIONS
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
-from coarlib.regression.fit_and_score import split_rows
 from coarlib.regression.moments.checkpoint import PARTIAL, save_moments
 from coarlib.regression.rows import open_rows, verified_note
+from coarlib.regression.split import split_rows
 
 SECTIONS = {
     **FIT_SECTIONS,

@@ -29,11 +29,12 @@ from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
 from coarlib.regression.fit import NEED_SCORES, SOLVERS
-from coarlib.regression.fit_and_score import AUTO, Experiment, Split, solver_for, split_rows
+from coarlib.regression.fit_and_score import AUTO, Experiment, solver_for
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.rows import RowSource, open_rows, verified_note
 from coarlib.regression.solvers.lasso import EPS, NUM_LAMBDAS
 from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.split import Split, split_rows
 
 FAST_L1 = "fast_l1"
 SECTIONS = {

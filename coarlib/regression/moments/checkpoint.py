@@ -28,7 +28,7 @@ __all__ = ["PARTIAL", "load_moments", "resumable_moments", "save_moments"]
 
 PARTIAL = "partial"
 SECONDS_BETWEEN_SAVES = 60.0
-ARRAYS = ("kept", "offset", "cross", "total", "square")
+ARRAYS = ("kept", "offset", "cross", "total", "square", "digests")
 
 
 def save_moments(path: Path, moments: Moments, done: NDArray[np.int64], identity: str) -> None:

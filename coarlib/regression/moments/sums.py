@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.masks.digests import mask_digests
 from coarlib.progress import Progress
 from coarlib.regression.moments.counts import PairCounter, column_sums
 from coarlib.regression.moments.products import add_sparse_products, pays
@@ -50,6 +51,8 @@ class Moments:
         X'(Y - offset).
     total, square : float64 [T]
         Σ(y - offset) and Σ(y - offset)².
+    digests : uint64 [n]
+        Which masks are in the sum, ascending (see :func:`~coarlib.masks.digests.mask_digests`).
     """
 
     num_rows: int
@@ -60,6 +63,7 @@ class Moments:
     cross: NDArray[np.float64]
     total: NDArray[np.float64]
     square: NDArray[np.float64]
+    digests: NDArray[np.uint64]
 
     @classmethod
     def from_arrays(cls, masks: NDArray[Any], outputs: NDArray[Any], **options: Any) -> Moments:
@@ -202,6 +206,7 @@ class Moments:
             cross=self.cross + sign * same.cross,
             total=self.total + sign * same.total,
             square=self.square + sign * same.square,
+            digests=_joined_digests(self.digests, same.digests, sign),
         )
 
 
@@ -246,6 +251,7 @@ class Accumulator:
         self._bits = PairCounter(num_features) if with_pairs and on_cpu else None
         self._pairs: torch.Tensor | None = None
         self._kept = np.zeros(num_features, np.int64)
+        self._digests: list[NDArray[np.uint64]] = []
         self._complement: bool | None = None
         self._offset: NDArray[np.float64] | None = None
         # MPS has no float64: it multiplies, the CPU adds up.
@@ -271,6 +277,7 @@ class Accumulator:
         if len(masks) == 0:
             return
         self.num_rows += len(masks)
+        self._digests.append(mask_digests(masks))
         self._sums += sums.to(self._home)
         self._add_products(masks, centred)
 
@@ -346,7 +353,21 @@ class Accumulator:
         elif self._pairs is not None:
             pairs = self._pairs.cpu().numpy()
         counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
-        return Moments(*counts, self._offset, cross, total, square)
+        digests = np.sort(np.concatenate(self._digests))
+        return Moments(*counts, self._offset, cross, total, square, digests)
+
+
+def _joined_digests(
+    some: NDArray[np.uint64], others: NDArray[np.uint64], sign: int
+) -> NDArray[np.uint64]:
+    """Put ascending digests together, or take ``others`` out, each as often as it is there."""
+    if sign > 0:
+        return np.sort(np.concatenate([some, others]))
+    values, counts = np.unique(some, return_counts=True)
+    gone, times = np.unique(others, return_counts=True)
+    found = np.isin(gone, values)
+    counts[np.searchsorted(values, gone[found])] -= times[found]
+    return np.repeat(values, np.maximum(counts, 0))
 
 
 def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:

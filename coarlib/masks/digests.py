@@ -1,0 +1,46 @@
+"""What a mask is, in eight bytes: the same in a store, a .beton, a merged store or an array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from coarlib.errors import MaskError
+
+__all__ = ["mask_digests"]
+
+BLOCK_ROWS = 4096
+
+
+def mask_digests(masks: NDArray[Any]) -> NDArray[np.uint64]:
+    """Digest each row's mask, whatever row number, order or file it has.
+
+    Parameters
+    ----------
+    masks : bool (or 0/1) [n, …]
+        One mask a row; further axes are flattened.
+
+    Returns
+    -------
+    uint64 [n]
+        XXH3 of the mask's bits, seeded with their number.
+
+    Raises
+    ------
+    MaskError
+        If ``masks`` has no axis of rows.
+    """
+    masks = np.asarray(masks)
+    if masks.ndim < 2:
+        raise MaskError(f"masks must be [rows, features], not {list(masks.shape)}")
+    flat = masks.reshape(len(masks), -1)
+    digests = np.empty(len(flat), np.uint64)
+    for start in range(0, len(flat), BLOCK_ROWS):
+        kept = np.ascontiguousarray(flat[start : start + BLOCK_ROWS] != 0)
+        bits = np.packbits(kept, axis=1)
+        for row, packed in enumerate(bits, start):
+            digests[row] = xxhash.xxh3_64_intdigest(packed.data, flat.shape[1])
+    return digests
