@@ -46,8 +46,8 @@ def parse_slice(text: str, size: int) -> slice:
 def write_store(
     store: Store,
     path: str | os.PathLike[str],
-    x_name: str,
-    y_name: str,
+    x_name: str | None = None,
+    y_name: str | None = None,
     *,
     y_slice: str | None = None,
     y_dtype: str = "float32",
@@ -66,7 +66,7 @@ def write_store(
     store : Store
     path : path
         The file to write (see :func:`coarlib.beton.write`).
-    x_name, y_name : str
+    x_name, y_name : str, optional
         The store's arrays of masks (bool or 0/1, [num_models, M]) and outputs ([num_models, T]);
         further dimensions are flattened.
     y_slice : str, optional
@@ -98,6 +98,7 @@ def write_store(
     if y_dtype not in TARGET_DTYPES:
         raise BetonError(f"y_dtype must be {', '.join(TARGET_DTYPES)}, not {y_dtype}")
     store = store_of_output(store, y_name)
+    x_name, y_name = store.masks_name(x_name), store.outputs_name(y_name)
     masks, outputs = _matrix(store, x_name), _matrix(store, y_name)
     if outputs.dtype.kind not in "fiu":
         raise BetonError(f"{y_name} of {store.path} has dtype {outputs.dtype}; outputs are numbers")
@@ -139,7 +140,7 @@ def _rows(store: Store, completed_name: str, ignore_completed: bool, quiet: bool
                 file=sys.stderr,
             )
         return np.arange(store.num_models)
-    if store.verified and completed_name == COMPLETED:
+    if store.has_checksums and completed_name == COMPLETED:
         _refuse_torn(store, quiet)
     if not len(done):
         raise BetonError(f"no row of {store.path} is completed; there is nothing to write")

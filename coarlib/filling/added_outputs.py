@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError, TaskError, TornRowError
-from coarlib.filling.worker import FillOptions, FillReport, fill, mask_key
+from coarlib.filling.worker import FillOptions, FillReport, fill
 from coarlib.store import Store, take_rows
 from coarlib.store.added import ROW_DIGESTS, added_path, open_added, stale_rows
 from coarlib.store.checksum import row_checksums
@@ -70,7 +70,7 @@ def add_output(
             f"{type(task).__name__} trains models; another output of rows that are there is "
             "measured from their checkpoints (coarlib.retraining.ReevaluateTask)"
         )
-    key = mask_key(store, store.design)
+    key = store.mask_key
     if key is None:
         raise StoreError(
             f"{store.path} has no array of masks, so its rows cannot be measured again"

@@ -91,20 +91,6 @@ def row_range(start: int, end: int, num_models: int) -> NDArray[np.int64]:
     return np.arange(start, end, dtype=np.int64)
 
 
-def mask_key(store: Store, design: MaskDesign | None) -> str | None:
-    """Return the name of the mask array: the design's, else ``masks``, else the only candidate."""
-    if design is not None:
-        return design.array
-    candidates = [
-        key
-        for key, array in store.spec.schema.items()
-        if array.dtype == np.bool_ and len(array.shape) == 1
-    ]
-    if "masks" in candidates:
-        return "masks"
-    return candidates[0] if len(candidates) == 1 else None
-
-
 def fill(
     store: Store,
     task: Task,
@@ -144,7 +130,7 @@ def fill(
     with StopSignals() as stop:
         try:
             task.prepare(device)
-            _check_width(store, task, design)
+            _check_width(store, task)
             settle_labels(store.path, store.spec, task.labels)
             settle_components(store.path, task.component_table)
             _Filler(store, task, design, options, report).run(todo, stop)
@@ -181,7 +167,7 @@ def _rows_to_do(
 
 
 def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) -> None:
-    key = mask_key(store, design)
+    key = store.mask_key
     if design is None and key is not None and not task.own_masks:
         raise TaskError(
             f"nothing says how {key} of {store.path} is drawn: give --expt.subsample_prob P (each "
@@ -189,8 +175,8 @@ def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) 
         )
 
 
-def _check_width(store: Store, task: Task, design: MaskDesign | None) -> None:
-    key, wanted = mask_key(store, design), task.num_features
+def _check_width(store: Store, task: Task) -> None:
+    key, wanted = store.mask_key, task.num_features
     if key is None or wanted is None:
         return
     width = store.spec.schema[key].shape[0]
@@ -310,7 +296,7 @@ def recompute(store: Store, task: Task, row: int, device: torch.device) -> dict[
     """
     design, rows = store.design, np.array([row], dtype=np.int64)
     task.prepare(device)
-    _check_width(store, task, design)
+    _check_width(store, task)
     filler = _Filler(store, task, design, FillOptions(), FillReport())
     arrays, _ = check_rows(store.spec.schema, rows, filler._compute(rows))
     differences = {}

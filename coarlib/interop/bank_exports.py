@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 1024
 
 
 def export_trak(
-    store: Store, path: str | Path, x_name: str = "masks", y_name: str = "test_margins"
+    store: Store, path: str | Path, x_name: str | None = None, y_name: str | None = None
 ) -> int:
     """Write ``mask.npy`` bool [M, N] and ``val_margins.npy`` [M, T], as the TRAK tutorial has them.
 
@@ -42,8 +42,8 @@ def export_trak(
     store : Store
     path : str or Path
         A directory; made if absent.
-    x_name, y_name : str
-        The store's masks and outputs (added outputs too).
+    x_name, y_name : str, optional
+        The store's masks and outputs (added outputs too); by default its own.
 
     Returns
     -------
@@ -58,6 +58,7 @@ def export_trak(
         If a row does not match its checksum.
     """
     store, rows = _completed(store, y_name)
+    x_name, y_name = store.masks_name(x_name), store.outputs_name(y_name)
     folder = _new_files(path, "mask.npy", "val_margins.npy")
     _save(folder / "mask.npy", store, x_name, rows)
     _save(folder / "val_margins.npy", store, y_name, rows, _mean_over_runs)
@@ -65,13 +66,14 @@ def export_trak(
 
 
 def export_datamodels(
-    store: Store, path: str | Path, x_name: str = "masks", y_name: str = "test_margins"
+    store: Store, path: str | Path, x_name: str | None = None, y_name: str | None = None
 ) -> int:
     """Write masks, outputs and ``_completed.npy`` as datamodels' scripts read them.
 
     Parameters, result and errors as :func:`export_trak`; the names are those of the store.
     """
     store, rows = _completed(store, y_name)
+    x_name, y_name = store.masks_name(x_name), store.outputs_name(y_name)
     folder = _new_files(path, f"{x_name}.npy", f"{y_name}.npy", "_completed.npy")
     _save(folder / f"{x_name}.npy", store, x_name, rows)
     _save(folder / f"{y_name}.npy", store, y_name, rows, _mean_over_runs)
@@ -84,7 +86,7 @@ def export_dattri(
     store: Store,
     path: str | Path,
     checkpoints: str | Path,
-    x_name: str = "masks",
+    x_name: str | None = None,
     runs: int = 1,
 ) -> int:
     """Write a directory as dattri's ``retrain_lds`` leaves it.
@@ -99,7 +101,7 @@ def export_dattri(
     path : str or Path
     checkpoints : str or Path
         Where :class:`coarlib.retraining.RetrainTask` kept the models.
-    x_name : str
+    x_name : str, optional
     runs : int
         Models a subset.
 
@@ -111,6 +113,7 @@ def export_dattri(
         As :func:`export_trak`; also if subsets differ in size, which dattri cannot read.
     """
     store, rows = _completed(store, None)
+    x_name = store.masks_name(x_name)
     sizes = _subset_sizes(store, x_name, rows)
     if len(set(sizes)) > 1:
         raise StoreError(
@@ -148,7 +151,7 @@ def export_quanda(
     name: str,
     *,
     checkpoints: str | Path | None = None,
-    x_name: str = "masks",
+    x_name: str | None = None,
     logits: str | None = None,
     batch_size: int = 8,
 ) -> int:
@@ -166,7 +169,7 @@ def export_quanda(
         quanda's ``id``.
     checkpoints : str or Path, optional
         Where :class:`coarlib.retraining.RetrainTask` kept the models.
-    x_name : str
+    x_name : str, optional
     logits : str, optional
         An output [T, C] or [R, T, C] (run 0 is taken), such as ``coar add_output`` makes.
     batch_size : int
@@ -180,6 +183,7 @@ def export_quanda(
         As :func:`export_trak` and :func:`export_dattri`.
     """
     store, rows = _completed(store, logits)
+    x_name = store.masks_name(x_name)
     subsets_file = f"metadata/{name}_metadata/lds_subsets.yaml"
     folder = _new_files(path, subsets_file, f"subset_logits/{name}", f"ckpt/{name}_lds_subset_0")
     subsets = []

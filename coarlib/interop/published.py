@@ -57,8 +57,8 @@ def load_bank(
     source: str | Path,
     sha256: str | None = None,
     cache_dir: str | Path = "out/banks",
-    x_name: str = "masks",
-    y_name: str = "test_margins",
+    x_name: str | None = None,
+    y_name: str | None = None,
 ) -> Bank:
     """Load a published bank.
 
@@ -72,8 +72,8 @@ def load_bank(
         against their own checksums.
     cache_dir : str or Path
         Where archives are kept and unpacked.
-    x_name, y_name : str
-        Arrays of a store.
+    x_name, y_name : str, optional
+        Arrays of a store; by default its own masks and outputs.
 
     Raises
     ------
@@ -165,19 +165,20 @@ def _inner(folder: Path) -> Path:
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
-def _read(folder: Path, name: str, x_name: str, y_name: str) -> Bank:
+def _read(folder: Path, name: str, x_name: str | None, y_name: str | None) -> Bank:
     if (folder / MASKS).is_file() and (folder / MARGINS).is_file():
         bank = Bank(name, read_masks(folder / MASKS), load_scores(folder / MARGINS))
     else:
         store = store_of_output(Store.open(folder), y_name)
         rows = store.completed_rows()
-        torn = find_torn(store, rows) if store.verified else []
+        torn = find_torn(store, rows) if store.has_checksums else []
         if torn:
             raise TornRowError(
                 f"{len(torn)} rows of the bank {folder} do not match their checksums (the first "
                 f"is {torn[0]}); get it again"
             )
-        masks, outputs = (take_rows(store.array(key), rows) for key in (x_name, y_name))
+        names = store.masks_name(x_name), store.outputs_name(y_name)
+        masks, outputs = (take_rows(store.array(key), rows) for key in names)
         bank = Bank(name, masks, outputs)
     if bank.masks.ndim != 2 or len(bank.masks) != len(bank.outputs) or len(bank.masks) < 2:
         raise ScoringError(

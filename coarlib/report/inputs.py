@@ -104,7 +104,7 @@ def gather(
     out: str | Path,
     store: str | Path | None = None,
     *,
-    mask_key: str = "masks",
+    mask_key: str | None = None,
     output_key: str | None = None,
     targets: slice = slice(None),
 ) -> ReportInputs:
@@ -171,7 +171,7 @@ def _place_of_rows(inputs: ReportInputs, out: Path, store: str | Path | None) ->
 def _open_rows(
     inputs: ReportInputs,
     place: Path | None,
-    mask_key: str,
+    mask_key: str | None,
     output_key: str | None,
     targets: slice,
 ) -> None:

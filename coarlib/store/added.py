@@ -63,7 +63,7 @@ def open_added(store: Store, output: str, array: ArraySpec, mask_key: str, made_
         If the store has an array of that name, carries no checksums, or holds an added output of
         that name that is of another dtype or shape, or was made by something else.
     """
-    if not store.verified:
+    if not store.has_checksums:
         raise StoreError(f"{store.path} carries no checksums (coarlib did not make it)")
     if output in store.spec.schema:
         raise StoreError(

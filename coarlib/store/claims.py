@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
-from coarlib.files import whole_file
 from coarlib.store.heartbeat import Heartbeat
 from coarlib.store.layout import CLAIMS_DIR
 from coarlib.store.processes import has_died, process_identity
 from coarlib.store.reader import Store
+from coarlib.store.settle import settle
 
 # Network file systems cache attributes for up to 60 s.
 DEFAULT_TTL = 180.0
@@ -69,12 +69,7 @@ def settle_block_rows(store: Store, wanted: int) -> int:
     settled = block_rows_of(store)
     if settled is not None:
         return settled
-    try:
-        file.parent.mkdir(exist_ok=True)
-        with whole_file(file, "w", replace=False) as stream:
-            stream.write(f"{max(wanted, -(-store.num_models // MAX_BLOCKS))}\n")
-    except OSError as error:
-        raise StoreError(f"cannot settle the block size in {file}: {error.strerror}") from error
+    settle(file, b"%d\n" % max(wanted, -(-store.num_models // MAX_BLOCKS)))
     settled = block_rows_of(store)
     if settled is None:
         raise StoreError(f"{file} must hold a positive whole number; remove it and start again")

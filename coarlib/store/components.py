@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coarlib.errors import StoreError
-from coarlib.files import whole_file
+from coarlib.store.settle import settle
 
 COMPONENTS_FILE = "components.json"
 
@@ -57,12 +57,7 @@ def settle_components(store: Path, table: Table | None) -> None:
     if table is None:
         return
     content = json.dumps(list(table), indent=1)
-    if read_components(store) is None:
-        try:
-            with whole_file(store / COMPONENTS_FILE, "w", replace=False) as file:
-                file.write(content + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {store / COMPONENTS_FILE}: {error}") from error
+    settle(store / COMPONENTS_FILE, f"{content}\n".encode())
     difference = first_difference(read_components(store) or [], json.loads(content))
     if difference:
         raise StoreError(

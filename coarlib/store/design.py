@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ from coarlib.errors import SpecError, StoreError
 from coarlib.files import whole_file
 from coarlib.masks import MaskDesign, check_design_fits, parse_design
 from coarlib.store.layout import DESIGN_FILE, DESIGN_LABELS, DESIGN_MASKS, ArrayFile, array_path
+from coarlib.store.settle import settle
 from coarlib.store.spec import StoreSpec, mask_width
 
 
@@ -113,11 +115,9 @@ def settle_labels(path: Path, spec: StoreSpec, labels: NDArray[Any] | None) -> N
             f"the {design.kind} design of {path} needs the class of each feature, and the task "
             "has no labels: give them to initialize_store (--logging.labels FILE.npy)"
         )
-    try:
-        with whole_file(array_path(path, DESIGN_LABELS), replace=False) as file:
-            _save(file, mine)
-    except OSError as error:
-        raise StoreError(f"cannot write the labels of {path}: {error.strerror}") from error
+    content = io.BytesIO()
+    _save(content, mine)
+    settle(array_path(path, DESIGN_LABELS), content.getvalue())
 
 
 def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign:
@@ -133,11 +133,7 @@ def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign
     check_design_fits(design, spec.num_models, mask_width(spec, design.array))
     settled = read_design(path, spec)
     if settled is None:
-        try:
-            with whole_file(path / DESIGN_FILE, "w", replace=False) as file:
-                file.write(json.dumps(design.as_json(), indent=1) + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {path / DESIGN_FILE}: {error.strerror}") from error
+        settle(path / DESIGN_FILE, (json.dumps(design.as_json(), indent=1) + "\n").encode())
         settled = read_design(path, spec)
     if settled != design:
         raise StoreError(

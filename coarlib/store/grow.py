@@ -45,7 +45,7 @@ def grow(store: Store, num_models: int) -> Store:
     SpecError
         If the store's design has no more rows to give (an explicit list, leave-one-out).
     """
-    if not store.verified:
+    if not store.has_checksums:
         raise StoreError(f"{store.path} was not made by coarlib; it cannot be grown in place")
     with _only_one(store.path):
         spec = read_spec(store.path)

@@ -68,7 +68,7 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     _settle_design(target, sources)
     for source in sources:
         settle_components(target.path, read_components(source.path))
-    report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.verified))
+    report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.has_checksums))
     with RowWriter(target) as writer:
         for source in sources:
             _copy_rows(source, target, writer, report, quiet)
@@ -182,7 +182,7 @@ def _check_overlaps(stores: Sequence[Store]) -> None:
 
 def _digests(store: Store) -> NDArray[np.uint64]:
     """Return the digests of all rows, uint64 [num_models]; computed where a store has none."""
-    if store.verified:
+    if store.has_checksums:
         return store.checksums()
     found = np.zeros(store.num_models, np.uint64)
     for block, arrays in store.blocks(tuple(store.spec.schema)):
@@ -204,7 +204,7 @@ def _copy_rows(
     rows = source.completed_rows()
     report.present += int(there[rows].sum())
     rows = rows[~there[rows]]
-    checksums = source.checksums() if source.verified else None
+    checksums = source.checksums() if source.has_checksums else None
     with Progress(len(rows), f"merging {source.path.name}", quiet=quiet) as progress:
         for block, arrays in source.blocks(tuple(source.spec.schema), rows):
             if checksums is not None:

@@ -38,13 +38,13 @@ class Store:
     path : Path
     spec : StoreSpec
         The store's own spec, or the one its arrays imply where it was made by COAR or datamodels.
-    verified : bool
+    has_checksums : bool
         Whether rows carry checksums; False for a directory that coarlib did not make.
     """
 
     path: Path
     spec: StoreSpec
-    verified: bool
+    has_checksums: bool
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -55,7 +55,7 @@ class Store:
         if not (path / SPEC_FILE).is_file():
             return cls._open_foreign(path)
         spec = read_spec(path)
-        store = cls(path, spec, verified=True)
+        store = cls(path, spec, has_checksums=True)
         for key, array in arrays_of(spec).items():
             store._check(key, array)
         return store
@@ -78,7 +78,7 @@ class Store:
             schema[file.stem] = ArraySpec(array.dtype, array.shape[1:])
         if not schema:
             raise StoreError(f"{path} is not a store: it holds no arrays besides {COMPLETED}.npy")
-        return cls(path, StoreSpec(rows, schema), verified=False)
+        return cls(path, StoreSpec(rows, schema), has_checksums=False)
 
     def _check(self, key: str, wanted: ArraySpec) -> None:
         file = ArrayFile.read(array_path(self.path, key))
@@ -100,17 +100,49 @@ class Store:
         """The mask design of the spec, or the one its first worker settled; None if neither."""
         return read_design(self.path, self.spec)
 
+    @property
+    def mask_key(self) -> str | None:
+        """The array of masks: the design's, else the one the spec implies; None if none is."""
+        design = self.design
+        return self.spec.mask_key if design is None else design.array
+
+    def masks_name(self, given: str | None = None) -> str:
+        """Return the array of masks: ``given``, or the store's own.
+
+        Raises
+        ------
+        StoreError
+            If the store has no such array, or leaves the choice open.
+        """
+        return self._one(given or self.mask_key, "masks (x_name)")
+
+    def outputs_name(self, given: str | None = None) -> str:
+        """Return the array of outputs; see :meth:`masks_name`."""
+        return self._one(given or self.spec.output_key, "outputs (y_name)")
+
+    def _one(self, key: str | None, what: str) -> str:
+        if key is None:
+            raise StoreError(
+                f"the arrays of {self.path} ({', '.join(self.spec.schema)}) leave open which one "
+                f"holds the {what}; name it"
+            )
+        return self._known(key)
+
+    def _known(self, key: str) -> str:
+        if key not in self.spec.schema:
+            raise StoreError(
+                f"{self.path} has no array {key!r} (it has {', '.join(self.spec.schema)})"
+                f"{nearest(key, self.spec.schema)}"
+            )
+        return key
+
     def array(self, key: str) -> NDArray[Any]:
         """Map the array ``key`` read-only, ``[num_models, *shape]``, pages fresh from disk.
 
         Rows that are not committed hold zeros or half-written bytes: select with
         :meth:`completed_rows`.
         """
-        if key not in self.spec.schema:
-            raise StoreError(
-                f"{self.path} has no array {key!r} (it has {', '.join(self.spec.schema)})"
-                f"{nearest(key, self.spec.schema)}"
-            )
+        self._known(key)
         return self.array_file(key).map(self.num_models)
 
     def checksums(self) -> NDArray[np.uint64]:
@@ -119,7 +151,7 @@ class Store:
 
     def completed(self) -> NDArray[np.bool_]:
         """Read which rows are committed now, bool [num_models]."""
-        if self.verified:
+        if self.has_checksums:
             return np.asarray(self.checksums() != 0)
         return np.asarray(self._read(COMPLETED) != 0)
 
@@ -130,7 +162,7 @@ class Store:
         """
         if not len(rows):
             return np.zeros(0, np.bool_)
-        file = self.array_file(CHECKSUMS if self.verified else COMPLETED)
+        file = self.array_file(CHECKSUMS if self.has_checksums else COMPLETED)
         first = int(rows[0])
         return np.asarray(file.read_rows(first, int(rows[-1]) + 1)[rows - first] != 0)
 

@@ -79,6 +79,30 @@ class StoreSpec:
         """Bytes of one row over all arrays."""
         return sum(array.row_bytes for array in self.schema.values())
 
+    @property
+    def mask_key(self) -> str | None:
+        """The array of masks: the design's, else ``masks``, else the only one that can be.
+
+        None where there is none or a choice. A store whose workers settled its design knows better
+        (:attr:`coarlib.store.Store.mask_key`).
+        """
+        if self.design is not None:
+            return self.design.array
+        found = [
+            key
+            for key, array in self.schema.items()
+            if array.dtype == np.bool_ and len(array.shape) == 1
+        ]
+        if "masks" in found:
+            return "masks"
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def output_key(self) -> str | None:
+        """The only array of floating-point numbers; None where there is none or a choice."""
+        found = [key for key, array in self.schema.items() if array.dtype.kind == "f"]
+        return found[0] if len(found) == 1 else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the spec as the JSON object that :func:`parse_spec` reads."""
         content: dict[str, Any] = {

@@ -59,7 +59,7 @@ class StoreStatus:
     workers: list[dict[str, Any]]
     bytes_on_disk: int
     bytes_when_full: int
-    verified: bool
+    has_checksums: bool
 
     def as_json(self) -> str:
         """Return everything as one JSON object."""
@@ -80,14 +80,14 @@ def status(store: Store) -> StoreStatus:
         complete=int(done.sum()),
         claimed=int(claimed.sum()),
         missing=open_rows - int(claimed.sum()),
-        torn=int(((store.flags() != 0) & ~done).sum()) if store.verified else 0,
+        torn=int(((store.flags() != 0) & ~done).sum()) if store.has_checksums else 0,
         missing_ranges=ranges(np.flatnonzero(~done).astype(np.int64)),
         rows_per_second=rate,
         eta_seconds=open_rows / rate if rate and open_rows else None,
         workers=_living_workers(logs),
         bytes_on_disk=_bytes_on_disk(store),
         bytes_when_full=store.num_models * store.spec.row_bytes,
-        verified=store.verified,
+        has_checksums=store.has_checksums,
     )
 
 

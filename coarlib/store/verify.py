@@ -84,7 +84,7 @@ def verify(
     RowRangeError
         If the range lies outside the store.
     """
-    if not store.verified:
+    if not store.has_checksums:
         raise StoreError(f"{store.path} carries no checksums (coarlib did not make it): unverified")
     start, stop = rows or (0, store.num_models)
     if not 0 <= start < stop <= store.num_models:
@@ -120,7 +120,7 @@ def find_torn(
     StoreError
         If the store carries no checksums, or cannot be read.
     """
-    if not store.verified:
+    if not store.has_checksums:
         raise StoreError(f"{store.path} carries no checksums (coarlib did not make it): unverified")
     threads = threads or os.cpu_count() or 1
     torn = _torn_rows(store, rows, store.checksums(), threads, quiet)
@@ -136,7 +136,7 @@ def refuse_torn(store: Store, rows: NDArray[np.int64], quiet: bool = True) -> No
 
     A store that carries no checksums is taken as it is.
     """
-    torn = find_torn(store, rows, quiet=quiet) if store.verified else []
+    torn = find_torn(store, rows, quiet=quiet) if store.has_checksums else []
     if torn:
         raise TornRowError(
             f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "

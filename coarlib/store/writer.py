@@ -41,7 +41,7 @@ class RowWriter:
     """
 
     def __init__(self, store: Store) -> None:
-        if not store.verified:
+        if not store.has_checksums:
             raise StoreError(
                 f"{store.path} was not made by coarlib (no spec.json, no checksums); "
                 "it can be read but not filled"

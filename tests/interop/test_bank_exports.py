@@ -93,7 +93,7 @@ def test_traks_files_come_back_as_the_store(tmp_path, bank, capsys):
 def test_datamodels_files_are_a_store_of_theirs(tmp_path, bank):
     assert export_datamodels(bank, tmp_path / "theirs") == 30
     theirs = Store.open(tmp_path / "theirs")
-    assert not theirs.verified
+    assert not theirs.has_checksums
     assert theirs.completed().all()
     np.testing.assert_array_equal(theirs.array("masks"), bank.array("masks"))
     np.testing.assert_array_equal(theirs.array("test_margins"), bank.array("test_margins"))

@@ -7,7 +7,7 @@ import pytest
 from regression_problems import linear_rows, make_store
 
 from coarlib import beton
-from coarlib.errors import BetonError, RegressionError
+from coarlib.errors import BetonError, RegressionError, StoreError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions
 from coarlib.regression import fit_and_score as experiment
@@ -60,10 +60,10 @@ def test_outputs_of_any_shape_become_targets(data, tmp_path):
 
 def test_names_that_are_missing_or_ambiguous(data, tmp_path):
     path = make_store(tmp_path / "s", data.masks, data.outputs)
-    with pytest.raises(RegressionError, match="did you mean 'test_margins'"):
+    with pytest.raises(StoreError, match="did you mean 'test_margins'"):
         open_rows(path, output_key="test_margin")
     np.save(path / "losses.npy", data.outputs)
-    with pytest.raises(RegressionError, match=r"several \(losses, test_margins\).*y_name"):
+    with pytest.raises(StoreError, match=r"\(losses, masks, test_margins\).*y_name"):
         open_rows(path)
     assert open_rows(path, output_key="losses").num_targets == 6
     with pytest.raises(RegressionError, match="does not exist"):

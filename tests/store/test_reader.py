@@ -1,10 +1,14 @@
 """Reading: only committed rows, foreign directories too, damage named."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from coarlib.errors import StoreError
-from coarlib.store import RowWriter, Store
+from coarlib.store import RowWriter, Store, initialize, settle_design
+from coarlib.store.spec import parse_spec
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def test_blocks_respect_the_budget_and_cover_the_rows(store, make_rows):
 
 def test_a_directory_made_by_upstream_opens_unverified(upstream):
     store = Store.open(upstream)
-    assert not store.verified
+    assert not store.has_checksums
     assert store.num_models == 6
     assert store.completed_rows().tolist() == [2, 3, 4]
     assert store.array("test_margins").shape == (6, 3)
@@ -106,3 +110,25 @@ def test_truncated_missing_and_altered_arrays_are_named(store):
     file.unlink()
     with pytest.raises(StoreError, match=r"cannot read .*margins\.npy: No such file"):
         Store.open(store.path)
+
+
+def test_the_spec_says_which_arrays_hold_masks_and_outputs(tmp_path, spec_content):
+    spec_content["schema"] = {
+        "kept": {"dtype": "bool_", "shape": [10]},
+        "other": {"dtype": "bool_", "shape": [4]},
+        "margins": {"dtype": "float16", "shape": [3]},
+        "classes": {"dtype": "int64", "shape": [3]},
+    }
+    spec_content["design"]["array"] = "kept"
+    spec = parse_spec(json.dumps(spec_content))
+    assert (spec.mask_key, spec.output_key) == ("kept", "margins")
+    assert replace(spec, design=None).mask_key is None  # kept or other?
+    initialize(tmp_path / "undecided", replace(spec, design=None))
+    store = Store.open(tmp_path / "undecided")
+    with pytest.raises(StoreError, match="leave open which one holds the masks"):
+        store.masks_name()
+    settle_design(store.path, store.spec, spec.design)
+    assert (store.masks_name(), store.masks_name("other")) == ("kept", "other")
+    assert (store.outputs_name(), store.outputs_name("classes")) == ("margins", "classes")
+    with pytest.raises(StoreError, match="did you mean 'margins'"):
+        store.outputs_name("margin")

@@ -24,7 +24,7 @@ SECTIONS = {
         "held_out": Param(float, "share of the rows that score the fits", default=0.2),
         "solver": Param(str, "least_squares, ridge, shared_prior", default="ridge"),
         "points": Param(Whole(1), "row counts on the curve", default=6),
-        "x_name": Param(str, "the mask array of a store", default="masks"),
+        "x_name": Param(str, "the mask array of a store (default: the design's)"),
         "y_name": Param(str, "the output array of a store (default: the only real-valued one)"),
         "target_start_ind": Param(int, "first target", default=0),
         "target_end_ind": Param(int, "one past the last target; -1 = all", default=-1),

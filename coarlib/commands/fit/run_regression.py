@@ -47,7 +47,7 @@ SECTIONS = {
         ),
         "target_start_ind": Param(int, "first target to fit", default=0),
         "target_end_ind": Param(int, "one past the last target to fit; -1 = all", default=-1),
-        "x_name": Param(str, "the mask array of a store", default="masks"),
+        "x_name": Param(str, "the mask array of a store (default: the design's)"),
         "y_name": Param(str, "the output array of a store (default: the only real-valued one)"),
         "verify": Param(Boolean(), "compare the rows with their checksums first", default=True),
     },

@@ -47,7 +47,7 @@ SECTIONS = {
         "store": Param(str, "the rows: a store or a .beton; default: those that were fitted"),
         "to": Param(str, "the HTML file; default: report.html in OUT"),
         "open": Param(Boolean(), "show it in the browser", default=False),
-        "x_name": Param(str, "the mask array of the store", default="masks"),
+        "x_name": Param(str, "the mask array of the store; default: the design's"),
         "y_name": Param(str, "the output array of the store; default: the only real-valued one"),
         "targets": Param(str, "which targets were fitted, START:STOP", default=":"),
         "examples": Param(str, ".npz (images, labels, texts) or .json of the targets"),
@@ -122,10 +122,7 @@ def _scores(path: str) -> NDArray[Any]:
         return load_scores(path)
     store = Store.open(path)
     rows = store.completed_rows()
-    outputs = [key for key, array in store.spec.schema.items() if array.dtype.kind == "f"]
-    if "masks" not in store.spec.schema or len(outputs) != 1:
-        raise ArgumentError(f"{path} must hold masks and one array of outputs to be a baseline")
-    masks, values = store.array("masks")[rows], store.array(outputs[0])[rows]
+    masks, values = (store.array(key)[rows] for key in (store.masks_name(), store.outputs_name()))
     return leave_one_out(np.asarray(masks), np.asarray(values))
 
 

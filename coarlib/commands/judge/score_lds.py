@@ -36,8 +36,8 @@ SECTIONS = {
             str, "scores [N, T]: .npy, .pt, .safetensors or a directory", required=True
         ),
         "score_key": Param(str, "which tensor of a file that holds several"),
-        "x_name": Param(str, "the store's array of masks", default="masks"),
-        "y_name": Param(str, "the store's array of outputs", default="test_margins"),
+        "x_name": Param(str, "the store's array of masks (default: the design's)"),
+        "y_name": Param(str, "the store's array of outputs (default: the only one)"),
         "rows": Param(str, "rows of the store to score on, a:b (default: all completed)"),
     },
     "cfg": {
@@ -58,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = None if cfg.out is None else _output_path(cfg.out)
     store = store_of_output(Store.open(data.store), data.y_name)
     rows = _rows(store, data.rows)
+    x_name, y_name = store.masks_name(data.x_name), store.outputs_name(data.y_name)
     scores = load_scores(data.scores, data.score_key)
     with warnings.catch_warnings():  # the counts are printed below, in words
         warnings.simplefilter("ignore", UndefinedCorrelationWarning)
         result = lds(
             scores,
-            _take(store.array(data.x_name), rows),
-            _take(store.array(data.y_name), rows),
+            _take(store.array(x_name), rows),
+            _take(store.array(y_name), rows),
             cfg.kind,
             higher_is_better=cfg.higher_is_better,
             resamples=cfg.resamples,

@@ -29,8 +29,8 @@ POSITIONAL = {
 SECTIONS = {
     PLAIN: {
         "format": Param(str, ", ".join(FORMATS), required=True),
-        "x_name": Param(str, "the store's array of masks", default="masks"),
-        "y_name": Param(str, "its outputs (trak, datamodels)", default="test_margins"),
+        "x_name": Param(str, "the store's array of masks (default: the design's)"),
+        "y_name": Param(str, "its outputs (trak, datamodels; default: the only ones)"),
         "checkpoints": Param(str, "directory of the retrained models (dattri, quanda)"),
         "runs": Param(Whole(1), "models a subset (dattri)", default=1),
         "logits": Param(str, "an output [T, C] to write as cached logits (quanda)"),

@@ -25,7 +25,7 @@ from coarlib.commands.arguments import Boolean, Param, Whole, parse, run
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, TaskError
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
-from coarlib.filling.worker import FillOptions, FillReport, fill, mask_key, row_range
+from coarlib.filling.worker import FillOptions, FillReport, fill, row_range
 from coarlib.masks import MaskDesign
 from coarlib.store import Store, settle_design
 from coarlib.store.claims import DEFAULT_TTL
@@ -143,7 +143,7 @@ def _rows(args: SimpleNamespace, store: Store) -> NDArray[np.int64]:
 
 def _settle_masks(args: SimpleNamespace, store: Store) -> None:
     """Settle the design of a store whose spec has none, as upstream's arguments say."""
-    key = mask_key(store, store.design)
+    key = store.mask_key
     if args.mask_size is not None and key is not None:
         width = store.spec.schema[key].shape[0]
         if width != args.mask_size:

@@ -62,7 +62,7 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
         f"  workers      {_workers(found)}",
         f"  on disk      {_size(found.bytes_on_disk)} of {_size(found.bytes_when_full)} when full",
     ]
-    if not found.verified:
+    if not found.has_checksums:
         lines.append("  unverified   made by another program, rows carry no checksums")
     if found.missing_ranges:
         shown = ",".join(f"{a}-{b - 1}" for a, b in found.missing_ranges[:SHOWN_RANGES])

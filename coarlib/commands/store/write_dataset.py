@@ -20,8 +20,8 @@ SECTIONS = {
     "cfg": {
         "data_dir": Param(str, "directory of the store", required=True),
         "out_path": Param(str, "the .beton to write", required=True),
-        "x_name": Param(str, "the store's array of masks", default="masks"),
-        "y_name": Param(str, "the store's array of outputs", required=True),
+        "x_name": Param(str, "the store's array of masks (default: the design's)"),
+        "y_name": Param(str, "the store's array of outputs (default: the only one)"),
         "y_slice": Param(str, "write these targets only: a:b or a single index"),
         "y_dtype": Param(str, "float32, float64, or float16 (not for ffcv)", default="float32"),
         "completed_name": Param(str, "the array of finished flags", default="_completed"),

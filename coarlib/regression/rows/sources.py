@@ -15,10 +15,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from coarlib.errors import BetonError, RegressionError, TornRowError, nearest
+from coarlib.errors import BetonError, RegressionError, TornRowError
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
-from coarlib.store.spec import ArraySpec
 from coarlib.store.verify import find_torn
 
 __all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
@@ -124,10 +123,8 @@ class StoreRows:
     Parameters
     ----------
     store : Store
-    mask_key : str
-        The mask array.
-    output_key : str, optional
-        The output array; by default the only array of floating-point numbers besides the masks.
+    mask_key, output_key : str, optional
+        The arrays of masks and outputs; by default those that the store's spec implies.
     targets : slice
         Which targets (columns of the flattened outputs) to fit.
     """
@@ -135,20 +132,13 @@ class StoreRows:
     def __init__(
         self,
         store: Store,
-        mask_key: str = "masks",
+        mask_key: str | None = None,
         output_key: str | None = None,
         targets: slice = slice(None),
     ) -> None:
         store = store_of_output(store, output_key)
-        schema = store.spec.schema
-        for key in (mask_key, output_key):
-            if key is not None and key not in schema:
-                raise RegressionError(
-                    f"{store.path} has no array {key!r} (it has {', '.join(schema)})"
-                    f"{nearest(key, schema)}"
-                )
-        output_key = output_key or the_only_output(schema, mask_key, str(store.path))
-        if schema[output_key].dtype.kind not in OUTPUT_KINDS:
+        mask_key, output_key = store.masks_name(mask_key), store.outputs_name(output_key)
+        if store.spec.schema[output_key].dtype.kind not in OUTPUT_KINDS:
             raise RegressionError(f"array {output_key!r} of {store.path} holds no real numbers")
         self._store, self._targets = store, targets
         self._rows = store.completed_rows()
@@ -183,7 +173,7 @@ class StoreRows:
     def identity(self, row_ids: NDArray[np.int64]) -> str:
         """Digest of the rows' numbers and checksums, and of the target range."""
         rows = np.sort(row_ids)
-        checksums = self._store.checksums()[rows] if self._store.verified else rows
+        checksums = self._store.checksums()[rows] if self._store.has_checksums else rows
         width = int(np.prod(self._outputs.shape[1:]))
         return _digest(rows, checksums, np.array(self._targets.indices(width)))
 
@@ -202,7 +192,7 @@ class StoreRows:
         TornRowError
             If a row does not match.
         """
-        if not self._store.verified:
+        if not self._store.has_checksums:
             return False
         torn = find_torn(self._store, np.sort(self._rows[positions]))
         if torn:
@@ -313,22 +303,9 @@ def as_masks(masks: NDArray[Any], where: str) -> NDArray[np.bool_]:
     return kept
 
 
-def the_only_output(schema: dict[str, ArraySpec], mask_key: str, where: str) -> str:
-    """Return the one array that can be the outputs; RegressionError if there is a choice."""
-    others = {key: array for key, array in schema.items() if key != mask_key}
-    found = [key for key, array in others.items() if array.dtype.kind == "f"]
-    if len(found) != 1:
-        which = f"several ({', '.join(found)})" if found else "none"
-        raise RegressionError(
-            f"of the arrays of {where} that could be the outputs there are {which}; "
-            "name one with --data.y_name"
-        )
-    return found[0]
-
-
 def open_rows(
     path: str | Path,
-    mask_key: str = "masks",
+    mask_key: str | None = None,
     output_key: str | None = None,
     targets: slice = slice(None),
 ) -> RowSource:
@@ -337,7 +314,7 @@ def open_rows(
     Parameters
     ----------
     path : str or Path
-    mask_key, output_key : str
+    mask_key, output_key : str, optional
         Array names of a store (a .beton names its own fields).
     targets : slice
         Which targets to fit.
