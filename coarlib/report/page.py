@@ -12,7 +12,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-import coarlib
 from coarlib.errors import RegressionError, ReportError
 from coarlib.files import whole_file
 from coarlib.progress import Progress
@@ -35,6 +34,7 @@ from coarlib.report.sections import (
 )
 from coarlib.report.strongest import nearest, strongest
 from coarlib.scoring import noise_ceiling
+from coarlib.version import __version__
 
 __all__ = ["build_report", "write_report"]
 
@@ -92,7 +92,7 @@ def build_report(inputs: ReportInputs, quiet: bool = True) -> str:
         css=Markup(_read("page.css")),
         script=Markup(_read("page.js")),
         data=Markup(_inert(data)),
-        footer=f"Written by coarlib {coarlib.__version__} on "
+        footer=f"Written by coarlib {__version__} on "
         f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}. Everything is in this file; nothing "
         "is loaded from elsewhere.",
     )

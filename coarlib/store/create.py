@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import coarlib
 from coarlib.errors import SpecError, StoreError
 from coarlib.files import fsync_directory, whole_file
 from coarlib.store.design import (
@@ -32,6 +31,7 @@ from coarlib.store.layout import (
     create_array,
 )
 from coarlib.store.spec import StoreSpec, parse_spec
+from coarlib.version import __version__
 
 
 def initialize(
@@ -142,7 +142,7 @@ def write_spec(path: Path, spec: StoreSpec) -> None:
         **spec.as_json(),
         "coarlib": {
             "format_version": FORMAT_VERSION,
-            "created_by": f"coarlib {coarlib.__version__}",
+            "created_by": f"coarlib {__version__}",
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import coarlib
 from coarlib.errors import StoreError
 from coarlib.store.heartbeat import Heartbeat
 from coarlib.store.layout import CHECKSUMS, WORKERS_DIR, ArrayFile, array_path
 from coarlib.store.processes import process_identity
 from coarlib.store.writer import contiguous_runs
+from coarlib.version import __version__
 
 HEARTBEAT_SECONDS = 30.0
 
@@ -189,7 +189,7 @@ def digest_of(store: Path, row: int) -> int | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computed a row (only of libraries already imported)."""
-    found = {"python": platform.python_version(), "coarlib": coarlib.__version__}
+    found = {"python": platform.python_version(), "coarlib": __version__}
     for name in ("numpy", "torch", "transformers", "torchvision"):
         module = sys.modules.get(name)
         if module is not None:

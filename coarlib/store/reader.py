@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import StoreError, nearest
+from coarlib.devices import resolve_device
+from coarlib.errors import SpecError, StoreError, nearest
 from coarlib.masks import MaskDesign, draw
-from coarlib.store.create import read_spec
+from coarlib.store.create import initialize, read_spec
 from coarlib.store.design import read_design, read_labels
 from coarlib.store.layout import (
     CHECKSUMS,
@@ -24,9 +25,23 @@ from coarlib.store.layout import (
     array_path,
     arrays_of,
 )
-from coarlib.store.spec import ArraySpec, StoreSpec, mask_width
+from coarlib.store.spec import ArraySpec, Layout, StoreSpec, mask_width, spec_of_layout
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
+
+
+class HasLayout(Protocol):
+    """What :meth:`Store.create` asks of a task."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Load what is measured."""
+
+    def layout(self) -> Layout:
+        """Return the width of masks and the arrays of outputs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,56 @@ class Store:
         for key, array in arrays_of(spec).items():
             store._check(key, array)
         return store
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        task: HasLayout,
+        rows: int,
+        keep_prob: float | None = None,
+        *,
+        design: MaskDesign | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        notes: str = "",
+        device: str = "auto",
+    ) -> Store:
+        """Create a store for the rows of a task, or open the one that is there already.
+
+        Parameters
+        ----------
+        path : str or Path
+            The directory; its parents are created.
+        task
+            Prepared here; its ``layout()`` says how wide masks are, and the names, dtypes and
+            shapes of the outputs.
+        rows : int
+            How many rows the store holds; :func:`coarlib.store.grow.grow` adds more later.
+        keep_prob : float
+            Each feature is kept with this probability, independently.
+        design : MaskDesign or mapping, optional
+            Any other way of drawing masks, instead of ``keep_prob`` and ``seed``.
+        seed : int
+            Of the masks.
+        notes : str
+            Free text, kept with the store.
+        device : str
+            Where the task is prepared, so that it can tell its layout.
+
+        Raises
+        ------
+        StoreError
+            If the directory holds something else, or a store with another spec.
+        SpecError
+            If rows, masks and task do not fit together.
+        """
+        if (design is None) == (keep_prob is None):
+            raise SpecError("say how masks are drawn by one of keep_prob and design")
+        if design is None:
+            design = MaskDesign(keep_prob=keep_prob, seed=seed)
+        task.prepare(resolve_device(device))
+        initialize(path, spec_of_layout(task.layout(), rows, design, notes))
+        return cls.open(path)
 
     @classmethod
     def _open_foreign(cls, path: Path) -> Store:

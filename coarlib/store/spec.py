@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -138,6 +138,50 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+class Layout(Protocol):
+    """What a store asks of a task's ``layout()``."""
+
+    @property
+    def num_features(self) -> int:
+        """Width of a mask, N."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Array name -> name of its dtype, shape of one row."""
+        ...
+
+
+def spec_of_layout(
+    layout: Layout, rows: int, design: MaskDesign | Mapping[str, Any], notes: str = ""
+) -> StoreSpec:
+    """Write the spec of a store that holds ``rows`` rows of a task.
+
+    Parameters
+    ----------
+    layout : Layout
+        Shapes, names and dtypes, as the task's ``layout()`` gives them.
+    rows : int
+    design : MaskDesign or mapping
+        How the masks are drawn; a mapping holds the fields of one.
+    notes : str
+
+    Raises
+    ------
+    SpecError
+        If this makes no store, such as a design that does not fit the features.
+    """
+    drawn = dict(design.as_json() if isinstance(design, MaskDesign) else design)
+    masks = drawn.get("array", MaskDesign.array)
+    schema = {masks: {"dtype": "bool_", "shape": [layout.num_features]}}
+    for key, (dtype, shape) in layout.outputs.items():
+        if key == masks:
+            raise SpecError(f"the output {key!r} has the name of the mask array")
+        schema[key] = {"dtype": dtype, "shape": list(shape)}
+    content = {"num_models": rows, "schema": schema, "design": drawn, "notes": notes}
+    return parse_spec(json.dumps(content))
 
 
 def load_spec(path: str | Path) -> StoreSpec:

@@ -1,0 +1,184 @@
+"""The verbs of the front door: each a few lines over one room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.devices import resolve_device
+from coarlib.errors import RegressionError
+from coarlib.filling.worker import FillOptions, FillReport, row_range
+from coarlib.filling.worker import fill as fill_rows
+from coarlib.history import History, open_run
+from coarlib.path_kernel import Decomposition
+from coarlib.path_kernel import explain as explain_run
+from coarlib.regression import ArrayRows, Attributions, RowSource, StoreRows, open_rows
+from coarlib.regression.fit_and_score import Experiment
+from coarlib.regression.split import split_rows
+from coarlib.store import Store
+from coarlib.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from coarlib.history import Samples, TrainingLoss
+
+HELD_OUT_SHARE = 0.1
+LEAST_HELD_OUT = 20
+
+
+def fill(
+    store: Store | str | Path,
+    task: Task,
+    rows: tuple[int, int] | None = None,
+    device: str = "auto",
+    *,
+    share: bool = False,
+    quiet: bool = False,
+) -> FillReport:
+    """Compute the missing rows of a store, here.
+
+    Workers elsewhere (``coar make_dataset``) may fill the same store at the same time, if all of
+    them share.
+
+    Parameters
+    ----------
+    store : Store or path
+    task : Task
+    rows : (first, end), optional
+        Only these rows, the end exclusive; by default all.
+    device : str
+        ``auto`` (an accelerator, if there is one), ``cpu``, ``cuda:1`` …
+    share : bool
+        Claim blocks of rows, so that other workers do other rows.
+    quiet : bool
+        No progress bar.
+
+    Returns
+    -------
+    FillReport
+        What was computed, and what was there already.
+
+    Raises
+    ------
+    TaskError
+        If task and store do not fit, or the task returns something else than it announced.
+    NonFiniteError
+        If rows were refused for NaN or infinity; the good ones are kept.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    first, end = rows or (0, store.num_models)
+    chosen = row_range(first, end, store.num_models)
+    options = FillOptions(claim=share, quiet=quiet)
+    return fill_rows(store, task, chosen, resolve_device(device), options)
+
+
+def fit(
+    rows: Store | RowSource | str | Path | NDArray[Any],
+    outputs: NDArray[Any] | None = None,
+    solver: str = "auto",
+    *,
+    held_out: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    verbose: bool = False,
+    **options: Any,
+) -> Attributions:
+    """Fit attributions, and score them on rows that were held out.
+
+    Parameters
+    ----------
+    rows : Store, path of a store or .beton, or masks bool [K, N]
+        Completed rows; what has not been computed is left out.
+    outputs : real [K, T]
+        Where ``rows`` are masks in memory.
+    solver : str
+        ``auto`` tries several and keeps what predicts the held-out rows best.
+    held_out : int, optional
+        How many rows score the fit; a tenth of them by default, at least 20. The weights that are
+        returned come from all rows.
+    seed : int, optional
+        Draws which rows are held out; by default the last ones.
+    device : str
+    verbose : bool
+        Print what is being done.
+    **options
+        Arguments of the solver.
+
+    Raises
+    ------
+    RegressionError
+        If there are too few rows, or solver and options do not fit.
+    """
+    source = _source(rows, outputs)
+    count = len(source.row_ids)
+    if held_out is None:
+        held_out = min(max(round(HELD_OUT_SHARE * count), LEAST_HELD_OUT), count // 2)
+    return Experiment(
+        source,
+        split_rows(source, count - held_out, held_out, seed),
+        solver,
+        options={solver: options} if options else {},
+        device=resolve_device(device),
+        quiet=not verbose,
+        say=print if verbose else _silent,
+    ).run()
+
+
+def _source(
+    rows: Store | RowSource | str | Path | NDArray[Any], outputs: NDArray[Any] | None
+) -> RowSource:
+    if isinstance(rows, np.ndarray):
+        if outputs is None:
+            raise RegressionError("masks in memory need the outputs measured under them")
+        return ArrayRows(rows, np.asarray(outputs))
+    if outputs is not None:
+        raise RegressionError("outputs are given, but not as a pair with masks in memory")
+    if isinstance(rows, Store):
+        return StoreRows(rows)
+    return open_rows(rows) if isinstance(rows, str | Path) else rows
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def explain(
+    history: History | str | Path,
+    model: nn.Module,
+    *,
+    loss: TrainingLoss,
+    samples: Samples | Sequence[torch.Tensor],
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    device: str | None = None,
+    **options: Any,
+) -> Decomposition | None:
+    """Decompose a trained model's outputs by training sample, component, tensor or step.
+
+    Parameters
+    ----------
+    history : History or path
+        What :func:`coarlib.record` kept of the training run.
+    model, loss, samples
+        What was recorded; the model's trained parameters do not matter.
+    inputs, targets : Tensor [T, …]
+        Test points.
+    device : str, optional
+        That of the model by default.
+    **options
+        ``by``, ``output``, ``components`` … of :func:`coarlib.path_kernel.explain`.
+
+    Raises
+    ------
+    HistoryError
+        If these are not the model or the data that were recorded.
+    """
+    place = None if device is None else resolve_device(device)
+    run = open_run(history, model, loss, samples, device=place)
+    return explain_run(run, inputs, targets, **options)
