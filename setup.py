@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "report": REPORT,
+        "frames": ["pandas>=2.0", "xarray>=2023.1"],
         "hf": ["transformers>=4.40", "safetensors>=0.4"],
         "slurm": ["submitit>=1.5"],
         "ffcv": ["ffcv==1.0.2", "pillow"],
@@ -39,6 +40,9 @@ setup(
         "fast_l1": ["fast_l1 @ git+https://github.com/MadryLab/fast_l1", "cupy-cuda12x"],
         "dev": [
             *REPORT,
+            "pandas>=2.0",
+            "xarray>=2023.1",
+            "coverage>=7.4",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

@@ -91,3 +91,14 @@ def test_plain_arrays_are_fitted():
         cl.fit(masks)
     with pytest.raises(cl.CoarlibError, match="masks in memory"):
         cl.fit("somewhere", outputs)
+
+
+def test_a_store_shows_how_far_it_is(tmp_path):
+    store = cl.Store.create(tmp_path / "store", linear_task(), rows=20, keep_prob=0.7)
+    cl.fill(store, linear_task(), rows=(0, 5), device="cpu", quiet=True)
+    assert repr(store).splitlines() == [
+        f"Store {tmp_path / 'store'}",
+        "5 of 20 rows completed",
+        "a row: masks bool [12], margins float64 [3] (36 bytes)",
+    ]
+    assert "25% of the rows" in store._repr_html_()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,10 @@ import torch
 from torch import nn
 
 from coarlib.ablation.slices import Channels, ParameterSlice, SliceGroup, channels_of_slice
+from coarlib.display import bars, card
 from coarlib.errors import ComponentError, nearest
+
+SHOWN_GROUPS = 12
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,15 @@ class ComponentSet:
     def __repr__(self) -> str:
         kinds = sorted({group.kind for group in self.groups})
         return f"ComponentSet({len(self)} components, {', '.join(kinds)})"
+
+    def _repr_html_(self) -> str:
+        counts: Counter[str] = Counter()
+        for group in self.groups:
+            counts[group.path] += group.units
+        shown = dict(counts.most_common(SHOWN_GROUPS))
+        rest = len(counts) - len(shown)
+        text = f"{self!r}" + (f"\nthe largest {len(shown)} of {len(counts)} groups:" * (rest > 0))
+        return card(text, bars([f"{path}: {n}" for path, n in shown.items()], [*shown.values()]))
 
     @property
     def sizes(self) -> list[int]:

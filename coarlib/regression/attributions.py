@@ -8,26 +8,32 @@ probability of .95 those are 0.218 times the effect. :meth:`Attributions.standar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.display import card, histogram
 from coarlib.errors import RegressionError
-from coarlib.files import whole_file
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
+from coarlib.regression.result_files import DATAMODELS, ResultFiles
 from coarlib.regression.split import Split
+from coarlib.regression.tables import (
+    TopFeatures,
+    feature_names,
+    to_dataframe,
+    to_xarray,
+)
 
-__all__ = ["Attributions"]
+__all__ = ["DATAMODELS", "Attributions"]
 
-DATAMODELS, SUMMARY = "datamodels.pt", "summary.json"
+SUMMARY, COMPONENTS = "summary.json", "components.json"
+HISTOGRAM = "held-out correlation of the targets"
 ERRORS, SCORES, PATH, ROWS = "standard_errors.npz", "scores.npz", "path.npz", "rows.npz"
 SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
@@ -62,6 +68,8 @@ class Attributions:
         rows are copied, converted or merged (:func:`~coarlib.masks.digests.mask_digests`).
     split : Split or None
         The rows (their numbers in the source) that were fitted and held out for the scores.
+    components : list of dict or None
+        What the features are, as :meth:`coarlib.ablation.ComponentSet.to_json` says it.
     """
 
     weight: NDArray[np.float32]
@@ -76,6 +84,19 @@ class Attributions:
     path: dict[str, NDArray[Any]] = field(default_factory=dict)
     fitted: NDArray[np.uint64] | None = None
     split: Split | None = None
+    components: list[dict[str, Any]] | None = None
+
+    def __repr__(self) -> str:
+        solver, rows = self.summary.get("solver", "unknown solver"), self.summary.get("num_rows")
+        how = solver if rows is None else f"{solver}, {rows:,} rows"
+        scored = "not scored on held-out rows" if self.held_out is None else repr(self.held_out)
+        return f"Attributions: {self.num_features:,} features, {self.num_targets:,} targets\n" + (
+            f"{how.replace('_', ' ')}\n{scored}"
+        )
+
+    def _repr_html_(self) -> str:
+        scores = np.empty(0) if self.held_out is None else self.held_out.pearson
+        return card(repr(self), histogram(scores, HISTOGRAM))
 
     @classmethod
     def from_solution(cls, problem: Problem, solution: Solution) -> Attributions:
@@ -160,17 +181,53 @@ class Attributions:
         """Features with the largest absolute weight for one target, strongest first."""
         return np.argsort(-np.abs(self.weight[:, target]), kind="stable")[:count]
 
-    def top_targets(self, feature: int, count: int = 10) -> NDArray[np.int64]:
-        """Targets that one feature affects most, strongest first."""
-        return np.argsort(-np.abs(self.weight[feature]), kind="stable")[:count]
+    def top(self, target: int, count: int = 10) -> TopFeatures:
+        """Return names, effects and errors of the strongest features of a target, as a table.
+
+        Raises
+        ------
+        RegressionError
+            If there is no such target.
+        """
+        if not 0 <= target < self.num_targets:
+            raise RegressionError(
+                f"target {target} does not exist: there are {self.num_targets}, counted from 0"
+            )
+        index, one = self.top_features(target, count), self.targets([target])
+        error = None if one.standard_error is None else one.standard_error.reshape(-1)[index]
+        names, effect = self.feature_names, self.weight[index, target].astype(np.float64)
+        return TopFeatures(target, index, tuple(names[at] for at in index), effect, error)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """What each feature is: a component's name, or ``"feature 7"`` where nothing says it."""
+        return feature_names(self.components, self.num_features)
+
+    def to_dataframe(self) -> Any:
+        """Return the weights as a pandas DataFrame: a row a feature, a column a target.
+
+        Raises
+        ------
+        SetupError
+            If pandas is not installed.
+        """
+        return to_dataframe(self.weight, self.feature_names)
+
+    def to_xarray(self) -> Any:
+        """Return weights, errors, bias and held-out correlations as an xarray Dataset.
+
+        Raises
+        ------
+        SetupError
+            If xarray is not installed.
+        """
+        values = {"weight": self.weight, "error": self.standard_error, "bias": self.bias}
+        scores = None if self.held_out is None else self.held_out.pearson
+        return to_xarray({**values, "correlation": scores}, self.feature_names)
 
     def effect(self, features: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Predicted change of each output when all of ``features`` (indices or bool) are kept."""
         return np.asarray(self.weight[np.asarray(features)].sum(0, dtype=np.float64))
-
-    def combine(self, coefficients: NDArray[Any]) -> NDArray[np.float64]:
-        """Weights [N, …] of linear combinations of targets, e.g. of one class minus another's."""
-        return np.asarray(self.weight @ np.asarray(coefficients, np.float64))
 
     def targets(self, chosen: slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
@@ -224,38 +281,24 @@ class Attributions:
         RegressionError
             If ``path`` already holds a result. Nothing is overwritten.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or (path / DATAMODELS).exists()):
-            raise RegressionError(
-                f"{path} already holds a result; give another directory or move it away"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        if self.error_feature is not None:
-            errors: dict[str, Any] = {"feature": self.error_feature}
-            if self.error_target is not None:
-                errors["target"] = self.error_target
-            _write(path / ERRORS, lambda file: np.savez(file, **errors))
-        path_arrays: dict[str, Any] = self.path
-        scores: dict[str, Any] = {"gap": self.gap, "mean_mask": self.mean_mask}
+        scores = {"gap": self.gap, "mean_mask": self.mean_mask}
         if self.held_out is not None:
             scores |= {name: getattr(self.held_out, name) for name in SCORE_FIELDS}
-        _write(path / SCORES, lambda file: np.savez(file, **scores))
-        if self.path:
-            _write(path / PATH, lambda file: np.savez(file, **path_arrays))
-        if rows := self._rows():
-            _write(path / ROWS, lambda file: np.savez(file, **rows))
-        text = json.dumps(self._full_summary(), indent=1, allow_nan=False)
-        _write(path / SUMMARY, lambda file: file.write(text.encode()))
-        content = {
-            "weight": torch.from_numpy(np.ascontiguousarray(self.weight, np.float32)),
-            "bias": torch.from_numpy(np.asarray(self.bias, np.float32)),
-            "lam": torch.from_numpy(np.asarray(self.lam, np.float32)),
-        }
-        _write(path / DATAMODELS, lambda file: torch.save(content, file))
+        errors = {"feature": self.error_feature, "target": self.error_target}
+        ResultFiles(
+            {"weight": self.weight, "bias": self.bias, "lam": self.lam},
+            {
+                ERRORS: {key: value for key, value in errors.items() if value is not None},
+                SCORES: scores,
+                PATH: self.path,
+                ROWS: self._rows(),
+            },
+            {COMPONENTS: self.components, SUMMARY: self._full_summary()},
+        ).save(Path(path))
 
-    def _rows(self) -> dict[str, Any]:
+    def _rows(self) -> dict[str, NDArray[Any]]:
         """Which rows went in, as arrays to save."""
-        rows: dict[str, Any] = {} if self.fitted is None else {"fitted": self.fitted}
+        rows: dict[str, NDArray[Any]] = {} if self.fitted is None else {"fitted": self.fitted}
         if self.split is not None:
             rows |= {"train": self.split.train, "validation": self.split.validation}
         return rows
@@ -271,7 +314,7 @@ class Attributions:
                 "mean_spearman": h.mean_spearman,
                 "median_slope": h.median_slope,
             }
-        return _finite(summary)
+        return summary
 
     @classmethod
     def load(cls, path: str | Path, mmap: bool = False) -> Attributions:
@@ -288,42 +331,27 @@ class Attributions:
         RegressionError
             If the directory holds no complete result.
         """
-        path = Path(path)
-        if not (path / DATAMODELS).is_file():
-            raise RegressionError(f"{path} holds no finished result ({DATAMODELS} is missing)")
-        try:
-            saved = torch.load(path / DATAMODELS, weights_only=True, mmap=mmap, map_location="cpu")
-            scores = _read_npz(path / SCORES)
-            errors = _read_npz(path / ERRORS)
-            rows = _read_npz(path / ROWS)
-            text = (path / SUMMARY).read_text() if (path / SUMMARY).is_file() else "{}"
-            summary = json.loads(text)
-            weight = saved["weight"].numpy()
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            EOFError,
-            UnpicklingError,
-        ) as error:
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise RegressionError(f"{path} is damaged or not a result: {reason}") from error
+        files = ResultFiles.load(
+            Path(path), (SCORES, ERRORS, ROWS, PATH), (SUMMARY, COMPONENTS), mmap
+        )
+        weight, summary = files.tensors["weight"], files.documents[SUMMARY] or {}
+        scores, rows = files.arrays[SCORES], files.arrays[ROWS]
         features, targets = weight.shape
         held = summary.get("held_out")
         return cls(
             weight=weight,
-            bias=saved["bias"].double().numpy(),
-            lam=saved["lam"].double().numpy(),
+            bias=files.tensors["bias"].astype(np.float64),
+            lam=files.tensors["lam"].astype(np.float64),
             mean_mask=scores.get("mean_mask", np.full(features, np.nan)),
             gap=scores.get("gap", np.full(targets, np.nan)),
-            error_feature=errors.get("feature"),
-            error_target=errors.get("target"),
+            error_feature=files.arrays[ERRORS].get("feature"),
+            error_target=files.arrays[ERRORS].get("target"),
             held_out=_held_out(held, scores) if held else None,
             summary=summary,
-            path=_read_npz(path / PATH),
+            path=files.arrays[PATH],
             fitted=rows.get("fitted"),
             split=Split(rows["train"], rows["validation"]) if "train" in rows else None,
+            components=files.documents[COMPONENTS],
         )
 
 
@@ -339,28 +367,3 @@ def _held_out(held: dict[str, Any], scores: dict[str, NDArray[Any]]) -> HeldOut:
         mean_high=number(high),
         **{name: scores[name] for name in SCORE_FIELDS},
     )
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def _write(path: Path, write: Any) -> None:
-    with whole_file(path) as file:
-        write(file)
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON cannot hold (NaN, infinity) by null, and numpy scalars by numbers."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -307,6 +307,7 @@ class Experiment:
             "rows_held_out": held,
         }
         result.split = self.split.row_ids(self.source)
+        result.components = getattr(self.source, "components", None)
         if held:
             self.say(
                 f"final weights: fitted on all {train.num_rows + held} rows (the correlation "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import card, histogram
 from coarlib.errors import RegressionError
 from coarlib.regression.problem import target_blocks
 from coarlib.regression.rows import ArrayRows, RowSource
@@ -63,6 +64,16 @@ class HeldOut:
         """Median slope of output on prediction; below 1 the predictions are too extreme."""
         slopes = self.slope[~np.isnan(self.slope)]
         return float(np.median(slopes)) if len(slopes) else float("nan")
+
+    def __repr__(self) -> str:
+        words = f"held-out correlation {self.mean:.3f} [{self.mean_low:.3f}, {self.mean_high:.3f}]"
+        words += f" over {self.num_rows:,} rows"
+        if self.mean_low <= 0 <= self.mean_high:
+            words += ": the interval contains 0, so these predict nothing yet"
+        return words
+
+    def _repr_html_(self) -> str:
+        return card(repr(self), histogram(self.pearson, "correlation of the targets"))
 
     def __str__(self) -> str:
         unscored = int(np.isnan(self.pearson).sum())

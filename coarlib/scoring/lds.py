@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import card, histogram
 from coarlib.errors import ScoringError
 from coarlib.progress import Progress
 from coarlib.scoring.subset_sums import subset_sums
@@ -67,6 +68,19 @@ class LDSResult:
     def num_scored(self) -> int:
         """How many targets have a correlation."""
         return self.num_targets - self.num_constant - self.num_nan
+
+    def __repr__(self) -> str:
+        left_out = self.num_targets - self.num_scored
+        note = f" ({left_out:,} left out: constant or NaN)" if left_out else ""
+        return (
+            f"LDS {self.mean:.3f}{'' if self.interval is None else f' {self.interval}'}\n"
+            f"{self.kind} correlation over {self.num_subsets:,} subsets, mean of "
+            f"{self.num_scored:,} targets{note}\n"
+            f"p < .05 for {self.share_significant():.0%} of the targets"
+        )
+
+    def _repr_html_(self) -> str:
+        return card(repr(self), histogram(self.correlation, "LDS of the targets"))
 
     def share_significant(self, level: float = 0.05) -> float:
         """Share of the defined targets with a p-value below ``level``."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.devices import resolve_device
+from coarlib.display import card, strip
 from coarlib.errors import SpecError, StoreError, nearest
 from coarlib.masks import MaskDesign, draw
 from coarlib.store.create import initialize, read_spec
@@ -60,6 +61,20 @@ class Store:
     path: Path
     spec: StoreSpec
     has_checksums: bool
+
+    def __repr__(self) -> str:
+        done = int(self.completed().sum())
+        arrays = ", ".join(
+            f"{key} {array.dtype.name} {list(array.shape)}"
+            for key, array in self.spec.schema.items()
+        )
+        return (
+            f"Store {self.path}\n{done:,} of {self.num_models:,} rows completed\n"
+            f"a row: {arrays} ({self.spec.row_bytes:,} bytes)"
+        )
+
+    def _repr_html_(self) -> str:
+        return card(repr(self), strip(self.completed()))
 
     @classmethod
     def open(cls, path: str | Path) -> Store:

@@ -118,11 +118,9 @@ def test_standardised_units_round_trip(result):
 
 
 def test_views(result):
-    strongest = result.top_features(3, 4)
-    assert np.abs(result.weight[strongest[0], 3]) == np.abs(result.weight[:, 3]).max()
-    assert len(result.top_targets(2, 3)) == 3
+    strongest = sorted(range(20), key=lambda at: -abs(result.weight[at, 3]))[:4]
+    assert result.top_features(3, 4).tolist() == strongest
     assert np.allclose(result.effect([1, 2]), result.weight[[1, 2]].sum(0))
-    assert np.allclose(result.combine(np.eye(7)[:, 0]), result.weight[:, 0])
     some = result.targets([4, 1])
     assert np.array_equal(some.weight, result.weight[:, [4, 1]])
     assert np.allclose(some.standard_error, result.standard_error[:, [4, 1]])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from coarlib.errors import BetonError, RegressionError, TornRowError
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
+from coarlib.store.components import read_components
 from coarlib.store.verify import find_torn
 
 __all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
@@ -148,6 +149,11 @@ class StoreRows:
     def description(self) -> str:
         """The store's path."""
         return str(self._store.path)
+
+    @property
+    def components(self) -> list[dict[str, Any]] | None:
+        """What the mask entries are, where the store knows it."""
+        return read_components(self._store.path)
 
     @property
     def row_ids(self) -> NDArray[np.int64]:
