@@ -22,6 +22,7 @@ from coarlib.regression.rows.blocks import read_blocks
 __all__ = ["DualProblem", "finite_masks"]
 
 FEATURE_BLOCK = 4096
+QUICK_PRODUCTS = 10**11
 
 
 @dataclass(frozen=True)
@@ -49,36 +50,42 @@ class DualProblem(Problem):
         """Return the problem with feature j multiplied by ``size[j]``."""
         return replace(self, scale=self.scale / size)
 
-    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Iterate over blocks of standardised columns, float32 [n, b]."""
+    def _blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Iterate over blocks of standardised columns, [n, b]."""
         every = len(self.active) == self.moments.num_features
         for start in range(0, self.num_active, FEATURE_BLOCK):
             block = slice(start, min(start + FEATURE_BLOCK, self.num_active))
             columns = self.masks[:, block] if every else self.masks[:, self.active[block]]
-            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).float()
-            z -= torch.as_tensor(self.mean[block], device=self.device).float()
-            z /= torch.as_tensor(self.scale[block], device=self.device).float()
+            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).to(dtype)
+            z -= torch.as_tensor(self.mean[block], device=self.device).to(dtype)
+            z /= torch.as_tensor(self.scale[block], device=self.device).to(dtype)
             yield block, z
 
     def kernel(self) -> torch.Tensor:
         """Return K = ZZ'/n, float64 [n, n]."""
         n = self.num_rows
         total = torch.zeros(n, n, dtype=torch.float64, device=self.device)
-        for _, z in self._blocks():
+        for _, z in self._blocks(self._kernel_dtype):
             total += z @ z.T
         return total / n
+
+    @property
+    def _kernel_dtype(self) -> torch.dtype:
+        """Float64 where it is a matter of seconds."""
+        small = self.num_rows**2 * self.num_active <= QUICK_PRODUCTS
+        return torch.float64 if small else torch.float32
 
     def _times(self, weight: torch.Tensor) -> torch.Tensor:
         """Return Z W, float64 [n, t]."""
         total = weight.new_zeros(self.num_rows, weight.shape[1])
         for block, z in self._blocks():
-            total += z.double() @ weight[block]
+            total += z @ weight[block]
         return total
 
     def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
         """Return R W = Z'(ZW)/n, float64 [M, t]."""
         fitted = self._times(weight)
-        parts = [z.double().T @ fitted for _, z in self._blocks()]
+        parts = [z.T @ fitted for _, z in self._blocks()]
         return torch.cat(parts) / self.num_rows
 
     def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,13 +93,13 @@ class DualProblem(Problem):
         values, left = torch.linalg.eigh(self.kernel())
         used = positive(values)
         used[0] = False  # centred rows span at most n - 1 dimensions
-        # float32 products: smaller eigenvalues than this are rounding.
-        used &= values > float(values[-1]) * 1e-7
+        if self._kernel_dtype == torch.float32:  # smaller eigenvalues than this are rounding
+            used &= values > float(values[-1]) * 1e-7
         values, left = values[used], left[:, used]
         left = left / (self.num_rows * values).sqrt()
         vectors = torch.empty(self.num_active, len(values), dtype=torch.float64, device=self.device)
         for block, z in self._blocks():
-            vectors[block] = z.double().T @ left
+            vectors[block] = z.T @ left
         return values, vectors
 
     def posterior(
@@ -111,9 +118,8 @@ class DualProblem(Problem):
         solved = torch.cholesky_solve(fitted, factor)
         mean, marginal = scaled, variance.clone()
         for block, z in self._blocks():
-            wide = z.double()
-            mean[block] -= variance[block, None] * (wide.T @ solved)
-            half = torch.linalg.solve_triangular(factor, wide, upper=False)
+            mean[block] -= variance[block, None] * (z.T @ solved)
+            half = torch.linalg.solve_triangular(factor, z, upper=False)
             marginal[block] -= variance[block].square() * half.square().sum(0)
         return mean, marginal.clamp_min(0), 2 * float(factor.diagonal().log().sum())
 

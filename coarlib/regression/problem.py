@@ -21,9 +21,18 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
 
-__all__ = ["Problem", "Solution", "positive", "standardisation", "target_blocks"]
+__all__ = [
+    "Problem",
+    "Solution",
+    "certificate",
+    "positive",
+    "quadratic_certificate",
+    "standardisation",
+    "target_blocks",
+]
 
 TARGET_BLOCK = 2048
+ROUNDING = 1e-9  # certificates this far below zero are zero
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,10 @@ class Problem:
     def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
         """Return R W, float64 [M, t]."""
         return self.gram @ weight
+
+    def exact_times_gram(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return R W in float64 throughout, where :meth:`times_gram` is allowed less."""
+        return self.times_gram(weight)
 
     def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return positive eigenvalues [K], ascending, and eigenvectors [M, K] of R."""
@@ -202,6 +215,54 @@ def positive(values: torch.Tensor) -> torch.Tensor:
     return values > max(top * len(values) * 1e-13, 1e-300)
 
 
+def certificate(excess: NDArray[Any], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bounds on (objective - optimum), relative to ½ yy; 0 for targets that never vary.
+
+    Parameters
+    ----------
+    excess, variance : float64 [t]
+
+    Raises
+    ------
+    RegressionError
+        If a bound is no bound: not finite, or below zero by more than rounding.
+    """
+    relative = np.divide(2 * excess, variance, out=np.zeros(len(variance)), where=variance > 0)
+    wrong = ~(np.isfinite(relative) & (relative >= -ROUNDING))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise RegressionError(
+            f"the certificate of target {first} is {relative[first]:.3g}, which is no bound: its "
+            "outputs are too large or too uneven for float64; scale them or leave the target out"
+        )
+    return np.maximum(relative, 0)
+
+
+def quadratic_certificate(
+    squares: NDArray[Any],
+    least: float | NDArray[np.float64],
+    most: float,
+    lost: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Certificate of ``½ w'Aw - c'w``: float32 weights near w, whose gradient is g.
+
+    ``½ g'A⁻¹g ≤ ½ ‖g‖² / least`` is w's distance to the optimum in the norm of A, and rounding
+    moves w by at most ``most ‖lost‖²`` in it.
+
+    Parameters
+    ----------
+    squares : float64 [t]
+        ‖g‖².
+    least, most : float (``least`` also [t])
+        Bounds of A's eigenvalues (``least`` on the space that g lies in).
+    lost : float64 [t]
+        What :meth:`Solution.fill` returned.
+    variance : float64 [t]
+    """
+    return certificate(0.5 * (np.sqrt(squares / least) + np.sqrt(most * lost)) ** 2, variance)
+
+
 @dataclass
 class Solution:
     """What a solver returns: raw-unit weights and what is known about them.
@@ -252,11 +313,19 @@ class Solution:
             gap=np.zeros(targets),
         )
 
-    def fill(self, problem: Problem, targets: slice, weight: torch.Tensor) -> None:
-        """Store standardised weights [M, t] of some targets, with their intercepts."""
+    def fill(self, problem: Problem, targets: slice, weight: torch.Tensor) -> NDArray[np.float64]:
+        """Store standardised weights [M, t] of some targets, with their intercepts.
+
+        Returns
+        -------
+        float64 [t]
+            What float32 costs: ‖rounding‖² of each target's standardised weights.
+        """
         raw = problem.raw_weight(weight)
         self.weight[:, targets] = raw
         self.bias[targets] = problem.raw_bias(raw, targets)
+        lost = (self.weight[:, targets] - raw)[problem.active] * problem.scale[:, None]
+        return np.asarray((lost * lost).sum(0))
 
 
 def target_blocks(num_targets: int, size: int = TARGET_BLOCK) -> list[slice]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
-from coarlib.regression.problem import Problem, standardisation
+from coarlib.regression.problem import Problem, certificate, standardisation
 from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
 
@@ -46,24 +46,33 @@ class StreamProblem(Problem):
         empty = torch.empty(0, dtype=torch.float64, device=device)
         return cls(moments, active, mean, scale, empty, source, positions)
 
-    def blocks(self) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
-        """Iterate over standardised masks, float32 [B, M], and outputs, [B, T], of finite rows."""
+    def blocks(
+        self, dtype: torch.dtype = torch.float32
+    ) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+        """Iterate over standardised masks [B, M] and outputs [B, T] of the rows that are finite."""
         every = len(self.active) == self.moments.num_features
-        mean = torch.as_tensor(self.mean, device=self.device).float()
-        scale = torch.as_tensor(self.scale, device=self.device).float()
+        mean = torch.as_tensor(self.mean, device=self.device).to(dtype)
+        scale = torch.as_tensor(self.scale, device=self.device).to(dtype)
         for _, masks, outputs in read_blocks(self.source, self.positions):
             with np.errstate(over="ignore"):
                 finite = np.isfinite(outputs.astype(np.float32)).all(1)
             columns = masks if every else masks[:, self.active]
             columns = columns if finite.all() else columns[finite]
-            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).float()
+            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).to(dtype)
             yield z.sub_(mean).div_(scale), outputs[finite]
 
     def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
         """Return R W = Z'(ZW)/n by one pass, float64 [M, t]."""
+        return self._product(weight, torch.float32)
+
+    def exact_times_gram(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return R W as above, in float64 throughout (a certificate is no better than this)."""
+        return self._product(weight, torch.float64)
+
+    def _product(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         total = torch.zeros_like(weight, dtype=torch.float64)
-        narrow = weight.float()
-        for z, _ in self.blocks():
+        narrow = weight.to(dtype)
+        for z, _ in self.blocks(dtype):
             total += z.T @ (z @ narrow)
         return total / self.num_rows
 
@@ -83,14 +92,12 @@ def lasso_gap(
     then the whole explained part; least squares has better certificates.
     """
     c = problem.covariance(targets)
-    gradient = c - problem.times_gram(weight)
+    gradient = c - problem.exact_times_gram(weight)
     yy = torch.as_tensor(problem.variance[targets], device=c.device)
-    explained = (weight * c).sum(0)
-    rr = (yy - explained - (weight * gradient).sum(0)).clamp_min(0)
-    ry = yy - explained
-    top = gradient.abs().amax(0)
-    ratio = torch.where(rr > 0, ry / rr.clamp_min(1e-300), torch.zeros_like(rr))
-    s = torch.minimum(ratio, lam / top.clamp_min(1e-300))
+    ry = yy - (weight * c).sum(0)
+    rr = (ry - (weight * gradient).sum(0)).clamp_min(0)
+    limit = lam / gradient.abs().amax(0).clamp_min(1e-300)
+    # Clipped from both sides: weights that overshoot have y'r < 0.
+    s = torch.where(rr > 0, ry / rr.clamp_min(1e-300), rr * 0).clamp(-limit, limit)
     gap = 0.5 * rr + lam * weight.abs().sum(0) - (s * ry - 0.5 * s.square() * rr)
-    relative = torch.where(yy > 0, gap.clamp_min(0) / (0.5 * yy).clamp_min(1e-300), yy * 0)
-    return np.asarray(relative.cpu().numpy())
+    return certificate(gap.cpu().numpy(), problem.variance[targets])

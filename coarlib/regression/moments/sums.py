@@ -79,7 +79,7 @@ class Moments:
         device: torch.device | str = "cpu",
         nonfinite: str = "exclude",
         with_pairs: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         block_bytes: int = BLOCK_BYTES,
         quiet: bool = True,
     ) -> Moments:
@@ -97,9 +97,10 @@ class Moments:
             ``"refuse"`` makes the first one an error.
         with_pairs : bool
             Count X'X; without it only the dual form can be solved.
-        dtype : torch.dtype
+        dtype : torch.dtype, optional
             In which X'(Y - offset) of a block is formed, ``torch.float32`` or ``torch.float64``
-            (twice the time; moments of shards then add up to those of one pass to 1e-12).
+            (twice the time; moments of shards then add up to those of one pass to 1e-12); by
+            default float64 only for outputs in float64.
         block_bytes : int
             Memory for one block of rows.
         quiet : bool
@@ -111,6 +112,9 @@ class Moments:
             For non-finite outputs where refused, or where no row is left.
         """
         shape = source.num_features, source.num_targets
+        if dtype is None:
+            wide = source.output_dtype == np.float64
+            dtype = torch.float64 if wide else torch.float32
         sums = Accumulator(*shape, device, nonfinite, with_pairs, dtype=dtype)
         with Progress(_count(source, positions), "moments", quiet=quiet) as progress:
             for block, masks, outputs in read_blocks(source, positions, block_bytes):

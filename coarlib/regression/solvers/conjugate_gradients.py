@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from coarlib.errors import RegressionError
-from coarlib.regression.problem import Problem, Solution
+from coarlib.regression.problem import Problem, Solution, quadratic_certificate
 
 __all__ = ["solve_conjugate_gradients"]
 
@@ -69,14 +69,18 @@ def solve_conjugate_gradients(
             gradient + torch.where(now > 0, new / now.clamp_min(1e-300), now * 0) * direction
         )
         now, steps = new, steps + 1
-    gradient = c - problem.times_gram(weight) - lam * weight  # the true one, not the recurrence's
+    # The true gradient, not the recurrence's.
+    gradient = c - problem.exact_times_gram(weight) - lam * weight
     squares = gradient.square().sum(0)
     relative = (squares / first.clamp_min(1e-300)).sqrt()
-    solution.fill(problem, slice(None), weight)
+    lost = solution.fill(problem, slice(None), weight)
     solution.lam[:], solution.iterations = lam, steps
-    yy = problem.variance
-    bound = squares.cpu().numpy() / lam if lam else np.full(len(yy), np.nan)
-    solution.gap = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)
+    solution.gap = np.full(problem.num_targets, np.nan)
+    if lam:  # R's largest eigenvalue is at most its trace
+        most = problem.num_active + lam
+        solution.gap = quadratic_certificate(
+            squares.cpu().numpy(), lam, most, lost, problem.variance
+        )
     solution.status += f" by conjugate gradients, {steps} passes over the rows"
     solution.details["relative_gradient"] = float(relative.max())
     return solution

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
-from coarlib.regression.problem import Problem, Solution, target_blocks
+from coarlib.regression.problem import Problem, Solution, certificate, target_blocks
 from coarlib.regression.solvers.lasso_kernel import solve_paths
 from coarlib.regression.threads import torch_threads
 
@@ -119,7 +119,10 @@ def solve_lasso(
             )
         each = np.arange(len(best))
         solution.lam[targets] = lams[targets][each, best]
-        solution.gap[targets] = np.nan_to_num(logs[targets][each, 0, best])
+        yy, reached = problem.variance[targets], ~np.isnan(logs[targets, 3])
+        gaps = np.where(reached, logs[targets, 0], 0.0).T  # [L, t]
+        certified = np.stack([certificate(0.5 * yy * gap, yy) for gap in gaps])
+        solution.gap[targets] = certified[best, each]
         solution.fill(problem, targets, torch.from_numpy(weights.T.copy()).to(problem.device))
     solution.iterations = int(np.nansum(logs[:, 3]))
     solution.path = {"lam": lams} | {key: logs[:, i] for i, key in enumerate(PATH_KEYS)}

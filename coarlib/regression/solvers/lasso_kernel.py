@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 __all__ = ["solve_paths"]
 
 MAX_ROUNDS = 60
+ROUNDING = 1e-9  # of the variance: a gap further below zero is no gap
 _FAST = {"contract", "reassoc", "nsz"}
 
 
@@ -37,24 +38,26 @@ def _gap(
 ) -> float:  # pragma: no cover - compiled
     """Duality gap from moments: the l2 part is carried as extra rows √λ₂ I of the design.
 
-    With r the (extended) residual, rr = ‖r‖² and s r a feasible dual point, the gap is
-    ½ rr + λ₁‖w‖₁ - (s y'r - ½ s² rr).
+    With r the (extended) residual and rr = ‖r‖², s r is dual feasible where s Z'r stays within
+    ±λ₁ (below λ₁ for weights ≥ 0), and the gap is ½ rr + λ₁‖w‖₁ - (s y'r - ½ s² rr). The best s is
+    clipped from both sides: after a step that overshoots, y'r is negative and so is the best s.
     """
-    norm, wc, wg, top = 0.0, 0.0, 0.0, 0.0
+    norm, wc, wg, top, bottom = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(k):
         e = g[i] - l2 * w[i]
         norm += abs(w[i])
         wc += w[i] * c[i]
         wg += w[i] * e
-        size = e if positive else abs(e)
-        top = max(top, size)
+        top, bottom = max(top, e), max(bottom, -e)
     rr = max(yy - wc - wg, 0.0)
     ry = yy - wc
-    if rr <= 0.0:
-        return l1 * norm
-    s = ry / rr
-    if top > 0.0:
-        s = min(s, l1 / top)
+    if not positive:
+        top = bottom = max(top, bottom)
+    s = ry / rr if rr > 0.0 else 0.0
+    if s > 0.0 and s * top > l1:
+        s = l1 / top
+    elif s < 0.0 and -s * bottom > l1:
+        s = -l1 / bottom
     return 0.5 * rr + l1 * norm - (s * ry - 0.5 * s * s * rr)
 
 
@@ -161,7 +164,7 @@ def _solve_working_set(
     for _ in range(200):
         _sweep(local, u, h, k, l1, l2, positive, False)
         sweeps += 1
-        if _gap(u, h, cw, k, yy, l1, l2, positive) <= wanted:
+        if -ROUNDING * yy <= _gap(u, h, cw, k, yy, l1, l2, positive) <= wanted:
             break
         for _ in range(8):
             sweeps += 1
@@ -253,7 +256,7 @@ def _one_path(
             sweeps += _solve_working_set(local, u, h, cw, k, yy, l1, l2, positive, inner)
             _refresh(gram, index, u, k, w, g)
             gap = _gap(w, g, c, m, yy, l1, l2, positive)
-            if gap <= wanted:
+            if -ROUNDING * yy <= gap <= wanted:
                 break
             if k == before:
                 inner *= 0.2

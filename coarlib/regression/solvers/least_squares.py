@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.moments.counts import column_sums
-from coarlib.regression.problem import Problem, Solution, target_blocks
+from coarlib.regression.problem import (
+    Problem,
+    Solution,
+    quadratic_certificate,
+    target_blocks,
+)
 
 __all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
 
@@ -86,12 +91,11 @@ def _cholesky(problem: Problem, lam: float) -> Solution | None:
         c = problem.covariance(targets)
         weight, gradient = _refined(matrix, inverse, c)
         yy = problem.variance[targets]
-        # ½ g'A⁻¹g is the distance to the optimum; ‖g‖² / (2 λ_min) bounds it.
-        bound = column_sums(gradient)[1].cpu().numpy() / smallest
-        solution.gap[targets] = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)
+        squares = column_sums(gradient)[1].cpu().numpy()
         fitted = (weight * (2 * c - problem.gram @ weight if lam else c)).sum(0).cpu().numpy()
         rss[targets] = problem.num_rows * np.maximum(yy - fitted, 0)
-        solution.fill(problem, targets, weight)
+        lost = solution.fill(problem, targets, weight)
+        solution.gap[targets] = quadratic_certificate(squares, smallest, largest, lost, yy)
     spread, dof = _spread(problem, inverse, lam)
     add_errors(problem, solution, spread, rss, dof)
     solution.details |= {
@@ -170,12 +174,17 @@ def min_norm(problem: Problem, reason: str) -> Solution:
     for targets in target_blocks(problem.num_targets):
         c = problem.covariance(targets)
         weight = vectors @ ((vectors.T @ c) / values[:, None])
-        left = c - problem.times_gram(weight)
+        left = c - problem.exact_times_gram(weight)
         yy = problem.variance[targets]
-        bound = (vectors.T @ left).square().sum(0).cpu().numpy() / float(values[0])
-        solution.gap[targets] = np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0)
+        lost = solution.fill(problem, targets, weight)
+        squares = (vectors.T @ left).square().sum(0).cpu().numpy()
+        if rank >= problem.num_rows - 1:  # the optimum is 0, so the objective is the excess
+            unexplained = yy - (weight * (c + left)).sum(0).cpu().numpy()
+            squares = np.maximum(unexplained, 0) * float(values[0])
+        solution.gap[targets] = quadratic_certificate(
+            squares, float(values[0]), float(values[-1]), lost, yy
+        )
         rss[targets] = problem.num_rows * np.maximum(yy - (weight * c).sum(0).cpu().numpy(), 0)
-        solution.fill(problem, targets, weight)
     spread = (vectors.square() / values).sum(1).cpu().numpy()
     add_errors(problem, solution, spread, rss, rank + 1)
     solution.details |= {

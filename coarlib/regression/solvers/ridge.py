@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
-from coarlib.regression.problem import Problem, Solution, target_blocks
+from coarlib.regression.problem import (
+    Problem,
+    Solution,
+    quadratic_certificate,
+    target_blocks,
+)
 from coarlib.regression.solvers.least_squares import add_errors, solve_least_squares
 
 __all__ = ["RidgePath", "lambda_grid", "moment_error", "pooled_choice", "solve_ridge_path"]
@@ -100,9 +105,9 @@ class RidgePath:
         rss = np.zeros(problem.num_targets)
         for targets in target_blocks(problem.num_targets):
             weight = self.weights(lam[targets], targets)
-            solution.gap[targets] = self._gap(weight, lam[targets], targets)
             rss[targets] = self._rss_each(lam[targets], targets) * problem.num_rows
-            solution.fill(problem, targets, weight)
+            lost = solution.fill(problem, targets, weight)
+            solution.gap[targets] = self._gap(weight, lam[targets], lost, targets)
         dof, spread = self._errors(lam)
         add_errors(problem, solution, spread, rss, dof)
         solution.details |= {
@@ -124,16 +129,22 @@ class RidgePath:
         return np.asarray((left + beyond).cpu().numpy())
 
     def _gap(
-        self, weight: torch.Tensor, lam: NDArray[np.float64], targets: slice
+        self,
+        weight: torch.Tensor,
+        lam: NDArray[np.float64],
+        lost: NDArray[np.float64],
+        targets: slice,
     ) -> NDArray[np.float64]:
-        """Bound (objective - optimum) / (½ yy) by the gradient and the smallest curvature."""
-        lam_t = torch.as_tensor(lam, device=weight.device)
+        """Certificates of weights [M, t] at λ [t]."""
         problem = self.problem
-        gradient = problem.covariance(targets) - problem.times_gram(weight) - lam_t * weight
-        # Weights and gradient lie in the span of X, where the curvature is at least this.
-        bound = (gradient.square().sum(0) / (lam_t + self.values[0])).cpu().numpy()
-        yy = problem.variance[targets]
-        return np.asarray(np.divide(bound, yy, out=np.zeros_like(yy), where=yy > 0))
+        lam_t = torch.as_tensor(lam, device=weight.device)
+        gradient = problem.covariance(targets) - problem.exact_times_gram(weight) - lam_t * weight
+        squares = gradient.square().sum(0).cpu().numpy()
+        least, most = float(self.values[0]), float(self.values[-1]) * 1.001
+        least = least if self.rank == problem.num_active else 0.0
+        return quadratic_certificate(
+            squares, lam + least, most + float(lam.max()), lost, problem.variance[targets]
+        )
 
     def _errors(
         self, lam: NDArray[np.float64]
