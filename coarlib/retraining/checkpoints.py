@@ -54,9 +54,29 @@ class Checkpoints:
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.file(index, run)
         building = file.with_name(f".{file.name}.{os.getpid()}")
-        state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        self._torch.save_file(state, building, metadata=self._facts(index, run, subset))
+        facts = self._facts(index, run, subset)
+        self._torch.save_file(self._state(model), building, metadata=facts)
         os.replace(building, file)
+
+    def check(self, model: torch.nn.Module) -> None:
+        """Raise TaskError if a model cannot be kept."""
+        self._state(model)
+
+    def _state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return a model's state in tensors that share no memory, as tied weights do."""
+        if not isinstance(model, torch.nn.Module):
+            raise TaskError(f"checkpoints keep torch models, not {type(model).__name__}")
+        state = model.state_dict()
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                raise TaskError(
+                    f"{name} of the model's state is no tensor, so that its checkpoint cannot be "
+                    "kept; leave it out of state_dict, or train without checkpoints"
+                )
+        return {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in state.items()
+        }
 
     def load(
         self, model: torch.nn.Module, index: int, run: int, subset: NDArray[np.int64]

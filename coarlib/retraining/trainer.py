@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,68 +13,93 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from coarlib.errors import TaskError
+from coarlib.retraining.data import as_data, as_subset
+from coarlib.retraining.purity import check_pure
+from coarlib.retraining.randomness import batch_order, seeded
+from coarlib.retraining.schedules import Schedule, check_schedule, make_schedule
 
-__all__ = ["Loss", "Schedule", "Trainer", "batch_order", "build_model", "cross_entropy", "run_seed"]
+__all__ = ["Loss", "Trainer", "cross_entropy"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Schedule = Literal["constant", "cosine", "linear"]
+Augment = Callable[[torch.Tensor], torch.Tensor]
+BATCH_NORM = torch.nn.modules.batchnorm._NormBase
+_STRIDE = 1_000_003  # between the seeds of two augmented batches
 
 
-def run_seed(seed: int, index: int, run: int) -> int:
-    """Seed of run ``run`` of row ``index``: 63 bits, a pure function of its arguments."""
-    state = np.random.SeedSequence([seed, index, run]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each example, [B, C] and [B] -> [B]; ``.logits`` of an output that has it."""
+    return functional.cross_entropy(getattr(outputs, "logits", outputs), targets, reduction="none")
 
 
-def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each example, [B, C] and [B] -> [B]."""
-    return functional.cross_entropy(outputs, targets, reduction="none")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trainer:
     """Trains a model on any subset of a data set held in memory.
 
     Calling :meth:`train` twice, or through :func:`coarlib.retraining.vectorised.train_many`, gives
-    the same model: initialisation and order of examples depend on the seed only.
+    the same model: torch's, NumPy's and Python's generators are seeded around initialisation and
+    training. What draws its random numbers elsewhere is refused by the first call.
 
     Parameters
     ----------
     model : callable () -> nn.Module
         Makes a fresh model; its initialisation is seeded.
-    inputs, targets : tensors [N, …]
+    inputs, targets : tensors or arrays [N, …]
+        Or ``inputs`` is a Dataset of (input, target) pairs, which is read once. NumPy's floating
+        point numbers become torch's default.
     epochs, batch_size : int
-    optimizer : type of torch.optim.Optimizer
+    optimizer : type of torch.optim.Optimizer, or callable (parameters, **options) -> Optimizer
     options : mapping
         The optimizer's arguments (``lr``, ``momentum``, ``weight_decay`` …).
-    schedule : "constant", "cosine" or "linear"
-        Factor of the learning rate, stepped every batch, from 1 to 0.
+    schedule : "constant", "cosine", "linear", or callable (optimizer, steps) -> LRScheduler
+        Factor of the learning rate, stepped every batch, from 1 to 0; or a scheduler of torch.
     loss : callable (outputs [B, …], targets [B, …]) -> [B]
-        The loss of each example.
+        One number an example.
     drop_last : bool
         Leave out an epoch's last batch if it is short.
+    warmup : int
+        Steps in which the factor rises linearly to 1, before the schedule.
+    clip_norm : float, optional
+        Largest norm of a step's gradient, as ``torch.nn.utils.clip_grad_norm_``.
+    augment : callable (inputs [B, …]) -> [B, …], optional
+        Changes the inputs of every batch; its random numbers are a function of (seed, step).
     """
 
     model: Callable[[], torch.nn.Module]
     inputs: torch.Tensor
-    targets: torch.Tensor
-    epochs: int
+    targets: torch.Tensor = None  # type: ignore[assignment]  # a Dataset holds them
+    epochs: int = 1
     batch_size: int = 64
-    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
     options: Mapping[str, Any] = field(default_factory=lambda: {"lr": 0.1, "momentum": 0.9})
     schedule: Schedule = "constant"
     loss: Loss = cross_entropy
     drop_last: bool = False
+    warmup: int = 0
+    clip_norm: float | None = None
+    augment: Augment | None = None
+    verdicts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    _proven: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
+        inputs, targets = as_data(self.inputs, self.targets)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
+        if isinstance(self.model, torch.nn.Module) or not callable(self.model):
             raise TaskError(
-                f"unknown schedule {self.schedule!r}; there are {', '.join(get_args(Schedule))}"
+                "model must be a function that makes a fresh model each time it is called, not "
+                f"{type(self.model).__name__}"
             )
-        if len(self.inputs) != len(self.targets):
-            raise TaskError(f"{len(self.inputs)} inputs but {len(self.targets)} targets")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise TaskError("epochs and batch_size must be at least 1")
+        if isinstance(self.optimizer, torch.optim.Optimizer) or not callable(self.optimizer):
+            raise TaskError(
+                "optimizer must be a class such as torch.optim.AdamW, with its arguments in options"
+            )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("warmup", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise TaskError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise TaskError(f"clip_norm must be above 0, not {self.clip_norm}")
+        check_schedule(self.schedule, self.warmup)
 
     @property
     def num_examples(self) -> int:
@@ -96,48 +121,165 @@ class Trainer:
             )
         return self.epochs * batches
 
+    def check_size(self, size: int) -> None:
+        """Raise TaskError if a subset of ``size`` examples cannot be trained on."""
+        self.num_steps(size)
+        if self.drop_last or size % self.batch_size != 1:
+            return
+        model = self.new_model(0)
+        if not any(isinstance(module, BATCH_NORM) for module in model.modules()):
+            return
+        try:
+            with seeded(0):
+                model.train()(self.inputs[:1])
+        except ValueError as error:
+            raise TaskError(
+                f"the last batch of a subset of {size} examples is a single one, which batch "
+                "normalisation cannot train on; use drop_last, or another batch_size"
+            ) from error
+
+    def new_model(self, seed: int) -> torch.nn.Module:
+        """Make a model with the initialisation that ``seed`` gives, leaving all generators be."""
+        with seeded(seed):
+            return self._made()
+
+    def _made(self) -> torch.nn.Module:
+        made = self.model()
+        if not isinstance(made, torch.nn.Module):
+            raise TaskError(f"model() returned {type(made).__name__}, not a torch.nn.Module")
+        return made
+
     def make_optimizer(
         self, parameters: list[torch.Tensor], steps: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Build the optimizer and its schedule over ``steps`` steps."""
         optimizer = self.optimizer(parameters, **self.options)
-        factor = {
-            "constant": lambda step: 1.0,
-            "cosine": lambda step: (1 + math.cos(math.pi * step / steps)) / 2,
-            "linear": lambda step: 1 - step / steps,
-        }[self.schedule]
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return optimizer, make_schedule(self.schedule, optimizer, steps, self.warmup)
+
+    def losses(
+        self, outputs: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of each example, [B].
+
+        Raises
+        ------
+        TaskError
+            If the loss returns anything of another shape.
+        """
+        found = self.loss(outputs, targets)
+        if not isinstance(found, torch.Tensor) or found.shape != targets.shape[:1]:
+            shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise TaskError(
+                f"the loss returned {shape} for {len(targets)} examples, not one number an example "
+                f"[{len(targets)}]: let it reduce nothing over examples and the rest of each, and "
+                "give outputs and targets one shape"
+            )
+        return found
+
+    def batches(
+        self, subset: NDArray[np.int64], seed: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the examples of every step of a training run."""
+        for epoch in range(self.epochs):
+            order = batch_order(subset, seed, epoch, self.num_examples)
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                if len(batch) == self.batch_size or not self.drop_last:
+                    yield batch
+
+    def augmented(self, inputs: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+        """Return the inputs of one model's batch as they enter the model."""
+        if self.augment is None:
+            return inputs
+        with seeded((seed * _STRIDE + step) % 2**63, inputs.device):
+            return self.augment(inputs)
 
     def train(
-        self, subset: NDArray[np.int64], seed: int, device: torch.device | str = "cpu"
+        self, subset: Any, seed: int, device: torch.device | str = "cpu"
     ) -> torch.nn.Module:
-        """Train one model on the examples ``subset``; returned in evaluation mode."""
-        model = build_model(self.model, seed).to(device).train()
+        """Train one model.
+
+        Parameters
+        ----------
+        subset : whole numbers [k], or bool [N]
+            The examples, or a mask of them.
+        seed : int
+            Of initialisation, order, and whatever the model draws from torch's, NumPy's and
+            Python's generators.
+        device : torch.device or str
+
+        Returns
+        -------
+        nn.Module
+            In evaluation mode.
+
+        Raises
+        ------
+        TaskError
+            If the subset cannot be trained on, the loss is not one number an example, or two equal
+            calls differ.
+        """
+        examples = as_subset(subset, self.num_examples)
+        self.check_size(len(examples))
+        self.check_pure(torch.device(device))
+        return self.run(examples, seed, device)
+
+    def run(
+        self,
+        subset: NDArray[np.int64],
+        seed: int,
+        device: torch.device | str = "cpu",
+        after_step: Callable[[], object] = lambda: None,
+    ) -> torch.nn.Module:
+        """Train as :meth:`train` does, without its checks."""
         inputs, targets = self.inputs.to(device), self.targets.to(device)
         steps = self.num_steps(len(subset))
-        optimizer, schedule = self.make_optimizer(list(model.parameters()), steps)
-        for epoch in range(self.epochs):
-            order = torch.from_numpy(batch_order(subset, seed, epoch)).to(device)
-            for batch in order.split(self.batch_size):
-                if self.drop_last and len(batch) < self.batch_size:
-                    break
-                optimizer.zero_grad()
-                self.loss(model(inputs[batch]), targets[batch]).mean().backward()
-                optimizer.step()
+        with seeded(seed, device):
+            model = self._made().to(device).train()
+            optimizer, schedule = self.make_optimizer(list(model.parameters()), steps)
+            for step, examples in enumerate(self.batches(subset, seed)):
+                batch = torch.from_numpy(examples).to(device)
+                entering, wanted = self.augmented(inputs[batch], seed, step), targets[batch]
+
+                def closure(x: torch.Tensor = entering, y: torch.Tensor = wanted) -> float:
+                    optimizer.zero_grad()
+                    loss = self.losses(model(x), y).mean()
+                    loss.backward()
+                    if self.clip_norm is not None:
+                        torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+                    return float(loss.detach())
+
+                optimizer.step(closure)  # type: ignore[arg-type]
                 schedule.step()
+                after_step()
         return model.eval()
 
+    def check_pure(self, device: torch.device) -> None:
+        """Train for one step twice, once for each device; TaskError if the two differ."""
+        size = min(self.batch_size, self.num_examples)
+        if device.type in self._proven or (self.drop_last and size < self.batch_size):
+            return
+        probe, examples = self.for_a_step(), np.arange(size)
+        check_pure(self.model, lambda: probe.run(examples, 1, device), device)
+        self._proven.add(device.type)
 
-def batch_order(subset: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Order of a subset's examples in an epoch; does not depend on how the subset was sorted."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    return generator.permutation(np.sort(np.asarray(subset, dtype=np.int64)))
+    def for_a_step(self) -> Trainer:
+        """Return this trainer with one epoch at its full learning rate."""
+        return replace(self, epochs=1, warmup=0, schedule="constant")
+
+    def facts(self) -> tuple[Any, ...]:
+        """Return all that a trained model depends on besides subset and seed, for a digest."""
+        model = self.new_model(0)
+        kinds = [(name, type(module).__qualname__) for name, module in model.named_modules()]
+        settings = (self.epochs, self.batch_size, self.drop_last, self.warmup, self.clip_norm)
+        functions = (self.model, self.schedule, self.loss, self.augment, self.optimizer)
+        state = dict(model.state_dict())
+        return kinds, state, settings, functions, dict(self.options), self.inputs, self.targets
 
 
-def build_model(factory: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """Call the factory with torch's generator seeded, and put the generator back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():  # torch.manual_seed costs a millisecond where it is not
-            torch.cuda.manual_seed_all(seed)
-        return factory()
+def accepted(function: Callable[..., Any], *names: str) -> set[str]:
+    """Return which keyword arguments a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return set(names)
+    return {parameter.name for parameter in parameters} & set(names)
