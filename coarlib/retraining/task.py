@@ -183,8 +183,8 @@ class RetrainTask(_OutputsOfModels):
         elif num_examples is None:
             raise TaskError("num_examples is needed where train is a function")
         super().__init__(evaluate, num_examples, output, runs, keep_runs)
-        known = isinstance(train, Trainer | Estimator)
-        self._train = train if known else TrainFunction(train)
+        self._train: Trainer | Estimator | TrainFunction
+        self._train = train if isinstance(train, Trainer | Estimator) else TrainFunction(train)
         self._seed, self._paired, self._at_once = seed, paired, at_once
         self._checkpoints = None if checkpoints is None else Checkpoints(checkpoints, seed)
         if isinstance(train, Estimator) and checkpoints is not None:
@@ -198,9 +198,11 @@ class RetrainTask(_OutputsOfModels):
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """The targets that are classes: one whole number an example."""
-        targets = None if isinstance(self._train, TrainFunction) else self._train.targets
-        targets = None if targets is None else np.asarray(targets.cpu() if isinstance(targets, torch.Tensor) else targets)
-        if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iu":
+        if isinstance(self._train, TrainFunction):
+            return None
+        targets = self._train.targets
+        targets = np.asarray(targets.cpu() if isinstance(targets, torch.Tensor) else targets)
+        if targets.ndim != 1 or targets.dtype.kind not in "iu":
             return None
         return targets.astype(np.int64)
 
@@ -213,9 +215,8 @@ class RetrainTask(_OutputsOfModels):
                 self._checkpoints.check(self._train.new_model(0))
 
     def _identify(self) -> Identity:
-        function = isinstance(self._train, TrainFunction)
-        facts = (self._train.function,) if function else self._train.facts()
-        return super()._identify().add(self._seed, self._paired, self._num_examples, *facts)
+        found = super()._identify().add(self._seed, self._paired, self._num_examples)
+        return found.add(*self._train.facts())
 
     def _some_model(self) -> Any:
         if isinstance(self._train, Trainer):
@@ -318,6 +319,4 @@ class ReevaluateTask(_OutputsOfModels):
             return self._model().to(self._device)
 
     def _models(self, jobs: list[Job]) -> list[torch.nn.Module]:
-        return [
-            self._checkpoints.load(self._some_model(), *job).to(self._device) for job in jobs
-        ]
+        return [self._checkpoints.load(self._some_model(), *job).to(self._device) for job in jobs]

@@ -27,7 +27,7 @@ _STRIDE = 1_000_003  # between the seeds of two augmented batches
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each example, [B, C] and [B] -> [B]; ``.logits`` of an output that has it."""
+    """Cross-entropy of each example, [B, C] and [B] -> [B]; of an output's ``logits``, if any."""
     return functional.cross_entropy(getattr(outputs, "logits", outputs), targets, reduction="none")
 
 
@@ -156,9 +156,7 @@ class Trainer:
         optimizer = self.optimizer(parameters, **self.options)
         return optimizer, make_schedule(self.schedule, optimizer, steps, self.warmup)
 
-    def losses(
-        self, outputs: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Loss of each example, [B].
 
         Raises
@@ -176,9 +174,7 @@ class Trainer:
             )
         return found
 
-    def batches(
-        self, subset: NDArray[np.int64], seed: int
-    ) -> Iterator[NDArray[np.int64]]:
+    def batches(self, subset: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.int64]]:
         """Yield the examples of every step of a training run."""
         for epoch in range(self.epochs):
             order = batch_order(subset, seed, epoch, self.num_examples)
@@ -194,9 +190,7 @@ class Trainer:
         with seeded((seed * _STRIDE + step) % 2**63, inputs.device):
             return self.augment(inputs)
 
-    def train(
-        self, subset: Any, seed: int, device: torch.device | str = "cpu"
-    ) -> torch.nn.Module:
+    def train(self, subset: Any, seed: int, device: torch.device | str = "cpu") -> torch.nn.Module:
         """Train one model.
 
         Parameters
@@ -249,7 +243,7 @@ class Trainer:
                         torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
                     return float(loss.detach())
 
-                optimizer.step(closure)  # type: ignore[arg-type]
+                optimizer.step(closure)
                 schedule.step()
                 after_step()
         return model.eval()

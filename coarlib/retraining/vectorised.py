@@ -93,7 +93,7 @@ def _groups(
     device: torch.device,
     at_once: int | None,
 ) -> list[list[int]]:
-    """Share models out to stacks: of as many steps and, where batches cannot be filled up, sizes."""
+    """Share models out to stacks: of as many steps and, where none can be filled up, batches."""
     if len(subsets) == 1:
         return [[0]]
     most = models_at_once(trainer, device)

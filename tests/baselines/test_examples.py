@@ -1,6 +1,7 @@
 """Baseline attributions against literal gradients, and their use on a problem with an answer."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_scores_predict_retraining_and_random_ones_do_not():
     recipe, rng = trainer(), np.random.default_rng(0)
     masks = rng.random((80, 60)) < 0.6
     subsets = [np.flatnonzero(mask) for mask in masks]
-    recipe = Trainer(**{**recipe.__dict__, "drop_last": True})
+    recipe = replace(recipe, drop_last=True)
     retrained = train_many(recipe, subsets, range(80))
     with torch.no_grad():
         outputs = torch.stack([margin_log_sum_exp(m(TEST.inputs), TEST.targets) for m in retrained])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,14 @@ from coarlib.errors import TaskError
 from coarlib.filling.worker import FillOptions, fill, recompute
 from coarlib.masks import MaskDesign, draw
 from coarlib.outputs import margin_log_sum_exp
-from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
+from coarlib.retraining import (
+    ReevaluateTask,
+    RetrainTask,
+    SequentialTrainingWarning,
+    Trainer,
+    train_many,
+)
+from coarlib.retraining.trainer import cross_entropy
 from coarlib.scoring import noise_ceiling
 from coarlib.store import Store, initialize
 from coarlib.store.spec import parse_spec
@@ -81,7 +90,9 @@ def test_any_training_function_will_do():
     found = rows_of(RetrainTask(train, evaluate, EXAMPLES), range(3))
     np.testing.assert_array_equal(found, rows_of(task(at_once=1), range(3)))
     masks = draw(DESIGN, np.arange(3), EXAMPLES)
-    assert [c[0] for c in calls] == [tuple(np.flatnonzero(mask)) for mask in masks]
+    first, again, *others = calls
+    assert first == again  # the first is trained twice, to see that it is the same
+    assert [c[0] for c in (first, *others)] == [tuple(np.flatnonzero(mask)) for mask in masks]
     assert len({seed for _, seed in calls}) == 3
     with pytest.raises(TaskError, match="num_examples is needed"):
         RetrainTask(train, evaluate)
@@ -172,3 +183,126 @@ def test_a_stratified_store_takes_its_classes_from_the_task(tmp_path):
     for mask in store.array("masks"):
         assert np.bincount(LABELS[:EXAMPLES][mask.copy()]).tolist() == [5, 5, 5]
     assert recompute(store, task(at_once=1), 2, torch.device("cpu"))["masks"] == 0
+
+
+def test_the_layout_is_that_of_a_row():
+    kept = task(runs=2, keep_runs=True)
+    assert kept.layout().outputs == {"test_margins": ("float32", (2, TARGETS))}
+    assert task().layout().outputs == {"test_margins": ("float32", (TARGETS,))}
+    assert task().layout().num_features == EXAMPLES
+    function = RetrainTask(lambda subset, seed: trainer().train(subset, seed), evaluate, EXAMPLES)
+    assert function.layout() == task().layout()
+
+
+def identity_of(made):
+    made.prepare(torch.device("cpu"))
+    return made.identity()
+
+
+def test_the_identity_covers_all_that_a_row_depends_on():
+    first = identity_of(task())
+    assert first == identity_of(task(at_once=1)) == identity_of(task(checkpoints="anywhere"))
+    settings = [{"seed": 1}, {"runs": 2}, {"paired": True}, {"runs": 2, "keep_runs": True}]
+    others = [identity_of(task(**changed)) for changed in settings]
+    for changed in (
+        {"epochs": 3},
+        {"batch_size": 11},
+        {"options": {"lr": 0.2}},
+        {"optimizer": torch.optim.Adam, "options": {"lr": 0.1}},
+        {"schedule": "cosine"},
+        {"inputs": INPUTS[:EXAMPLES] + 1},
+        {"targets": LABELS[:EXAMPLES].flip(0)},
+        {"clip_norm": 1.0},
+        {"warmup": 1},
+        {"augment": torch.neg},
+        {"model": lambda: nn.Linear(12, 3)},
+        {"loss": lambda outputs, targets: 2 * cross_entropy(outputs, targets)},
+    ):
+        others.append(identity_of(RetrainTask(replace(trainer(), **changed), evaluate)))
+    doubled = RetrainTask(trainer(), lambda network, device: 2 * evaluate(network, device))
+    others.append(identity_of(doubled))
+    assert len({first, *others}) == 1 + len(others)
+
+
+class Noisy(nn.Module):
+    """Draws from everything that can be seeded: dropout, NumPy, Python, at the start and in use."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 3)
+        self.linear.weight.data.mul_(np.random.random() * random.random())  # noqa: NPY002
+
+    def forward(self, x):
+        noise = torch.randn_like(x) * np.random.random() + random.random()  # noqa: NPY002
+        return self.linear(nn.functional.dropout(x + noise, training=self.training))
+
+
+def test_training_is_a_function_of_subset_and_seed_whatever_the_model_draws():
+    recipe = replace(trainer(), model=Noisy)
+    subset = np.arange(0, EXAMPLES, 2)
+    first, again, other = (recipe.train(subset, seed).state_dict() for seed in (4, 4, 5))
+    assert torch.equal(first["linear.weight"], again["linear.weight"])
+    assert not torch.equal(first["linear.weight"], other["linear.weight"])
+    with pytest.warns(SequentialTrainingWarning, match="draws random numbers"):
+        together = train_many(recipe, [subset, subset], [4, 5])
+    assert torch.equal(together[0].state_dict()["linear.weight"], first["linear.weight"])
+
+    def train(kept, seed):
+        np.random.seed(seed)  # noqa: NPY002 - needs 32 bits
+        network = Noisy()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        nn.functional.cross_entropy(network(INPUTS[kept]), LABELS[kept]).backward()
+        optimizer.step()
+        return network
+
+    makes = [RetrainTask(train, evaluate, EXAMPLES) for _ in range(2)]
+    np.testing.assert_array_equal(rows_of(makes[0], range(3)), rows_of(makes[1], [0, 1, 2]))
+
+
+UNSEEDED = np.random.default_rng()
+
+
+def unseeded_start():
+    network = model()
+    network[0].weight.data.mul_(UNSEEDED.random())
+    return network
+
+
+class UnseededUse(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + UNSEEDED.random())
+
+
+KEPT = model()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (unseeded_start, r"no function of \(subset, seed\): 0.weight differs"),
+        (lambda: UnseededUse(12, 3), r"no function of \(subset, seed\): weight differs"),
+        (lambda: KEPT, "returned the same model twice"),
+        (lambda: nn.Sequential(KEPT, nn.Linear(3, 3)), "share their parameter 0.0.weight"),
+        (lambda: nn.Linear(7, 3), "a step of training fails"),
+        (dict, "returned dict"),
+    ],
+)
+def test_what_no_seed_reaches_is_refused_by_name(made, words):
+    recipe = replace(trainer(), model=made)
+    for call in (
+        lambda: recipe.train(np.arange(30), 0),
+        lambda: train_many(recipe, [np.arange(30)] * 2, [0, 1]),
+        lambda: RetrainTask(recipe, evaluate).prepare(torch.device("cpu")),
+    ):
+        with pytest.raises(TaskError, match=words):
+            call()
+
+
+def test_a_function_that_ignores_its_seed_is_refused():
+    def train(subset, seed):
+        network = nn.Linear(12, 3)
+        network.weight.data.mul_(1 + UNSEEDED.random())
+        return network
+
+    with pytest.raises(TaskError, match=r"row 0, a subset of 30 .* another model for the same"):
+        rows_of(RetrainTask(train, evaluate, EXAMPLES), [0])
