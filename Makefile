@@ -1,6 +1,9 @@
 # make demo   set everything up, run the whole pipeline on real digits, end in a number and a picture
 # make test   lint and every test
+# make quick  lint and the tests that take no time, in under two minutes
 # make lint   ruff and mypy
+# make fmt    format the code, and mend what ruff can mend
+# make coverage  which lines the quick tests reach, in out/coverage/
 # make docs   the documentation site, in site/
 # make bench  every benchmark script; results go to benchmarks/results/
 PYTHON ?= python3
@@ -8,7 +11,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test quick lint fmt coverage docs bench clean
 setup: $(VENV)/.installed-dev,hf,docs
 
 # A torch that the base interpreter already has (a GPU build, say) is reused; otherwise the version
@@ -37,6 +40,21 @@ test: setup lint
 	$(PY) -m pytest $(ARGS) $(FIRST:%=--ignore=%); second=$$?; \
 	wait $$first; first=$$?; cat $(VENV)/first-half.log; \
 	[ $$first = 0 ] && [ $$second = 0 ]
+
+# The rooms whose tests need no scheduler, browser, compiler or training run.
+QUICK := tests/statistics tests/masks tests/store tests/filling tests/scoring tests/ablation \
+  tests/beton $(wildcard tests/test_*.py)
+quick: setup lint
+	$(PY) -m pytest $(ARGS) -m "not slow" $(QUICK)
+
+coverage: setup
+	$(PY) -m coverage run -m pytest $(ARGS) -m "not slow"
+	$(PY) -m coverage report --skip-covered --sort=cover | tail -40
+	$(PY) -m coverage html -q -d out/coverage
+
+fmt: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch.nn import functional as F
 
-from coarlib.errors import TaskError, nearest
+from coarlib.errors import TaskError
 
 Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -171,19 +171,6 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "contrast": contrast,
     }
 )
-
-
-def by_name(name: str) -> Output:
-    """Return the output called ``name``.
-
-    Raises
-    ------
-    TaskError
-        If there is none; the message names the nearest one.
-    """
-    if name not in OUTPUTS:
-        raise TaskError(f"unknown output {name}{nearest(name, OUTPUTS)}")
-    return OUTPUTS[name]
 
 
 def _without_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

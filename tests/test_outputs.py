@@ -28,7 +28,7 @@ def test_outputs_agree_with_scipy(examples, classes, seed):
         "probability": np.exp(log_softmax(logits, axis=1)[rows, targets]),
     }
     for name, values in expected.items():
-        found = outputs.by_name(name)(torch.from_numpy(logits), torch.from_numpy(targets))
+        found = outputs.OUTPUTS[name](torch.from_numpy(logits), torch.from_numpy(targets))
         np.testing.assert_allclose(found, values, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
@@ -85,8 +85,3 @@ def test_unfit_targets_are_refused(targets):
 def test_unfit_sequences_are_refused():
     with pytest.raises(TaskError, match="do not fit"):
         outputs.per_sequence(outputs.margin)(torch.zeros(2, 5, 3), torch.zeros(2, 4).long())
-
-
-def test_unknown_output_names_the_nearest():
-    with pytest.raises(TaskError, match="did you mean 'margin'"):
-        outputs.by_name("margins")

@@ -11,10 +11,10 @@ import numpy as np
 
 from coarlib.beton.fields import Field, Int, NDArray
 from coarlib.beton.writer import write
-from coarlib.errors import BetonError, TornRowError
+from coarlib.errors import BetonError
 from coarlib.store import Store
 from coarlib.store.added import store_of_output
-from coarlib.store.verify import verify
+from coarlib.store.verify import refuse_torn
 
 __all__ = ["parse_slice", "write_store"]
 
@@ -141,16 +141,7 @@ def _rows(store: Store, completed_name: str, ignore_completed: bool, quiet: bool
             )
         return np.arange(store.num_models)
     if store.has_checksums and completed_name == COMPLETED:
-        _refuse_torn(store, quiet)
+        refuse_torn(store, done, quiet)
     if not len(done):
         raise BetonError(f"no row of {store.path} is completed; there is nothing to write")
     return done
-
-
-def _refuse_torn(store: Store, quiet: bool) -> None:
-    torn = verify(store, quiet=quiet).torn
-    if torn:
-        raise TornRowError(
-            f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "
-            f"is {torn[0]}); run coar verify --repair there and fill them again"
-        )

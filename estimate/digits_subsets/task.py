@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from coarlib.errors import SetupError
-from coarlib.outputs import cross_entropy, margin_log_sum_exp
-from coarlib.retraining import ReevaluateTask, RetrainTask, Trainer
+from coarlib.outputs import margin_log_sum_exp
+from coarlib.retraining import RetrainTask, Trainer
 from estimate.digits.model import digits
 
 Architecture = Literal["logistic", "cnn"]
@@ -38,31 +38,6 @@ class DigitsSubsetsTask(RetrainTask):
             runs=runs,
             keep_runs=True,
             checkpoints=checkpoints,
-        )
-
-
-class DigitsLossesTask(ReevaluateTask):
-    """Losses, instead of margins, of models that DigitsSubsetsTask kept; nothing is trained.
-
-    Parameters
-    ----------
-    checkpoints : str
-        What DigitsSubsetsTask was given.
-    model, runs
-        As there.
-    """
-
-    def __init__(self, checkpoints: str, model: Architecture = "logistic", runs: int = 5) -> None:
-        made = trainer(model)
-        super().__init__(
-            made.model,
-            held_out_losses,
-            made.num_examples,
-            checkpoints,
-            output="test_losses",
-            seed=SEED,
-            runs=runs,
-            keep_runs=True,
         )
 
 
@@ -106,9 +81,3 @@ def held_out_margins(model: nn.Module, device: torch.device) -> torch.Tensor:
     """Log-odds of the right class on each held-out digit, [450]."""
     images, labels = digits(held_out=True)
     return margin_log_sum_exp(model(images.to(device)), labels.to(device))
-
-
-def held_out_losses(model: nn.Module, device: torch.device) -> torch.Tensor:
-    """Cross-entropy of each held-out digit, [450]."""
-    images, labels = digits(held_out=True)
-    return cross_entropy(model(images.to(device)), labels.to(device))

@@ -19,7 +19,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S[^>]*?) -->\s*$")
-SHELLS, NOT_CODE = ("bash", "sh", "console"), ("", "text", "json", "yaml", "mermaid", "diff")
+SHELLS, NOT_CODE = ("bash", "sh", "console"), ("text", "json", "yaml", "mermaid", "diff")
 # Lines that CI runs itself, before this test, in this very environment.
 DONE_BEFORE = re.compile(r"^(make (setup|demo|test|lint|bench|docs)|pip install)\b")
 LENT = ("specs", "estimate", "slurm", "benchmarks")  # what commands in the docs refer to
@@ -93,7 +93,7 @@ def test_the_blocks_of_a_page_run(page, place):
         elif language == "yaml":
             yaml.safe_load(body)
         else:
-            assert language in NOT_CODE, f"{where}: blocks of {language} are never run"
+            assert language in NOT_CODE, f"{where}: blocks of {language!r} are never run"
 
 
 def test_pages_are_found_and_most_of_them_run_something():
