@@ -80,11 +80,18 @@ class Queries:
             if output not in QUERIES:
                 raise HistoryError(f"unknown output {output}{nearest(output, QUERIES)}")
             output = QUERIES[output]
+        if len(inputs) != len(targets):
+            raise HistoryError(f"there are {len(inputs)} test inputs and {len(targets)} targets")
         self._model, self._output = model, output
-        self.inputs, self.targets = inputs, targets
+        self._inputs, self._targets = inputs, targets
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self._inputs)
+
+    def take(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets of some points; N + n is point n once more."""
+        where = points % len(self)
+        return self._inputs[where], self._targets[where]
 
     def _of_outputs(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self._output(outputs, target).reshape(-1)
@@ -93,8 +100,9 @@ class Queries:
         return self._of_outputs(functional_call(self._model, parameters, (one[None],))[0], target)
 
     def _of_batch(self, parameters: Tensors, points: torch.Tensor) -> torch.Tensor:
-        outputs = functional_call(self._model, parameters, (self.inputs[points],))
-        return vmap(self._of_outputs)(outputs, self.targets[points])
+        inputs, targets = self.take(points)
+        outputs = functional_call(self._model, parameters, (inputs,))
+        return vmap(self._of_outputs)(outputs, targets)
 
     def values(self, theta: Tensors, points: torch.Tensor) -> torch.Tensor:
         """Return the outputs ``[n, K]`` of some points."""
@@ -125,7 +133,7 @@ class Queries:
     ) -> Tensors:
         """Return ``w_n ∂f/∂θ`` of some points at one θ, ``{name: [n, K, *shape]}``."""
         each = vmap(self._derivative, in_dims=(None, None, 0, 0, 0))
-        return each(moving, fixed, weight, self.inputs[points], self.targets[points])
+        return each(moving, fixed, weight, *self.take(points))
 
     def jacobian_at(
         self,
@@ -145,7 +153,7 @@ class Queries:
             part = {name: here.pop(name) for name in moving}
             return self._derivative(part, here, w, x, y)
 
-        return vmap(one)(alpha, weight, self.inputs[points], self.targets[points])
+        return vmap(one)(alpha, weight, *self.take(points))
 
     def _derivative(
         self,

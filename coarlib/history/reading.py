@@ -11,7 +11,10 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from coarlib.errors import HistoryError
+from coarlib.history.commit import Commit
 from coarlib.history.settings import read_settings
+from coarlib.identity import Identity
 from coarlib.store import Store
 
 
@@ -74,11 +77,24 @@ class History:
         self.states = Store.open(self.path / "states")
         self._steps = {key: self.steps.array(key) for key in self.steps.spec.schema}
         self._states = {key: self.states.array(key) for key in self.states.spec.schema}
-        done = self.steps.completed()
+        self.commit = Commit.read(self.path)
         self._states_done = self.states.completed()
-        count = len(done) if done.all() else int(np.argmin(done))
         self.first = self.settings.start
-        self.last = self._last_with_state(self.first + count)
+        self.reached = self._reached()
+        self.last = self._last_with_state(self.reached)
+
+    def _reached(self) -> int:
+        """Return the update before which all rows hold."""
+        done = self.steps.completed()
+        unbroken = len(done) if done.all() else int(np.argmin(done))
+        if self.commit is None:  # nothing was committed, or an older coarlib recorded it
+            return self.first + unbroken
+        committed = min(max(self.commit.step, self.first), self.settings.stop) - self.first
+        if unbroken < committed:
+            raise HistoryError(
+                f"{self.path} is damaged: update {self.first + unbroken} is torn; record it again"
+            )
+        return self.first + committed
 
     def _last_with_state(self, reached: int) -> int:
         """Return the last step, at most ``reached``, whose state is kept."""
@@ -111,33 +127,67 @@ class History:
         """Read the state before update ``step`` (after the last one: the final state), if kept."""
         row = self.settings.state_row(step)
         end = self.settings.state_row(self.settings.stop)
-        for candidate in (row, end):
+        for candidate in (row, end) if step <= self.reached else ():
             if candidate is None or not self._states_done[candidate]:
                 continue
             if self._states["step"][candidate] == step:
                 return State(*(self._tensor(key, candidate) for key in _STATE_KEYS))  # type: ignore[arg-type]
         return None
 
-    def ends(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """θ ``[P]`` at the beginning and the end of the whole run, where a window left them out."""
-        if not self.settings.has_ends:
-            return None
-        rows = (self.settings.num_states - 2, self.settings.num_states - 1)
-        if not self._states_done[list(rows)].all():
-            return None
-        first, last = (self._tensor("theta", row) for row in rows)
-        return first, last  # type: ignore[return-value]
+    def ends(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return θ ``[P]`` at the beginning and the end of the run, in the model's own dtype.
+
+        None where the states hold it as it was, or where the run has not got there.
+        """
+        settings = self.settings
+        if not settings.has_ends:
+            return None, None
+        store = Store.open(self.path / "ends")
+        last = settings.num_steps if settings.is_window else self.last
+        first = 0 if settings.is_window else self.first
+        numbers, done = store.array("step"), store.completed()
+        there = [bool(done[k]) and int(numbers[k]) == n for k, n in enumerate((first, last))]
+        found = [
+            _as_tensor(store.array("theta")[k], settings.dtype) if there[k] else None
+            for k in range(2)
+        ]
+        return found[0], found[1]
+
+    def describe_ends(self) -> tuple[str, str]:
+        """Say what an explanation's ``initial`` and ``final`` outputs are those of."""
+        settings = self.settings
+        first, last = self.ends()
+        begins = "the model before training"
+        if self.first and first is None:
+            begins = f"the model before update {self.first}"
+        ends = "the trained model"
+        if self.last < settings.num_steps and not (settings.is_window and last is not None):
+            ends = f"the model after {self.last} of {settings.num_steps} updates"
+        if settings.storage != settings.dtype and last is None:
+            ends += f", its parameters rounded to {settings.storage}"
+        return begins, ends
+
+    def content(self) -> str:
+        """Digest everything that an explanation reads: settings and the rows that hold."""
+        found = Identity().add(self.settings.as_json(), self.last)
+        found.add(self.steps.checksums()[: self.last - self.first])
+        kept = self._states_done & (self._states["step"] <= self.last)
+        return found.add(self.states.checksums()[kept], *self.ends()).hexdigest()
 
     def _tensor(self, key: str, row: int) -> torch.Tensor | None:
         if key not in self._states:
             return None
-        values = torch.from_numpy(np.array(self._states[key][row]))
-        return values.view(torch.bfloat16) if self.settings.storage == "bfloat16" else values
+        return _as_tensor(self._states[key][row], self.settings.storage)
 
     def nbytes(self) -> int:
         """Bytes of disk that the files really take (rows not written yet are holes)."""
         files = [file for file in self.path.rglob("*") if file.is_file()]
         return sum(file.stat().st_blocks * 512 for file in files)
+
+
+def _as_tensor(row: NDArray[Any], storage: str) -> torch.Tensor:
+    values = torch.from_numpy(np.array(row))
+    return values.view(torch.bfloat16) if storage == "bfloat16" else values
 
 
 _STATE_KEYS = ("theta", "second_moment", "momentum")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from coarlib.errors import HistoryError
 from coarlib.history.checks import GradientCheck
 from coarlib.history.clipping import watch_clipping
+from coarlib.history.commit import Commit, optimizer_digest
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.optimizers import (
     INACTIVE,
@@ -26,10 +28,11 @@ from coarlib.history.optimizers import (
     RowOf,
 )
 from coarlib.history.parameters import ParameterTable
+from coarlib.history.preemption import BeforeTermination
 from coarlib.history.reading import History, digest_of
-from coarlib.history.resuming import find_step, frozen_digest, select
+from coarlib.history.resuming import counts_before, find_step, frozen_digest, select
 from coarlib.history.rows import BufferedRows
-from coarlib.history.settings import SETTINGS_FILE, Settings, create, read_settings
+from coarlib.history.settings import SETTINGS_FILE, STORAGE, Settings, create, read_settings
 from coarlib.history.step_items import StepItem, encode_states, encode_steps, listed
 from coarlib.history.training import (
     Samples,
@@ -37,7 +40,10 @@ from coarlib.history.training import (
     random_or_coupled,
     refuse_inexact,
 )
-from coarlib.store import Store
+from coarlib.store import RowWriter, Store
+
+FLUSH_SECONDS = 30.0
+"""A recorder flushes at least so often."""
 
 
 def record(
@@ -63,7 +69,8 @@ def record(
     Inside, call ``history.batch(sample_numbers)`` before every ``optimizer.step()``; all else is
     noticed by itself. A history that is already there is continued: restore your own checkpoint,
     call this again, and the recorder finds by the digest of the parameters which step it is
-    (``history.step``).
+    (``history.step``). Call ``history.flush()`` before you save a checkpoint, so that the history
+    surely reaches it; besides, it flushes every half minute, on SIGTERM and at the end.
 
     Parameters
     ----------
@@ -124,6 +131,7 @@ def record(
         stop=stop,
         num_steps=num_steps,
         every=every,
+        dtype=dtype,
         storage=storage or dtype,
         keep_momentum=keep_momentum or every > 1 or start > 0 or _began_before(optimizer, store),
         max_batch=max_batch,
@@ -132,9 +140,10 @@ def record(
         data_digest=samples.digest(),
         frozen_digest=frozen_digest(model, table),
     )
-    if settings.storage not in ("float32", "float64", "bfloat16"):
+    if not {settings.storage, dtype} <= set(STORAGE):
         raise HistoryError(
-            f"states cannot be stored as {settings.storage}; use float32, float64 or bfloat16"
+            f"parameters in {dtype} cannot be stored as {settings.storage}; both must be float32, "
+            "float64 or bfloat16"
         )
     if every > 1 and settings.storage != dtype:
         raise HistoryError(f"replayed steps need states in the model's own dtype, {dtype}")
@@ -178,19 +187,26 @@ class HistoryRecorder:
         self._risky = random_or_coupled(model)
         refuse_inexact(self._risky)
         new = create(path, settings)
-        self.step = 0 if new else find_step(History(path), self._parameters)
-        self._counts = self._initial_counts()
+        history = None if new else History(path)
+        self.step = 0 if history is None else find_step(history, optimizer, self._parameters)
+        self._counts = self._initial_counts(history)
         self._batch: tuple[list[int], NDArray[np.float64] | float] | None = None
         self._inside_update = False
+        self._flushed = monotonic()
+        self._terminate = BeforeTermination(self.flush)
         self._stack = ExitStack()
 
-    def _initial_counts(self) -> list[int]:
+    def _initial_counts(self, history: History | None) -> list[int]:
         states = [self._optimizer.state.get(p, {}) for p in self._parameters]
         if self.settings.kind.adaptive:
             return [int(state.get("step", 0)) for state in states]
+        recorded = None if history is None else counts_before(history, self.step)
+        if recorded is not None:
+            return recorded
         return [int(state.get("momentum_buffer") is not None) for state in states]
 
     def __enter__(self) -> HistoryRecorder:
+        self._go_back()
         bfloat16 = self.settings.storage == "bfloat16"
         self._step_rows = BufferedRows(Store.open(self.path / "steps"), encode_steps)
         states = Store.open(self.path / "states")
@@ -200,9 +216,53 @@ class HistoryRecorder:
         self._stack.callback(handle.remove)
         self._stack.callback(after.remove)
         self._stack.enter_context(watch_clipping(self._parameters, self._clip))
-        if self.step == 0 and self.settings.has_ends:
-            self._write_state(self.settings.num_states - 2)
+        self._stack.enter_context(self._terminate)
         return self
+
+    def _go_back(self) -> None:
+        """Commit to where the model stands: what may be on disk beyond it does not count."""
+        settings, beyond = self.settings, []
+        states = Store.open(self.path / "states")
+        if states.completed()[-1] and states.array("step")[-1] > self.step:
+            beyond.append((states, settings.num_states - 1))
+        if settings.has_ends:
+            ends = Store.open(self.path / "ends")
+            if ends.completed()[1] and ends.array("step")[1] > self.step:
+                beyond.append((ends, 1))
+            if self.step == 0:
+                self._write_end(0)
+        for store, row in beyond:
+            with RowWriter(store) as writer:
+                writer.withdraw(np.array([row]))
+        self._commit()
+
+    def _write_end(self, row: int) -> None:
+        """Write θ as it is now as the run's beginning (row 0) or end (row 1)."""
+        store = Store.open(self.path / "ends")
+        theta = torch.cat([p.detach().cpu().reshape(-1) for p in self._parameters])
+        bits = theta.view(torch.int16) if theta.dtype == torch.bfloat16 else theta
+        with RowWriter(store) as writer:
+            content = {"step": np.array([self.step]), "theta": bits.numpy()[None]}
+            writer.write(np.array([row]), content)
+
+    def _commit(self) -> None:
+        found = optimizer_digest(self._optimizer, self.settings.kind, self._parameters)
+        Commit(self.step, self._digest(), found).write(self.path)
+        self._flushed = monotonic()
+
+    def flush(self) -> None:
+        """Put all updates so far on disk, as one; call it before you save a checkpoint.
+
+        Raises
+        ------
+        HistoryError
+            If it is called within ``optimizer.step()``.
+        """
+        if self._inside_update:
+            raise HistoryError("history.flush() belongs between updates, not into one")
+        self._state_rows.drain()
+        self._step_rows.drain()
+        self._commit()
 
     def batch(self, numbers: ArrayLike | torch.Tensor, weights: ArrayLike | None = None) -> None:
         """Declare the samples of the next update.
@@ -235,6 +295,7 @@ class HistoryRecorder:
 
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         settings = self.settings
+        self._terminate.begin()
         if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
             raise HistoryError("optimizer.step(closure) cannot be recorded; call backward before")
         if self.step >= settings.num_steps:
@@ -246,7 +307,7 @@ class HistoryRecorder:
         if settings.start <= self.step < settings.stop:
             self._record_step(active)
         elif self.step == settings.stop:
-            self._write_state(settings.num_states - 1 - 2 * settings.has_ends)
+            self._write_state(settings.num_states - 1)
         self._counts = [c + a for c, a in zip(self._counts, active, strict=True)]
         self._inside_update = True
 
@@ -255,6 +316,9 @@ class HistoryRecorder:
         self._batch = None
         self._clip[:] = [1.0] * len(self._clip)
         self._inside_update = False
+        if monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+        self._terminate.end()
 
     def _record_step(self, active: list[bool]) -> None:
         settings, row = self.settings, self.step - self.settings.start
@@ -312,8 +376,10 @@ class HistoryRecorder:
                 last = settings.state_row(settings.stop)
                 if last is not None and settings.start <= self.step <= settings.stop:
                     self._write_state(last)
-                if settings.has_ends and self.step == settings.num_steps:
-                    self._write_state(settings.num_states - 1)
+                ended = self.step == settings.num_steps or not settings.is_window
+                if settings.has_ends and ended:
+                    self._write_end(1)
+                self.flush()
         finally:
             try:
                 self._step_rows.close()

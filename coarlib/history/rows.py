@@ -106,6 +106,14 @@ class BufferedRows:
             self._rows, self._items = [], []
             self._current = self._free.get()
 
+    def drain(self) -> None:
+        """Return when everything appended so far is on disk; raises what writing ran into."""
+        self.flush()
+        self._full.join()
+        if self._failure is not None:
+            raise self._failure
+        self._writer.flush()
+
     def close(self) -> None:
         """Write everything and end the thread; raises what it ran into."""
         try:
@@ -126,6 +134,7 @@ class BufferedRows:
                 except BaseException as error:  # handed to the training thread
                     self._failure = error
             self._free.put(buffer)
+            self._full.task_done()
 
     def _write(self, rows: list[int], items: list[Any], buffer: _Buffer) -> None:
         arrays = buffer.arrays(len(rows))

@@ -18,6 +18,7 @@ from coarlib.history.replay import Replay
 from coarlib.history.resuming import frozen_digest
 from coarlib.history.training import Samples, TrainingLoss, random_or_coupled
 from coarlib.history.walk import AnyHistory, Walk
+from coarlib.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,23 @@ class RecordedRun:
     model: nn.Module
     loss: TrainingLoss
     samples: Samples
+
+    def identity(self) -> dict[str, str]:
+        """Digest what explanations of this run depend on, each part by name."""
+        code = Identity()
+        for name, module in self.model.named_modules():
+            code.add(name, type(module).__qualname__, module.extra_repr())
+            code.add_method(module, "forward")
+        loss = Identity().add(self.loss.function, self.loss.reduction, self.loss.regulariser)
+        settings = self.walk.history.settings
+        return {
+            "history": self.walk.history.content(),
+            "model": code.hexdigest(),
+            "frozen parameters": frozen_digest(self.model, settings.table),
+            "loss": loss.hexdigest(),
+            "training samples": self.samples.digest(whole=True),
+            "dtype": str(self.walk.dtype),
+        }
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """Move a tensor to the walk's device, numbers with a fraction to its dtype."""

@@ -7,7 +7,12 @@
     factors, update counts, a digest of θ before the update.
 ``states/``
     θ and the second moment (and the momentum where steps are replayed) of every k-th step, then
-    of the last one; for a window also θ at the run's beginning and end.
+    of the last one.
+``ends/``
+    where states do not hold them, for a window or in bfloat16: θ at the run's beginning and end in
+    the model's own dtype.
+``commit.json``
+    up to which update all of these hold (:mod:`coarlib.history.commit`).
 
 Inputs are never stored, only their numbers and a digest.
 """
@@ -30,7 +35,7 @@ from coarlib.store import initialize
 from coarlib.store.spec import ArraySpec, StoreSpec
 
 SETTINGS_FILE = "history.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORAGE = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _STORED_AS = {"float32": np.float32, "float64": np.float64, "bfloat16": np.int16}
 
@@ -52,8 +57,8 @@ class Settings:
         Updates of the whole run.
     every : int
         Each how many-th state is kept.
-    storage : {"float32", "float64", "bfloat16"}
-        How states are stored.
+    dtype, storage : {"float32", "float64", "bfloat16"}
+        The model's own, and how states are stored.
     keep_momentum : bool
         Whether states hold the momentum (always so when ``every > 1``).
     max_batch : int
@@ -71,6 +76,7 @@ class Settings:
     stop: int
     num_steps: int
     every: int
+    dtype: str
     storage: str
     keep_momentum: bool
     max_batch: int
@@ -81,13 +87,18 @@ class Settings:
 
     @property
     def has_ends(self) -> bool:
-        """Whether the run's first and last parameters are kept besides (a window)."""
+        """Whether the run's first and last parameters are kept besides."""
+        return self.is_window or self.storage != self.dtype
+
+    @property
+    def is_window(self) -> bool:
+        """Whether some updates of the run are left out."""
         return (self.start, self.stop) != (0, self.num_steps)
 
     @property
     def num_states(self) -> int:
         """Rows of the store of states."""
-        return -(-(self.stop - self.start) // self.every) + 1 + 2 * self.has_ends
+        return -(-(self.stop - self.start) // self.every) + 1
 
     def state_rows(self) -> StoreSpec:
         """Return the spec of ``states/``."""
@@ -103,6 +114,11 @@ class Settings:
         if self.keep_momentum:
             schema["momentum"] = ArraySpec(dtype, (self.table.total,))
         return StoreSpec(self.num_states, schema)
+
+    def end_rows(self) -> StoreSpec:
+        """Return the spec of ``ends/``: the beginning, and the end."""
+        own = ArraySpec(np.dtype(_STORED_AS[self.dtype]), (self.table.total,))
+        return StoreSpec(2, {"step": ArraySpec(np.dtype(np.int64), ()), "theta": own})
 
     def step_rows(self) -> StoreSpec:
         """Return the spec of ``steps/``."""
@@ -137,7 +153,7 @@ class Settings:
     def state_row(self, step: int) -> int | None:
         """Return the row of the state before update ``step``; None if it is not kept."""
         if step == self.stop:
-            return self.num_states - 1 - 2 * self.has_ends
+            return self.num_states - 1
         inside = self.start <= step < self.stop and (step - self.start) % self.every == 0
         return (step - self.start) // self.every if inside else None
 
@@ -149,7 +165,8 @@ class Settings:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:
         """Read what :meth:`as_json` gave."""
-        rest = {k: v for k, v in content.items() if k != "format_version"}
+        rest = {"dtype": content["storage"], **content}
+        rest.pop("format_version")
         return cls(
             **{
                 **rest,
@@ -180,6 +197,8 @@ def create(path: Path, settings: Settings) -> bool:
         return False
     initialize(path / "steps", settings.step_rows())
     initialize(path / "states", settings.state_rows())
+    if settings.has_ends:
+        initialize(path / "ends", settings.end_rows())
     with whole_file(file, "w") as stream:
         json.dump(settings.as_json(), stream, indent=1)
         stream.write("\n")
@@ -193,7 +212,10 @@ def read_settings(path: Path) -> Settings:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format_version"] > FORMAT_VERSION:
             raise HistoryError(f"{file} has a newer format; update coarlib to read it")
-        return Settings.from_json(content)
+        settings = Settings.from_json(content)
+        if content["format_version"] < FORMAT_VERSION and settings.has_ends:
+            raise HistoryError(f"{path} is a window recorded by an older coarlib; record it again")
+        return settings
     except OSError as error:
         raise HistoryError(f"{path} holds no training history ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -64,9 +64,13 @@ class Samples:
             inputs, targets = default_collate(items)
         return inputs.to(device), targets.to(device)
 
-    def digest(self) -> str:
-        """Digest of the samples (of 1000 evenly spaced ones where there are more)."""
-        count = min(len(self), DIGESTED_SAMPLES)
+    def digest(self, whole: bool = False) -> str:
+        """Digest of the samples (of 1000 evenly spaced ones where there are more).
+
+        ``whole`` takes all of them, unless they are a Dataset's.
+        """
+        most = len(self) if whole and self._tensors is not None else DIGESTED_SAMPLES
+        count = min(len(self), most)
         chosen = np.linspace(0, len(self) - 1, count).astype(np.int64)
         digest = xxhash.xxh3_64(str(len(self)).encode())
         for tensor in self.take(chosen, torch.device("cpu")):

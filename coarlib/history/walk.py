@@ -29,6 +29,15 @@ class AnyHistory(Protocol):
     def state(self, step: int) -> State | None:
         """Return the state before update ``step``, None if it is not kept."""
 
+    def ends(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return θ at both ends of the run, None where the states hold it as it was."""
+
+    def describe_ends(self) -> tuple[str, str]:
+        """Say which models these are."""
+
+    def content(self) -> str:
+        """Digest everything in it that an explanation reads."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -120,12 +129,14 @@ class Walk:
                 clips[name] = float(clip)
         return Update(record, self.theta(number), table.views(after.theta), coefficients, clips)
 
-    def ends(self) -> tuple[Tensors, Tensors] | None:
-        """Return the parameters at both ends of the whole run, where only a window was kept."""
-        found = self.history.ends() if isinstance(self.history, History) else None
-        if found is None:
-            return None
-        first, last = (self._table.views(theta.to(self.device, self.dtype)) for theta in found)
+    def ends(self) -> tuple[Tensors, Tensors]:
+        """Return the parameters at both ends of the run as they were."""
+        kept = self.history.ends()
+        rows = [
+            self.flat(number) if theta is None else theta.to(self.device, self.dtype)
+            for number, theta in zip((self.history.first, self.history.last), kept, strict=True)
+        ]
+        first, last = (self._table.views(row) for row in rows)
         return first, last
 
     def prior_momentum(self) -> Tensors | None:

@@ -28,6 +28,7 @@ from coarlib.errors import HistoryError
 from coarlib.history import NormRegulariser, Samples, TrainingLoss, open_run
 from coarlib.history.reading import State, StepRecord
 from coarlib.history.settings import Settings
+from coarlib.identity import Identity
 from coarlib.interop.explaind_paths import (
     AdamWOptimizerPath,
     DataPath,
@@ -97,6 +98,7 @@ class _Memory:
             stop=self.last,
             num_steps=self.last,
             every=1,
+            dtype=dtype,
             storage=dtype,
             keep_momentum=False,
             max_batch=max(map(len, data.checkpoints), default=1),
@@ -128,6 +130,19 @@ class _Memory:
         if step == 0:
             return State(theta, torch.zeros_like(theta))
         return State(theta, self._optimizer.checkpoints[step - 1]["second_moment"])
+
+    def ends(self) -> tuple[None, None]:
+        """Both ends are among the states."""
+        return None, None
+
+    def describe_ends(self) -> tuple[str, str]:
+        """Say which models the ends are."""
+        return "the model at the first checkpoint", "the model at the last checkpoint"
+
+    def content(self) -> str:
+        """Digest all three logs."""
+        logs = (self._model.checkpoints, self._optimizer.checkpoints, self._data.checkpoints)
+        return Identity().add(*logs).hexdigest()
 
 
 class ExactPathKernelModel:

@@ -114,13 +114,14 @@ class Sweep:
         walk = self.walk
         first = self.features.values(walk.history.first, walk.theta(walk.history.first))
         last = self.features.values(walk.history.last, walk.theta(walk.history.last))
+        initial, final = self.features.at_ends(walk)
+        beyond = ((final - initial) - (last - first)).double()
+        zero = torch.zeros_like(beyond)
+        apart = (beyond, zero) if walk.history.settings.is_window else (zero, beyond)
+        found = {"initial": initial, "final": final, "outside": apart[0], "rounding": apart[1]}
         if ledger is None:
             empty = Accumulators(self.breakdown, (len(points), first.shape[1]), first).rows()
-            zero = torch.zeros_like(first).double()
-            checks = {name: zero for name in CHECKS}
-            return {"initial": first, "final": last, "outside": zero, **empty, **checks}
-        outside = self.features.outside(walk, last - first)
-        found = {"initial": first, "final": last, "outside": outside}
+            return {**found, **empty, **dict.fromkeys(CHECKS, zero)}
         return {**found, **ledger.sums.rows(), **ledger.checks()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,105 @@ from coarlib.regression import Attributions
 from coarlib.store import Store
 
 ABOUT_FILE = "explanation.json"
-RESIDUALS = ("quadrature_residual", "untracked", "update_residual")
+RESIDUALS = ("quadrature_residual", "untracked", "update_residual", "rounding")
 """Error of the quadrature; movement of tensors that are not tracked; difference between recorded
-updates and those that the gradients, momenta and decays give (rounding, storage in bfloat16)."""
+updates and those that the gradients, momenta and decays give (a loss or clipping that is not the
+recorded one; storage in bfloat16); and of the model as it was to the stored states at both ends."""
+
+
+LOUD = 0.01
+"""A residual above this share of the outputs' change is warned of."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far an explanation can be trusted.
+
+    Attributes
+    ----------
+    share : float
+        Residual over change of the outputs, both root mean squares over all outputs.
+    worst : float
+        The same of the worst test point; a change below the mean counts as the mean.
+    part_error, largest_part : float
+        By how much a single part may be off, and the largest part; NaN where none was computed.
+    exceeded : float
+        Largest quadrature error of one update over the tolerance.
+    largest : str
+        The residual that misses most.
+    """
+
+    share: float
+    worst: float
+    part_error: float
+    largest_part: float
+    exceeded: float
+    largest: str
+
+    @classmethod
+    def of(cls, found: Decomposition) -> Verdict:
+        """Judge an explanation."""
+        change = np.asarray(found["final"], np.float64) - np.asarray(found["initial"], np.float64)
+        missed = found.residual
+        if not change.size:
+            return cls(0.0, 0.0, np.nan, np.nan, 0.0, RESIDUALS[0])
+        norms = np.sqrt(np.square(change).mean(1)), np.sqrt(np.square(missed).mean(1))
+        whole, off = (float(np.sqrt(np.square(each).mean())) for each in norms)
+        floor = np.maximum(norms[0], whole or 1.0)
+        errors = np.asarray(found.arrays.get("part_error", np.nan)).reshape(-1).tolist()
+        parts = [found[n] for n in found.arrays if n.startswith(tuple(f"{s}_by_" for s in SOURCES))]
+        return cls(
+            off / whole if whole else float(off > 0),
+            float((norms[1] / floor).max()),
+            max((e for e in errors if np.isfinite(e)), default=np.nan),
+            max((float(np.abs(part).max()) for part in parts if part.size), default=np.nan),
+            float(np.max(found["largest_step_residual"])) / (found.about["tolerance"] or np.inf),
+            max(RESIDUALS, key=lambda name: float(np.abs(found[name]).max())),
+        )
+
+    @property
+    def sound(self) -> bool:
+        """Whether the parts add up to the outputs' change within 1%."""
+        return self.share <= LOUD and self.worst <= LOUD
+
+    def __str__(self) -> str:
+        head = (
+            f"the parts add up to the change of the outputs within {self.share:.2g} of it "
+            f"({self.worst:.2g} at the worst test point)"
+        )
+        if not self.sound:
+            head += (
+                f", which is more than {LOUD:.0%}: do not rely on them; most is missed by "
+                f"{self.largest} ({_CAUSES[self.largest]})"
+            )
+        parts = (
+            f"; a single part is good to about {self.part_error:.2g}, the largest is "
+            f"{self.largest_part:.2g}"
+        )
+        kinks = f"; the quadrature of one update missed its tolerance {self.exceeded:.1f}-fold"
+        return (
+            head
+            + parts * bool(np.isfinite(self.part_error + self.largest_part))
+            + kinks * (self.exceeded > 1)
+        )
+
+
+_CAUSES = {
+    "quadrature_residual": "tighten the tolerance, or use float64",
+    "untracked": "track more tensors when recording",
+    "update_residual": "loss, samples or clipping are not those of the training run, or states "
+    "were stored in bfloat16",
+    "rounding": "store states in the model's own dtype",
+}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read what an explanation was asked; HistoryError if there is none."""
+    try:
+        about: dict[str, Any] = dict(json.loads((path / ABOUT_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise HistoryError(f"{path} holds no explanation: {error}") from error
+    return about
 
 
 @dataclass(frozen=True)
@@ -29,11 +126,14 @@ class Decomposition:
     Attributes
     ----------
     arrays : mapping of name to array [N, K, …]
-        ``initial`` and ``final``, the model's own outputs before the first and after the last
-        recorded update; ``outside``, what updates outside a recorded window changed; ``data``,
+        ``initial`` and ``final``, the model's own outputs before and after training (``about``
+        says otherwise under ``initial_is`` and ``final_is`` where a history does not reach
+        there); ``outside``, what updates outside a recorded window changed; ``data``,
         ``weight_decay``, ``regulariser`` and ``prior_momentum`` (from before the first update),
-        totals; the residuals; ``largest_step_residual``
-        (absolute), and the accumulated arrays, such as ``data_by_sample`` [N, K, D].
+        totals; the residuals; ``largest_step_residual`` (absolute); ``part_error``, by how much
+        a single part may be off (measured on every 32nd test point, which is integrated once
+        more to a hundredth of the tolerance; NaN elsewhere); and the accumulated arrays, such as
+        ``data_by_sample`` [N, K, D].
     about : dict
         What was asked: ``by``, ``count_at``, ``tolerance``, ``tensors``, ``components``,
         ``first``, ``last``, ``window``, ``output``.
@@ -52,10 +152,7 @@ class Decomposition:
             If they are missing or unfinished.
         """
         path = Path(path)
-        try:
-            about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise HistoryError(f"{path} holds no explanation: {error}") from error
+        about = read_about(path)
         store = Store.open(path)
         missing = store.num_models - len(store.completed_rows())
         if missing:
@@ -78,7 +175,7 @@ class Decomposition:
     @property
     def prediction(self) -> NDArray[np.float64]:
         """The sum of the parts without residuals, [N, K]."""
-        parts = [np.asarray(self[name], np.float64) for name in ("initial", *SOURCES)]
+        parts = [np.asarray(self[name], np.float64) for name in ("initial", *SOURCES, "outside")]
         return np.asarray(np.sum(parts, axis=0))
 
     @property
@@ -94,6 +191,16 @@ class Decomposition:
         found["total"] = float(np.abs(self.residual).max())
         found["sum_of_parts"] = float(np.abs(self.residual - explained).max())
         return found
+
+    def verdict(self) -> Verdict:
+        """Judge the explanation by what it misses."""
+        return Verdict.of(self)
+
+    def warn(self) -> None:
+        """Warn (RuntimeWarning) if the verdict is bad."""
+        verdict = self.verdict()
+        if not verdict.sound:
+            warnings.warn(str(verdict), RuntimeWarning, stacklevel=3)
 
     def attributions(self, axis: str = "sample", also: str | None = None) -> Attributions:
         """Return contributions as attributions, so that they can be scored like all others.

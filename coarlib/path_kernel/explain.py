@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +12,23 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet
 from coarlib.errors import HistoryError
-from coarlib.files import whole_file
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.queries import Queries, Query
 from coarlib.history.run import RecordedRun
 from coarlib.history.sources import Sources
+from coarlib.identity import Identity
 from coarlib.path_kernel.accumulate import SOURCES, Breakdown, ComponentColumns, parse_axes
 from coarlib.path_kernel.adjoint import CHECKS, Sweep
-from coarlib.path_kernel.decomposition import ABOUT_FILE, Decomposition
+from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.features import Features
-from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE
+from coarlib.path_kernel.quadrature import checked_tolerance
+from coarlib.path_kernel.results import Results
 from coarlib.progress import Progress
-from coarlib.store import RowWriter, Store, initialize
-from coarlib.store.spec import ArraySpec, StoreSpec
+from coarlib.store.spec import ArraySpec
 
 DEFAULT_MEMORY = 512 * 2**20
+CHECKED = 32
+"""Each how many-th test point is computed twice, to see how good single parts are."""
 COUNTED_AT = ("taken", "acted")
 """A contribution's step: where the sample's gradient was taken, or where it moved parameters."""
 
@@ -76,7 +76,8 @@ def explain(
     out : str or Path, optional
         A store of results, one row a test point; finished rows are kept and not computed again.
     rows : range, optional
-        Compute only these test points (several processes may share ``out``).
+        Compute only these test points (several processes may share ``out``); without ``out`` the
+        result has these alone.
     quiet : bool
 
     Returns
@@ -86,13 +87,26 @@ def explain(
     Raises
     ------
     HistoryError
-        If the request contradicts itself, or ``out`` holds another explanation.
+        If the request contradicts itself, or ``out`` holds an explanation of anything else: of
+        other test points, targets, functions, samples, or another history.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the parts miss the change of the outputs by more than 1%; see
+        :meth:`~coarlib.path_kernel.decomposition.Decomposition.verdict`.
     """
     if count_at not in COUNTED_AT:
         raise HistoryError(f"count_at must be taken or acted, not {count_at!r}")
+    if step_window is not None and step_window < 1:
+        raise HistoryError(f"step_window must be at least 1 update, not {step_window}")
     walk = run.walk
+    allowed = checked_tolerance(tolerance, walk.dtype)
     history, settings = walk.history, walk.history.settings
     queries = Queries(run.model, run.put(inputs), run.put(targets), output)
+    wanted = np.arange(len(queries)) if rows is None else np.array(rows, np.int64)
+    if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(queries)):
+        raise HistoryError(f"rows {rows} are not test points of 0 to {len(queries) - 1}")
     outputs = queries.count_outputs(walk.theta(history.first))
     tracked = settings.table.subset(settings.tracked)
     breakdown = Breakdown(
@@ -104,7 +118,6 @@ def explain(
         window=step_window or 1,
         components=None if components is None else ComponentColumns(components, tracked),
     )
-    allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
     about = {
         "by": [list(axes) for axes in breakdown.axes],
         "count_at": count_at,
@@ -118,7 +131,15 @@ def explain(
         "optimizer": settings.kind.name,
         "num_test": len(queries),
         "num_outputs": outputs,
+        **dict(zip(("initial_is", "final_is"), history.describe_ends(), strict=True)),
     }
+    if out is not None:
+        about["depends_on"] = {
+            **run.identity(),
+            "test inputs": Identity().add(inputs).hexdigest(),
+            "test targets": Identity().add(targets).hexdigest(),
+            "output function": Identity().add(output).hexdigest(),
+        }
     tiling = _Tiles.within(
         memory,
         breakdown,
@@ -135,19 +156,39 @@ def explain(
         breakdown.by_sample,
         chunk_bytes=tiling.chunk,
     )
-    sink = _Sink.make(out, _schema(breakdown, outputs, walk.dtype), len(queries), about)
-    wanted = sink.missing(rows or range(len(queries)))
-    tiles = [wanted[b : b + tiling.tile] for b in range(0, len(wanted), tiling.tile)]
+    results = Results.make(out, _schema(breakdown, outputs, walk.dtype), wanted, about)
+    missing = results.missing()
+    tiles = [missing[b : b + tiling.tile] for b in range(0, len(missing), tiling.tile)]
     with Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet) as progress:
         sweep = Sweep(walk, features, sources, breakdown, progress.advance)
         for tile in tiles:
-            points = torch.from_numpy(tile).to(walk.device)
+            again = tile[tile % CHECKED == 0]
+            points = torch.from_numpy(np.append(tile, len(queries) + again)).to(walk.device)
             if count_at == "taken":
                 found = sweep.adjoint(points)
             else:
                 found = sweep.forward(points, tiling.sample_tile)
-            sink.write(tile, found)
-    return sink.result()
+            results.write(tile, _with_part_error(found, breakdown, np.searchsorted(tile, again)))
+    finished = results.get()
+    if finished is not None and len(missing):
+        finished.warn()
+    return finished
+
+
+def _with_part_error(
+    found: dict[str, torch.Tensor], breakdown: Breakdown, again: NDArray[np.int64]
+) -> dict[str, torch.Tensor]:
+    """Compare the points at ``again`` with their more accurate copies, last, and drop these."""
+    count = len(found["initial"]) - len(again)
+    kept = {name: values[:count] for name, values in found.items()}
+    error = torch.full_like(kept["initial"], torch.nan, dtype=torch.float64)
+    where = torch.from_numpy(again).to(error.device)
+    error[where] = 0.0
+    for name in breakdown.arrays():
+        off = (found[name][where] - found[name][count:]).abs().flatten(2).double()
+        if off.shape[2]:
+            error[where] = torch.maximum(error[where], off.amax(2))
+    return {**kept, "part_error": error}
 
 
 @dataclass(frozen=True)
@@ -179,71 +220,8 @@ class _Tiles:
 
 def _schema(breakdown: Breakdown, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:
     double, own = np.dtype(np.float64), np.dtype(str(dtype).removeprefix("torch."))
-    plain = ("initial", "final", "outside", *SOURCES, *CHECKS)
+    plain = ("initial", "final", "outside", "rounding", "part_error", *SOURCES, *CHECKS)
     return {
         **{name: ArraySpec(double, (outputs,)) for name in plain},
         **{name: ArraySpec(own, (outputs, *rest)) for name, rest in breakdown.arrays().items()},
     }
-
-
-class _Sink:
-    """Where finished test points go: a store, or memory."""
-
-    def __init__(
-        self, schema: dict[str, ArraySpec], count: int, about: dict[str, Any], store: Store | None
-    ) -> None:
-        self._about, self._store, self._schema = about, store, schema
-        self._arrays: dict[str, NDArray[Any]] = {}
-        if store is None:
-            self._arrays = {k: np.zeros((count, *a.shape), a.dtype) for k, a in schema.items()}
-
-    @classmethod
-    def make(
-        cls,
-        out: str | Path | None,
-        schema: dict[str, ArraySpec],
-        count: int,
-        about: dict[str, Any],
-    ) -> _Sink:
-        if out is None:
-            return cls(schema, count, about, None)
-        path = Path(out)
-        initialize(path, StoreSpec(count, schema))
-        file = path / ABOUT_FILE
-        if not file.exists():
-            with whole_file(file, "w") as stream:
-                json.dump(about, stream, indent=1)
-                stream.write("\n")
-        there = json.loads(file.read_text(encoding="utf-8"))
-        for key, value in json.loads(json.dumps(about)).items():
-            if there.get(key) != value:
-                raise HistoryError(
-                    f"{path} holds another explanation ({key} is {there.get(key)!r:.80} there and "
-                    f"{value!r:.80} now); choose another path"
-                )
-        return cls(schema, count, about, Store.open(path))
-
-    def missing(self, rows: range) -> NDArray[np.int64]:
-        chosen = np.array(rows, np.int64)
-        if self._store is None:
-            return chosen
-        return chosen[~self._store.completed()[chosen]]
-
-    def write(self, rows: NDArray[np.int64], found: dict[str, torch.Tensor]) -> None:
-        arrays = {
-            key: found[key].detach().cpu().numpy().astype(array.dtype, copy=False)
-            for key, array in self._schema.items()
-        }
-        if self._store is None:
-            for key, values in arrays.items():
-                self._arrays[key][rows] = values
-            return
-        with RowWriter(self._store) as writer:
-            writer.write(rows, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
-
-    def result(self) -> Decomposition | None:
-        if self._store is None:
-            return Decomposition(self._arrays, self._about)
-        if not self._store.completed().all():
-            return None
-        return Decomposition.open(self._store.path)

@@ -14,6 +14,8 @@ from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.segments import Segments
 
 FEW_OUTPUTS = 4
+TIGHTER = 0.01
+"""Share of the tolerance that is allowed to a point given once more."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,15 @@ class Features:
         self.quadrature = Quadrature(tolerance)
         self._chunk_bytes = chunk_bytes
         self._values: dict[int, torch.Tensor] = {}
-        self._tile: torch.Tensor | None = None
+        self.begin(torch.arange(len(queries)))
 
     def begin(self, points: torch.Tensor) -> None:
-        """Start with another tile of test points, int64 [n]."""
+        """Start with another tile of test points, int64 [n].
+
+        Point n given as N + n is integrated to a tighter tolerance.
+        """
         self._tile, self._values = points, {}
+        self._share = torch.where(points < len(self._queries), 1.0, TIGHTER)
 
     def values(self, number: int, theta: Tensors) -> torch.Tensor:
         """Return the tile's outputs before update ``number``; kept for the neighbouring update."""
@@ -71,27 +77,21 @@ class Features:
                 self._values[number] = self._queries.values(theta, self.points)
         return self._values[number]
 
-    def outside(self, walk: Walk, inside: torch.Tensor) -> torch.Tensor:
-        """Return what updates outside the recorded window changed, float64 [n, K]; else zeros."""
-        ends = walk.ends()
-        if ends is None:
-            return torch.zeros_like(inside).double()
+    def at_ends(self, walk: Walk) -> list[torch.Tensor]:
+        """Return the tile's outputs before and after the run, by the model as it was, [n, K]."""
         with differentiable_attention():
-            first, last = (self._queries.values(theta, self.points) for theta in ends)
-        return (last - first - inside).double()
+            return [self._queries.values(theta, self.points) for theta in walk.ends()]
 
     @property
     def points(self) -> torch.Tensor:
         """The tile."""
-        if self._tile is None:
-            self._tile = torch.arange(len(self._queries))
         return self._tile
 
     def of(self, step: Update) -> Feature:
         """Return Φ of one update."""
         before = self.values(step.number, step.theta)
         after = self.values(step.number + 1, step.theta_next)
-        change, allowed = after - before, self.quadrature.allowed(before, after)
+        change, allowed = after - before, self.quadrature.allowed(before, after, self._share)
         delta = {name: step.theta_next[name] - values for name, values in step.theta.items()}
         with differentiable_attention():
             middle = {
@@ -150,7 +150,9 @@ class Features:
             self._queries, step.theta, delta, max(1, self._chunk_bytes // (3 * size))
         )
         points = self.points[bad]
-        nodes = self.quadrature.nodes(segments, torch.zeros_like(points), points, before, after)
+        nodes = self.quadrature.nodes(
+            segments, torch.zeros_like(points), points, before, after, share=self._share[bad]
+        )
         for values in phi.values():
             values[bad] = 0
         sum_ = _Sum(phi, step.theta, delta, nodes, _positions(self.points, nodes.points))

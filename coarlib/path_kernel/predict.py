@@ -13,10 +13,11 @@ from coarlib.history.walk import Walk
 from coarlib.path_kernel.adjoint import CHECKS
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.explain import DEFAULT_MEMORY, RecordedRun
-from coarlib.path_kernel.quadrature import DEFAULT_TOLERANCE, Quadrature
+from coarlib.path_kernel.quadrature import Quadrature, checked_tolerance
 from coarlib.path_kernel.segments import Segments, over_updates
 from coarlib.progress import Progress
 
+EMPTY = ("regulariser", "prior_momentum", "outside", "rounding", *CHECKS)
 LIVE_COPIES = 8
 """Values of an update's parameters, and of a point's activations, that live at a time, about."""
 
@@ -58,7 +59,7 @@ def predict(
     walk = run.walk
     queries = Queries(run.model, run.put(inputs), run.put(targets), output)
     outputs = queries.count_outputs(walk.theta(walk.history.first))
-    allowed = DEFAULT_TOLERANCE[walk.dtype] if tolerance is None else tolerance
+    allowed = checked_tolerance(tolerance, walk.dtype)
     points = torch.arange(len(queries), device=walk.device)
     with differentiable_attention():
         size = _Size.plan(memory, queries, walk)
@@ -74,8 +75,12 @@ def predict(
         "num_outputs": outputs,
         "first": walk.history.first,
         "last": walk.history.last,
+        "initial_is": f"the model before update {walk.history.first}",
+        "final_is": f"the model before update {walk.history.last}",
     }
-    return Decomposition({k: np.asarray(v) for k, v in arrays.items()}, about)
+    found = Decomposition({k: np.asarray(v) for k, v in arrays.items()}, about)
+    found.warn()
+    return found
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class _Sums:
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Return what a :class:`Decomposition` holds."""
-        none = dict.fromkeys(("regulariser", "prior_momentum", "outside", *CHECKS), self._zero)
+        none = dict.fromkeys(EMPTY, self._zero)
         return {
             **none,
             "initial": self._initial,

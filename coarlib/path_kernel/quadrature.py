@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from coarlib.errors import HistoryError
 from coarlib.path_kernel.segments import Segments
 
 GAUSS_2 = 0.5 - 0.5 / 3**0.5
@@ -35,6 +36,21 @@ MAX_INTERVALS = {torch.float64: 256, torch.float32: 64}
 that is left then is reported."""
 
 _KINK_MARGIN = 0.02
+
+
+def checked_tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
+    """Return the tolerance, by default that of ``dtype``.
+
+    Raises
+    ------
+    HistoryError
+        If it is negative or no number.
+    """
+    if tolerance is None:
+        return DEFAULT_TOLERANCE[dtype]
+    if not 0 <= tolerance < float("inf"):
+        raise HistoryError(f"the tolerance must be a number of at least 0, not {tolerance}")
+    return float(tolerance)
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,16 @@ class Quadrature:
         self.tolerance = tolerance
         self.evaluations = 0
 
-    def allowed(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Return the tolerance of each point ``[...]`` from its outputs, never below rounding."""
+    def allowed(
+        self, before: torch.Tensor, after: torch.Tensor, share: torch.Tensor | float = 1.0
+    ) -> torch.Tensor:
+        """Return the tolerance of each point ``[...]`` from its outputs, never below rounding.
+
+        ``share`` of the tolerance is allowed.
+        """
         scale = before.abs().amax(-1) + after.abs().amax(-1)
-        return (ROUNDING * torch.finfo(before.dtype).eps * scale).clamp(min=self.tolerance)
+        rounding = ROUNDING * torch.finfo(before.dtype).eps * scale
+        return torch.maximum(rounding, torch.as_tensor(self.tolerance * share).to(rounding))
 
     def nodes(
         self,
@@ -82,6 +104,8 @@ class Quadrature:
         points: torch.Tensor,
         before: torch.Tensor,
         after: torch.Tensor,
+        *,
+        share: torch.Tensor | float = 1.0,
     ) -> Nodes:
         """Choose nodes inside updates.
 
@@ -92,9 +116,11 @@ class Quadrature:
             Updates, and test points to integrate along them.
         before, after : float [n, K]
             Outputs at both ends.
+        share : float [n] or float
+            Of the tolerance.
         """
         pool = _Pool(before.new_zeros(0, 2), points.new_zeros(0))
-        refine = _Refinement(segments, which, points, self.allowed(before, after))
+        refine = _Refinement(segments, which, points, self.allowed(before, after, share))
         integral = refine.run(before, after, pool)
         self.evaluations += len(pool.rows)
         return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)

@@ -106,8 +106,7 @@ class Segments:
             ends = [_rows(part, updates) for part in (self.theta, self.delta)]
             if one:
                 ends = [{name: values[0] for name, values in part.items()} for part in ends]
-            chosen = points[rows]
-            places = (alpha[rows], self.queries.inputs[chosen], self.queries.targets[chosen])
+            places = (alpha[rows], *self.queries.take(points[rows]))
             with torch.no_grad():
                 parts.append(each(*ends, *places))
         return torch.cat(parts)
