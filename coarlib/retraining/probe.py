@@ -22,9 +22,9 @@ from coarlib.errors import TaskError
 from coarlib.retraining.purity import difference, full_state
 from coarlib.retraining.randomness import random_state, seeded
 from coarlib.retraining.stack import Stack
-from coarlib.retraining.trainer import BATCH_NORM, Trainer
+from coarlib.retraining.trainer import Trainer
 
-__all__ = ["StackProbe", "free_bytes", "has_batch_norm", "probe_stack", "seconds", "seconds_alone"]
+__all__ = ["StackProbe", "free_bytes", "probe_stack", "seconds", "seconds_alone"]
 
 # Optimizers that treat every parameter entry by itself, so that a stack behaves as its parts.
 ELEMENTWISE = (
@@ -55,15 +55,14 @@ class StackProbe:
         Why models of this trainer cannot be stacked.
     bytes_per_model : int
         What one model of a stack allocates at its peak; 0 if there is a reason.
+    exact : bool
+        Models look at the whole batch, as batch normalisation does, so that a short batch cannot
+        be filled up: only those with batches of one size may be stacked.
     """
 
     reason: str | None
     bytes_per_model: int = 0
-
-
-def has_batch_norm(model: torch.nn.Module) -> bool:
-    """Whether a model normalises over its batch, so that batches cannot be filled up."""
-    return any(isinstance(module, BATCH_NORM) for module in model.modules())
+    exact: bool = False
 
 
 def probe_stack(trainer: Trainer, device: torch.device) -> StackProbe:
@@ -81,16 +80,24 @@ def probe_stack(trainer: Trainer, device: torch.device) -> StackProbe:
     if _draws_random_numbers(probe, device):
         return StackProbe("the model draws random numbers, which a stack draws otherwise")
     size = min(probe.batch_size, probe.num_examples)
-    model = probe.new_model(0)
-    shorter = size - 1 if size > 2 and not (probe.drop_last or has_batch_norm(model)) else size
-    subsets = [np.arange(size), np.arange(probe.num_examples - shorter, probe.num_examples)]
-    alone = [probe.run(subset, seed, device) for seed, subset in enumerate(subsets)]
+    if size > 2 and not probe.drop_last:
+        found = _compare(probe, device, (size, size - 1))
+        if found.reason is None:
+            return found
+    return replace(_compare(probe, device, (size, size)), exact=not probe.drop_last)
+
+
+def _compare(trainer: Trainer, device: torch.device, sizes: tuple[int, int]) -> StackProbe:
+    """Take a step of two models on batches of two sizes, together and alone."""
+    most = trainer.num_examples
+    subsets = [np.arange(sizes[0]), np.arange(most - sizes[1], most)]
+    alone = [trainer.run(subset, seed, device) for seed, subset in enumerate(subsets)]
     try:
         with _Allocations() as allocations:
-            stack = Stack(probe, subsets, range(2), device)
+            stack = Stack(trainer, subsets, range(2), device)
             for _ in stack.steps():
                 pass
-        different = _different(stack, alone, [probe.new_model(seed) for seed in range(2)])
+        different = _different(stack, alone, [trainer.new_model(seed) for seed in range(2)])
     except TaskError:
         raise
     except Exception as error:  # whatever a user's model raises under vmap

@@ -7,6 +7,7 @@ training the models one by one up to the rounding of batched arithmetic.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ class Stack:
             list(self.parameters.values()), steps
         )
         self._inputs, self._targets = trainer.inputs.to(device), trainer.targets.to(device)
-        self._losses = _stacked_loss(trainer, self.models[0])
+        # A copy, as functional_call does not put back the state of a module with two names.
+        self._losses = _stacked_loss(trainer, copy.deepcopy(self.models[0]))
 
     def steps(self) -> Iterator[None]:
         """Train, yielding after every step."""

@@ -16,7 +16,6 @@ from coarlib.retraining.data import as_subset
 from coarlib.retraining.probe import (
     StackProbe,
     free_bytes,
-    has_batch_norm,
     probe_stack,
     seconds,
     seconds_alone,
@@ -99,7 +98,7 @@ def _groups(
     most = models_at_once(trainer, device)
     most = min(most, at_once or most)
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    exact = not trainer.drop_last and has_batch_norm(trainer.new_model(0))
+    exact = probed(trainer, device).exact
     for place, subset in enumerate(subsets):
         last = len(subset) % trainer.batch_size if exact else 0
         alike[trainer.num_steps(len(subset)), last].append(place)
@@ -169,6 +168,5 @@ def train_stack(
 
 def _refuse_if_slower(stacked: float, alone: float, models: int) -> None:
     if stacked > alone:
-        raise _TooSlowError(
-            f"a step of {models} models in a stack takes {stacked / alone:.1f} times as long"
-        )
+        ratio = stacked / max(alone, 1e-9)
+        raise _TooSlowError(f"a step of {models} models in a stack takes {ratio:.2f} times as long")
