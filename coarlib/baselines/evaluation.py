@@ -43,7 +43,7 @@ class Line:
         α, the probability that a component is ablated.
     rows : int
     pearson, pearson_low, pearson_high : float
-        Mean over targets with its 95% bootstrap interval over rows.
+        Mean over targets with its 95% interval over rows.
     spearman, spearman_low, spearman_high : float
     """
 

@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 from coarlib.display import card, histogram
 from coarlib.errors import RegressionError
 from coarlib.regression.problem import target_blocks
-from coarlib.regression.rows import ArrayRows, RowSource
+from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
+from coarlib.statistics.bootstrap import (
+    FEWEST_ROWS,
+    Interval,
+    correlation_limits,
+    spread_of_subsamples,
+    subsamples,
+)
 from coarlib.statistics.ranks import doubled_ranks
+from coarlib.statistics.replicates import pearson_replicates
 
 __all__ = ["HeldOut", "score_arrays", "score_rows"]
 
-RESAMPLES = 200
+RESAMPLES = 400
 LEVEL = 0.95
 SCORE_TARGETS = 512
 
@@ -35,11 +43,11 @@ class HeldOut:
         Correlations of prediction and output; slope of output on prediction (1 is calibrated);
         share of the variance explained.
     low, high : float64 [T]
-        95% bootstrap interval (over rows) of each Pearson correlation.
+        95% interval (over rows) of each Pearson correlation; NaN from fewer than 20 rows.
     mean, mean_low, mean_high : float
-        Mean Pearson correlation over targets with its 95% bootstrap interval over rows.
+        Mean Pearson correlation over targets with its 95% interval over rows.
     replicas : float64 [R]
-        Its bootstrap replicas (not saved).
+        Its replicates, see `coarlib.statistics.bootstrap` (not saved; none from too few rows).
     """
 
     num_rows: int
@@ -53,6 +61,11 @@ class HeldOut:
     mean_low: float
     mean_high: float
     replicas: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+
+    @property
+    def interval(self) -> Interval:
+        """95% interval of the mean Pearson correlation over rows."""
+        return Interval(self.mean_low, self.mean_high, LEVEL, self.num_rows)
 
     @property
     def mean_spearman(self) -> float:
@@ -79,16 +92,14 @@ class HeldOut:
         unscored = int(np.isnan(self.pearson).sum())
         note = f", {unscored} targets without a score (they never vary)" if unscored else ""
         return (
-            f"held-out correlation {self.mean:.3f} [{self.mean_low:.3f}, {self.mean_high:.3f}] "
-            f"(mean over {len(self.pearson) - unscored} targets, {self.num_rows} rows, 95% "
-            f"bootstrap interval over rows; Spearman {self.mean_spearman:.3f}, slope of output on "
+            f"held-out correlation {self.mean:.3f} {self.interval} (mean over "
+            f"{len(self.pearson) - unscored} targets, {self.num_rows} rows, 95% interval over "
+            f"rows; Spearman {self.mean_spearman:.3f}, slope of output on "
             f"prediction {self.median_slope:.2f}){note}"
         )
 
 
-def score_arrays(
-    predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0, resamples: int = RESAMPLES
-) -> HeldOut:
+def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0) -> HeldOut:
     """Score predictions [K, T] against outputs [K, T]; rows with a non-finite output are dropped.
 
     Raises
@@ -106,28 +117,27 @@ def score_arrays(
     rows, targets = outputs.shape
     if rows < 2:
         raise RegressionError(f"{rows} held-out rows are too few to score; at least 2 are needed")
-    drawn = np.random.Generator(np.random.Philox(seed)).integers(0, rows, (resamples, rows))
-    weights = np.stack([np.bincount(d, minlength=rows) for d in drawn]).astype(np.float32)
-    scores = np.full((4, targets), np.nan)
-    replicas = np.full((resamples, targets), np.nan)
+    parts = subsamples(rows, RESAMPLES if rows >= FEWEST_ROWS else 0, seed)
+    scores, limits = np.full((4, targets), np.nan), np.full((2, targets), np.nan)
+    sums, counts = np.zeros(len(parts)), np.zeros(len(parts), np.int64)
     for chosen in target_blocks(targets, SCORE_TARGETS):
         p = _centred(predictions[:, chosen])
         y = _centred(outputs[:, chosen])
         scores[:, chosen] = _scores(p, y)
-        replicas[:, chosen] = _weighted_correlation(weights, p, y)
-    tail = 100 * (1 - LEVEL) / 2
-    scored = ~np.isnan(scores[0])
-    low, high = np.full(targets, np.nan), np.full(targets, np.nan)
-    mean_low = mean_high = float("nan")
-    means = np.full(resamples, np.nan)
-    if scored.any():
-        low[scored], high[scored] = _percentiles(replicas[:, scored], tail)
-        means = np.array([_mean(replica) for replica in replicas])
-        mean_low, mean_high = (float(v) for v in _percentiles(means[:, None], tail)[:, 0])
+        if len(parts):
+            found = pearson_replicates(p.T, y.T, parts)
+            around = spread_of_subsamples(scores[0, chosen], found, rows)
+            limits[:, chosen] = correlation_limits(scores[0, chosen], around, rows, LEVEL)
+            sums += np.nansum(found, axis=1)
+            counts += (~np.isnan(found)).sum(axis=1)
     pearson, spearman, slope, r_squared = scores
     mean = _mean(pearson)
+    with np.errstate(invalid="ignore"):
+        replicas = spread_of_subsamples(mean, sums / counts, rows)
+    low, high = correlation_limits(mean, replicas, rows, LEVEL)
+    ends = float(low), float(high)
     return HeldOut(
-        rows, pearson, spearman, slope, r_squared, low, high, mean, mean_low, mean_high, means
+        rows, pearson, spearman, slope, r_squared, limits[0], limits[1], mean, *ends, replicas
     )
 
 
@@ -144,16 +154,6 @@ def score_rows(
     predictions = np.concatenate([np.asarray(p, np.float32) for p, _ in pairs])
     outputs = np.concatenate([y for _, y in pairs])
     return score_arrays(predictions, outputs, seed)
-
-
-def score_held_out(
-    predict: Callable[[NDArray[np.bool_]], NDArray[Any]],
-    masks: NDArray[Any],
-    outputs: NDArray[Any],
-    seed: int = 0,
-) -> HeldOut:
-    """Score a predictor on masks [K, N] and outputs [K, T] in memory."""
-    return score_rows(predict, ArrayRows(masks, outputs), seed=seed)
 
 
 def _centred(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -175,29 +175,6 @@ def _scores(p: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float6
         # Means were removed from both, so this ignores an offset, as a correlation does.
         r_squared = np.where(yy > 0, 1 - ((y - p) ** 2).sum(0) / yy, np.nan)
     return np.stack([pearson, spearman, slope, r_squared])
-
-
-def _weighted_correlation(
-    weights: NDArray[np.float32], p: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Pearson correlations of resampled rows [R, t], from multiplicities [R, K]."""
-    spread_p, spread_y = np.sqrt((p * p).mean(0)), np.sqrt((y * y).mean(0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p, y = (p / spread_p).astype(np.float32), (y / spread_y).astype(np.float32)
-        n = np.float32(len(p))
-        mean_p, mean_y = weights @ p / n, weights @ y / n
-        cov = weights @ (p * y) / n - mean_p * mean_y
-        var = (weights @ (p * p) / n - mean_p**2) * (weights @ (y * y) / n - mean_y**2)
-        correlation = np.where(var > 1e-10, cov / np.sqrt(var), np.nan)
-    return np.asarray(np.clip(correlation, -1, 1), np.float64)
-
-
-def _percentiles(values: NDArray[np.float64], tail: float) -> NDArray[np.float64]:
-    """Lower and upper percentile of each column, ignoring NaN where some are finite, [2, t]."""
-    result = np.full((2, values.shape[1]), np.nan)
-    some = ~np.isnan(values).all(0)
-    result[:, some] = np.nanpercentile(values[:, some], [tail, 100 - tail], axis=0)
-    return result
 
 
 def _mean(values: NDArray[np.float64]) -> float:

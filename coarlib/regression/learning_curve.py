@@ -132,7 +132,7 @@ def learning_curve(
     mean = np.array([score.mean for score in scores])
     predicted, sd = extrapolate(rows, mean, np.stack([s.replicas for s in scores]), wanted)
     low, high = (np.array([getattr(s, key) for s in scores]) for key in ("mean_low", "mean_high"))
-    if len(rows) < 3:
+    if np.isnan(predicted).all():
         wanted, predicted, sd = wanted[:0], predicted[:0], sd[:0]
     return LearningCurve(rows, mean, low, high, wanted, predicted, sd, solver)
 
@@ -154,9 +154,9 @@ def extrapolate(
 
     Returns
     -------
-    predicted, sd : float64 [Q]; NaN with fewer than three points.
+    predicted, sd : float64 [Q]; NaN with fewer than three points, or without replicas.
     """
-    if len(rows) < 3:
+    if len(rows) < 3 or not replicas.size:
         return np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
     predicted = _fit_and_predict(rows, correlation, wanted)
     drawn = np.stack([_fit_and_predict(rows, replica, wanted) for replica in replicas.T])

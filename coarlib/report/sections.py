@@ -168,7 +168,7 @@ def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Se
                 plots.ranked_correlations(held.pearson, held.low, held.high),
                 "ranked-correlations",
                 "Every target's correlation",
-                "Targets in ascending order, with 95% bootstrap intervals over rows.",
+                "Targets in ascending order, with 95% intervals over rows.",
             )
         )
     methods = _methods(inputs, curve)

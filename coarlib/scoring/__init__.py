@@ -7,7 +7,7 @@ from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_a
 from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import masks_from_indices
-from coarlib.statistics.bootstrap import Interval, bootstrap_interval, bootstrap_mean_interval
+from coarlib.statistics.bootstrap import Interval, bootstrap_interval
 from coarlib.statistics.correlation import (
     Correlation,
     UndefinedCorrelationWarning,
@@ -26,7 +26,6 @@ __all__ = [
     "RemovalCurve",
     "UndefinedCorrelationWarning",
     "bootstrap_interval",
-    "bootstrap_mean_interval",
     "brittleness",
     "correlate",
     "flip_label",

@@ -13,7 +13,7 @@ from coarlib.errors import ScoringError
 from coarlib.progress import Progress
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import BLOCK_BYTES, as_array, as_masks, blocks
-from coarlib.statistics.bootstrap import Interval, IntervalMethod, RowBootstrap
+from coarlib.statistics.bootstrap import Interval, RowBootstrap
 from coarlib.statistics.correlation import (
     Correlation,
     Kind,
@@ -39,14 +39,15 @@ class LDSResult:
     mean : float
         Mean correlation over the defined targets: *the* LDS. NaN if no target is defined.
     interval : Interval or None
-        Bootstrap interval of the mean, resampling subsets; None with ``resamples=0``.
+        Bootstrap interval of the mean, resampling subsets; None with ``resamples=0``, and NaN from
+        fewer than 20 subsets.
     num_subsets : int
     num_constant, num_nan : int
         Targets left out: predictions or outputs are constant; scores or outputs hold a NaN.
     kind : "spearman", "pearson" or "kendall"
     replicates : float64 [resamples]
-        Mean correlation in each resample. With one seed, replicates of two methods on the same
-        rows are paired.
+        Mean correlation in each resample, moved to the spread of ``mean``. With one seed,
+        replicates of two methods on the same rows are paired.
     """
 
     correlation: NDArray[np.float64]
@@ -97,7 +98,6 @@ def lds(
     higher_is_better: bool = True,
     resamples: int = 1000,
     level: float = 0.95,
-    method: IntervalMethod = "centred",
     seed: int = 0,
     quiet: bool = True,
 ) -> LDSResult:
@@ -123,9 +123,8 @@ def lds(
         negated. Nothing is guessed.
     resamples : int
         Bootstrap resamples of the subsets; 0 for no interval.
-    level, method, seed
-        Coverage, kind ("centred", "percentile" or "bca") and seed of the interval; see
-        :class:`coarlib.statistics.bootstrap.RowBootstrap`.
+    level, seed
+        Coverage and seed of the interval; see :class:`coarlib.statistics.bootstrap.RowBootstrap`.
     quiet : bool
         Show no progress.
 
@@ -149,7 +148,7 @@ def lds(
     count, targets = masks.shape[0], scores.shape[1]
     bootstrap = None
     if resamples != 0:
-        bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed, method=method)
+        bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed)
     parts: list[Correlation] = []
     with Progress(targets, "scoring", "target", quiet=quiet) as progress:
         for piece in blocks(targets, BLOCK_BYTES // (8 * max(*masks.shape, 1))):

@@ -1,7 +1,7 @@
-"""Correlations of weighted rows: what a bootstrap or jackknife computes in each resample.
+"""Correlations of weighted rows: what a bootstrap computes in each resample.
 
-Each function adds the correlations of T further targets, under each of the B row weightings, to
-``sums [B]``, and the number of targets that have one to ``numbers [B]``.
+The functions of ``REPLICATES`` add the correlations of T further targets, under each of the B row
+weightings, to ``sums [B]``, and the number of targets that have one to ``numbers [B]``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coarlib.statistics.arrays import BLOCK_BYTES, blocks, in_threads
 from coarlib.statistics.correlation import Kind
 from coarlib.statistics.kendall import kendall_of_ranks
 
-__all__ = ["REPLICATES"]
+__all__ = ["REPLICATES", "pearson_replicates"]
 
 _RESAMPLES_A_THREAD = 16
 
@@ -25,7 +25,7 @@ _RESAMPLES_A_THREAD = 16
 def _spearman_replicates(
     ranks_a: NDArray[np.int32],
     ranks_b: NDArray[np.int32],
-    weights: NDArray[np.uint16],
+    weights: NDArray[np.uint8],
     sums: NDArray[np.float64],
     numbers: NDArray[np.int64],
 ) -> None:
@@ -37,18 +37,28 @@ def _spearman_replicates(
     in_threads(work, len(weights), _RESAMPLES_A_THREAD)
 
 
-def _pearson_replicates(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    weights: NDArray[np.uint16],
-    sums: NDArray[np.float64],
-    numbers: NDArray[np.int64],
-) -> None:
+def pearson_replicates(
+    a: NDArray[np.float64], b: NDArray[np.float64], weights: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Pearson's correlations of T targets under each of B row weightings.
+
+    Parameters
+    ----------
+    a, b : float64 [T, M]
+    weights : uint8 [B, M]
+        Whole numbers, not all 0 in a row.
+
+    Returns
+    -------
+    float64 [B, T]
+        NaN where the weighted rows are constant.
+    """
     with np.errstate(all="ignore"):
         a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
         a /= np.abs(a).max(axis=1, keepdims=True)
         b /= np.abs(b).max(axis=1, keepdims=True)
         moments = [np.ascontiguousarray(x.T) for x in (a, b, a * a, b * b, a * b)]
+        found = np.empty((len(weights), len(a)))
         for piece in blocks(len(weights), BLOCK_BYTES // (48 * max(a.shape))):
             total = weights[piece].sum(axis=1, keepdims=True, dtype=np.float64)
             share = weights[piece] / total
@@ -56,14 +66,27 @@ def _pearson_replicates(
             variances = (aa - mean_a**2, bb - mean_b**2)
             defined = (variances[0] > 1e-14 * aa) & (variances[1] > 1e-14 * bb)
             r = (ab - mean_a * mean_b) / np.sqrt(variances[0] * variances[1])
-            sums[piece] += np.where(defined, np.clip(r, -1, 1), 0).sum(axis=1)
-            numbers[piece] += defined.sum(axis=1)
+            found[piece] = np.where(defined, np.clip(r, -1, 1), np.nan)
+    return found
+
+
+def _pearson_sums(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    weights: NDArray[np.uint8],
+    sums: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+) -> None:
+    for piece in blocks(len(weights), BLOCK_BYTES // (8 * len(a))):
+        found = pearson_replicates(a, b, weights[piece])
+        sums[piece] += np.nansum(found, axis=1)
+        numbers[piece] += (~np.isnan(found)).sum(axis=1)
 
 
 def _kendall_replicates(
     ranks_a: NDArray[np.int32],
     ranks_b: NDArray[np.int32],
-    weights: NDArray[np.uint16],
+    weights: NDArray[np.uint8],
     sums: NDArray[np.float64],
     numbers: NDArray[np.int64],
 ) -> None:
@@ -80,7 +103,7 @@ _Replicate = Callable[
     [
         NDArray[Any],
         NDArray[Any],
-        NDArray[np.uint16],
+        NDArray[np.uint8],
         NDArray[np.float64],
         NDArray[np.int64],
     ],
@@ -88,7 +111,7 @@ _Replicate = Callable[
 ]
 REPLICATES: dict[Kind, _Replicate] = {
     "spearman": _spearman_replicates,
-    "pearson": _pearson_replicates,
+    "pearson": _pearson_sums,
     "kendall": _kendall_replicates,
 }
 
@@ -127,7 +150,7 @@ def _number_groups(
 def _weighted_spearman(
     groups_a: NDArray[np.int32],
     groups_b: NDArray[np.int32],
-    weights: NDArray[np.uint16],
+    weights: NDArray[np.uint8],
     sums: NDArray[np.float64],
     numbers: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled

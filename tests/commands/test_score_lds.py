@@ -80,7 +80,6 @@ def test_undefined_targets_are_counted_and_json_stays_json(case, capsys):
         ({"data__x_name": "mask"}, "did you mean 'masks'"),
         ({"cfg__out": "result.txt"}, "must end in .json"),
         ({"cfg__kind": "r2"}, "unknown correlation 'r2'"),
-        ({"cfg__interval": "t"}, "unknown interval 't'"),
         ({"cfg__resamples": -1}, "resamples"),
     ],
 )

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write(out, lines, task, trained_at)
     print(table(lines))
     print(
-        f"mean Pearson correlation over {task.num_examples} targets [95% bootstrap interval over "
+        f"mean Pearson correlation over {task.num_examples} targets [95% interval over "
         f"{args.rows} fresh ablations]; passes: forward passes over the examples\n"
         f"table and figure: {out}"
     )

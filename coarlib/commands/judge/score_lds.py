@@ -45,7 +45,6 @@ SECTIONS = {
         "kind": Param(str, "spearman, pearson or kendall", default="spearman"),
         "higher_is_better": Param(Boolean(), "0 if the outputs are losses", default=True),
         "resamples": Param(int, "bootstrap resamples of the rows; 0: no interval", default=1000),
-        "interval": Param(str, "centred, percentile or bca", default="centred"),
         "seed": Param(Whole(0), "seed of the bootstrap", default=0),
     },
 }
@@ -69,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg.kind,
             higher_is_better=cfg.higher_is_better,
             resamples=cfg.resamples,
-            method=cfg.interval,
             seed=cfg.seed,
             quiet=False,
         )
@@ -148,8 +146,7 @@ def _write(path: Path, result: LDSResult, inputs: dict[str, Any]) -> None:
             "low": _number(result.interval.low),
             "high": _number(result.interval.high),
             "level": result.interval.level,
-            "method": result.interval.method,
-            "resamples": result.interval.resamples,
+            "resamples": result.replicates.size,
         },
         "kind": result.kind,
         "num_rows": result.num_subsets,

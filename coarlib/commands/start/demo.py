@@ -143,7 +143,7 @@ def _score(attributions: Attributions, rows: Path, singles: Path) -> dict[str, N
     }
     print(
         f"correlation of predicted and true margins on {len(unseen)} unseen ablations of 10% of "
-        f"the filters:\nmean over {truth.shape[1]} held-out digits [95% bootstrap interval]"
+        f"the filters:\nmean over {truth.shape[1]} held-out digits [95% interval]"
     )
     found = {}
     for method, weight in methods.items():
