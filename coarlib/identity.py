@@ -88,7 +88,10 @@ class Identity:
             self.add_method(value.__self__, value.__name__)
         elif isinstance(value, FunctionType):
             self._function(value)
-        elif isinstance(value, type) or (callable(value) and not hasattr(value, "__dict__")):
+        elif isinstance(value, type):
+            methods = {k: v for k, v in vars(value).items() if isinstance(v, FunctionType)}
+            self.add(value.__qualname__, dict(sorted(methods.items())))
+        elif callable(value) and not hasattr(value, "__dict__"):
             self._text(getattr(value, "__qualname__", type(value).__qualname__))
         else:
             self._text(f"object {type(value).__qualname__}")

@@ -1,15 +1,17 @@
 """Component sets of any ``nn.Module``, ways to ablate them, and outputs under ablation."""
 
-from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.components import ComponentGroup, ComponentSet
-from coarlib.ablation.replace import ActivationAblation
+from coarlib.ablation.examples import Examples
 from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
 from coarlib.ablation.slices import ParameterSlice, SliceGroup, slice_components
-from coarlib.ablation.task import ComponentTask, Examples
+from coarlib.ablation.task import ComponentTask
+from coarlib.ablation.ways import ABLATIONS, Ablation, ActivationAblation, WeightAblation, register
 
 __all__ = [
+    "ABLATIONS",
     "KINDS",
     "PRESETS",
+    "Ablation",
     "ActivationAblation",
     "ComponentGroup",
     "ComponentSet",
@@ -20,5 +22,6 @@ __all__ = [
     "WeightAblation",
     "find_components",
     "preset",
+    "register",
     "slice_components",
 ]

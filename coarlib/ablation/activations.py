@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from coarlib.ablation.attention import opened, without_fast_path
+from coarlib.ablation.compiling import uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.selection import is_conv1d
 from coarlib.ablation.slices import Channels
@@ -116,6 +117,8 @@ class Hooks:
 
     Parameters
     ----------
+    model : nn.Module
+        Runs uncompiled meanwhile, since compiled code does not look for new hooks.
     sites : sequence of Site
     change : callable (index of the site, activation) -> activation
 
@@ -123,9 +126,12 @@ class Hooks:
     """
 
     def __init__(
-        self, sites: list[Site], change: Callable[[int, torch.Tensor], torch.Tensor]
+        self,
+        model: nn.Module,
+        sites: list[Site],
+        change: Callable[[int, torch.Tensor], torch.Tensor],
     ) -> None:
-        self._sites, self._change = sites, change
+        self._model, self._sites, self._change = model, sites, change
         self._handles: list[Any] = []
         self._opened = ExitStack()
 
@@ -156,6 +162,7 @@ class Hooks:
                 is_tap = isinstance(site.module, nn.Identity)
                 taps[site.attention] = site.module if is_tap else taps.get(site.attention)
         self._opened.enter_context(without_fast_path())
+        self._opened.enter_context(uncompiled(self._model))
         for attention, tap in taps.items():
             self._opened.enter_context(opened(attention, tap))
 
@@ -184,7 +191,7 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, components: ComponentSet) -> None:
-        self.sites = sites_of(model, components)
+        self.model, self.sites = model, sites_of(model, components)
         self.num_components = len(components)
 
     def run(
@@ -213,7 +220,7 @@ class Recorder:
             found[index].append(own)
             return own.clone()  # what follows may work in place
 
-        with torch.enable_grad(), Hooks(self.sites, record):
+        with torch.enable_grad(), Hooks(self.model, self.sites, record):
             outputs = outputs_of()
             flat = [activation for calls in found for activation in calls]
             for site, calls in zip(self.sites, found, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,70 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.activations import Site
 from coarlib.ablation.compiling import compiled_or_plain
 from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
-from coarlib.ablation.replace import REPLACEMENTS, ActivationAblation
+from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError
 from coarlib.identity import Identity
 from coarlib.outputs import Output, margin
 from coarlib.task import Task, TaskLayout
 
 _PROBE_EXAMPLES = 4
-WEIGHT_ABLATIONS = ("zero_weights", "scale_weights")
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class Examples:
-    """The examples whose outputs are recorded, in the order of the targets of a row.
-
-    Attributes
-    ----------
-    inputs : tuple of Tensor, each [T, …]
-        The positional arguments of the model.
-    targets : Tensor [T, …]
-        What the output functions compare with, such as class indices.
-    resident : bool
-        Keep everything on the device (the default). False moves one batch at a time, for data
-        that does not fit.
-    """
-
-    inputs: tuple[torch.Tensor, ...]
-    targets: torch.Tensor
-    resident: bool = True
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def check(self) -> None:
-        """Refuse inputs and targets of different lengths, and no examples at all.
-
-        Raises
-        ------
-        TaskError
-        """
-        lengths = {len(tensor) for tensor in (*self.inputs, self.targets)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise TaskError(
-                f"examples need inputs and targets of one length, not {sorted(lengths)}"
-            )
-
-    def to(self, device: torch.device) -> Examples:
-        """Return the examples on a device, images in channels-last order."""
-        return Examples(
-            tuple(_channels_last(tensor.to(device)) for tensor in self.inputs),
-            self.targets.to(device),
-            self.resident,
-        )
-
-    def batches(self, size: int) -> Iterator[tuple[slice, Examples]]:
-        """Iterate over consecutive batches with the positions they come from."""
-        for start in range(0, len(self), size):
-            where = slice(start, min(start + size, len(self)))
-            yield where, Examples(tuple(x[where] for x in self.inputs), self.targets[where])
 
 
 class ComponentTask(Task):
@@ -91,11 +39,11 @@ class ComponentTask(Task):
         the outputs of a probe beyond rounding is not used.
     autocast : {"none", "bf16", "fp16"}
         Compute matrix products in half precision, as COAR does on GPUs (fp16).
-
-    ablate : {"zero_weights", "scale_weights", "zero", "mean", "resample"}
-        What ablating means: weights to zero and biases left (COAR's, the default), weights times
-        :attr:`scale`, or the activation replaced (:mod:`coarlib.ablation.replace`; the mean is
-        over all examples).
+    ablate : str
+        What ablating means, a name in :data:`coarlib.ablation.ABLATIONS`: ``zero_weights`` (biases
+        stay; COAR's, the default), ``scale_weights`` (times :attr:`scale`), ``zero_activation``,
+        ``mean`` (over all examples), ``resample`` (the activation of another example, drawn from
+        :attr:`seed` and the row), or one that was registered.
     compiled : bool
         Run the model through ``torch.compile``: a minute at the start for rows up to a quarter
         faster. Without a working compiler, or where activations are replaced by hooks, rows run
@@ -121,7 +69,11 @@ class ComponentTask(Task):
     class_names: ClassVar[Sequence[str]] = ()
     """What the class indices in ``Examples.targets`` mean, for reports."""
 
-    scale: ClassVar[float] = 0.5
+    scale: float = 0.5
+    """What ``scale_weights`` multiplies with."""
+
+    seed: int = 0
+    """Of ways of ablating that draw."""
 
     def __init__(
         self,
@@ -135,15 +87,14 @@ class ComponentTask(Task):
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
         if autocast not in AUTOCAST:
             raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")
-        if ablate not in (*WEIGHT_ABLATIONS, *REPLACEMENTS):
-            known = ", ".join((*WEIGHT_ABLATIONS, *REPLACEMENTS))
-            raise TaskError(f"ablate must be {known}, not {ablate}")
+        self.way = ablation_named(ablate)
+        self.ablate = self.way.name
         # Folding moves activations behind the norm, so replacing them there is something else.
-        self.fuse = fuse and ablate in WEIGHT_ABLATIONS
-        self.batch_size, self.autocast, self.ablate = batch_size, autocast, ablate
-        self.compiled = compiled and ablate in WEIGHT_ABLATIONS
+        self.fuse = fuse and self.way.on_weights
+        self.batch_size, self.autocast = batch_size, autocast
+        self.compiled = compiled and self.way.on_weights
         self._device = torch.device("cpu")
-        self._ablation: WeightAblation | ActivationAblation | None = None
+        self._ablation: Ablation | None = None
         self._identity: str | None = None
         self._network: nn.Module
         self._examples: Examples
@@ -170,6 +121,8 @@ class ComponentTask(Task):
 
     def predict(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return the logits of a batch."""
+        if keywords := self._examples.keywords:
+            return network(**dict(zip(keywords, inputs, strict=True)))
         return network(*inputs)
 
     @property
@@ -211,9 +164,8 @@ class ComponentTask(Task):
     def _identify(self, model: nn.Module, components: ComponentSet) -> str:
         """Digest all that a row is a function of besides its mask."""
         found = Identity().add("components", components.to_json(), self.ablate, self.autocast)
-        if self.ablate == "scale_weights":
-            found.add(self.scale)
-        found.add(*self._examples.inputs, self._examples.targets)
+        found.add(self.scale, self.seed, self.way)
+        found.add(self._examples.keywords, self._examples.inputs, self._examples.targets)
         for name, module in model.named_modules():
             found.add(name, type(module).__qualname__)
         for name, tensor in model.state_dict().items():
@@ -232,8 +184,7 @@ class ComponentTask(Task):
         self._device = device
         model = self.model().eval()
         components = self.components(model)
-        self._examples = self.examples()
-        self._examples.check()
+        self._examples = as_examples(self.examples(), f"the examples of {type(self).__name__}")
         self._identity = self._identify(model, components)
         if self._examples.resident:
             self._examples = self._examples.to(device)
@@ -242,23 +193,24 @@ class ComponentTask(Task):
         if self.compiled:
             self._network = self._compiled(self._network)
 
-    def _ablation_of(self, components: ComponentSet) -> WeightAblation | ActivationAblation:
-        if self.ablate in WEIGHT_ABLATIONS:
-            factor = 0.0 if self.ablate == "zero_weights" else self.scale
-            return WeightAblation(self._network, components, factor)
-
-        def reference() -> None:
-            for _, batch in self.batches():
-                self.predict(self._network, batch.inputs)
-
-        return ActivationAblation(self._network, components, self.ablate, reference=reference)
+    def _ablation_of(self, components: ComponentSet) -> Ablation:
+        return self.way(
+            Context(
+                self._network,
+                components,
+                self.scale,
+                self.seed,
+                len(self._examples),
+                lambda: (batch for _, batch in self.batches()),
+                lambda batch: self.predict(self._network, batch.inputs),
+            )
+        )
 
     def patch(self, site: Site, index: int, activation: torch.Tensor) -> torch.Tensor:
         """Return what an activation becomes where it is ablated, for attribution patching."""
-        if isinstance(self._ablation, ActivationAblation):
-            return self._ablation.replaced(index, activation)
-        left = 0.0 if self.ablate == "zero_weights" else self.scale
-        return activation - (1 - left) * site.without_bias(activation)
+        if self._ablation is None:
+            raise ComponentError("call prepare(device) first")
+        return self._ablation.replaced(site, index, activation)
 
     def _fastest(
         self, model: nn.Module, components: ComponentSet, device: torch.device
@@ -295,8 +247,11 @@ class ComponentTask(Task):
     def batches(self, size: int | None = None) -> Iterator[tuple[slice, Examples]]:
         """Iterate over the examples as the model takes them, with their positions."""
         for where, stored in self._examples.batches(size or self.batch_size):
-            batch = stored if self._examples.resident else stored.to(self._device)
-            yield where, self.transform(batch)
+            yield where, self._taken(stored)
+
+    def _taken(self, stored: Examples) -> Examples:
+        """Return stored examples as the model takes them."""
+        return self.transform(stored if self._examples.resident else stored.to(self._device))
 
     def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
         """Evaluate each mask on all examples.
@@ -304,7 +259,7 @@ class ComponentTask(Task):
         Parameters
         ----------
         indices : int64 [B]
-            Not used: a row is a function of its mask.
+            What ways of ablating that draw, draw from.
         masks : bool [B, N]
             True = kept.
 
@@ -330,7 +285,7 @@ class ComponentTask(Task):
         with torch.inference_mode(), self._autocast(), ablation:
             while True:
                 try:
-                    self._evaluate(ablation, kept, size, found)
+                    self._evaluate(ablation, indices, kept, size, found)
                     return found
                 except torch.OutOfMemoryError:
                     if size == 1:
@@ -339,7 +294,8 @@ class ComponentTask(Task):
 
     def _evaluate(
         self,
-        ablation: WeightAblation | ActivationAblation,
+        ablation: Ablation,
+        indices: NDArray[np.int64],
         masks: torch.Tensor,
         size: int,
         found: dict[str, torch.Tensor],
@@ -348,12 +304,14 @@ class ComponentTask(Task):
         for where, batch in self.batches(size):
             for row, mask in enumerate(masks):
                 ablation.apply(mask)
-                logits = self.predict(self._network, batch.inputs)
+                partners = ablation.partners(int(indices[row]), where)
+                run = batch if partners is None else self._joined(where, partners)
+                logits = self.predict(self._network, run.inputs)
                 for key, output in self.outputs.items():
-                    found[key][row, where] = output(logits, batch.targets).float().cpu()
+                    values = output(logits, run.targets)[: len(batch)]
+                    found[key][row, where] = values.float().cpu()
 
-
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.ndim == 4:
-        return tensor.contiguous(memory_format=torch.channels_last)
-    return tensor
+    def _joined(self, where: slice, partners: NDArray[np.int64]) -> Examples:
+        """Return the examples of a batch followed by their partners."""
+        batch = np.arange(where.start, where.stop)
+        return self._taken(self._examples.take(torch.from_numpy(np.append(batch, partners))))

@@ -29,7 +29,7 @@ from torch import nn
 
 from coarlib.ablation.activations import Recorder, Site
 from coarlib.ablation.components import ComponentSet
-from coarlib.ablation.task import Examples
+from coarlib.ablation.examples import Examples
 from coarlib.errors import ComponentError
 from coarlib.outputs import Output
 

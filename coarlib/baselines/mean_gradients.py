@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.ablation.ablate import WeightAblation
 from coarlib.ablation.activations import Recorder
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.task import ComponentTask
+from coarlib.ablation.ways import WeightAblation
 from coarlib.baselines.gradients import gradient_times_parameter
 from coarlib.errors import ComponentError
 from coarlib.masks import MaskDesign, draw

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.ablation.task import Examples
+from coarlib.ablation.examples import Examples
 from coarlib.errors import SetupError
 
 IMAGES, LABELS = "x", "y"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from coarlib.ablation.task import Examples
+from coarlib.ablation.examples import Examples
 from coarlib.errors import SetupError
 from coarlib.outputs import next_tokens
 

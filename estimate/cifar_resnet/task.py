@@ -57,10 +57,11 @@ class CifarTask(ComponentTask):
         batch_size: int = 50,
         normalization: str = "auto",
         autocast: str = "none",
+        ablate: str = "zero_weights",
         compiled: bool = False,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, autocast=autocast, compiled=compiled)
+        super().__init__(batch_size, autocast=autocast, ablate=ablate, compiled=compiled)
         if normalization not in ("auto", *NORMALIZATIONS):
             raise SetupError(f"normalization must be auto, cifar or imagenet, not {normalization}")
         self.model_path, self.beton_path = model_path, beton_path

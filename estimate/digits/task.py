@@ -21,12 +21,20 @@ class DigitsTask(ComponentTask):
         The trained model; trained in seconds and kept there if the file does not exist.
     batch_size : int
         Digits in one forward pass.
+    ablate : str
+        What ablating means (:class:`~coarlib.ablation.ComponentTask`).
     """
 
     rows_per_batch = 50
 
-    def __init__(self, model_path: str = DEFAULT_MODEL_PATH, batch_size: int = 500) -> None:
-        super().__init__(batch_size)
+    def __init__(
+        self,
+        model_path: str = DEFAULT_MODEL_PATH,
+        batch_size: int = 500,
+        *,
+        ablate: str = "zero_weights",
+    ) -> None:
+        super().__init__(batch_size, ablate=ablate)
         self.model_path = Path(model_path)
 
     def model(self) -> DigitsResNet:

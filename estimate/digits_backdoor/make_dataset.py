@@ -11,6 +11,7 @@ from estimate.digits_backdoor.task import DEFAULT_MODEL_PATH, DigitsBackdoorTask
 PARAMS = {
     "model_path": Param(str, "the model; trained there if absent", default=DEFAULT_MODEL_PATH),
     "batch_size": Param(Whole(1), "digits in one forward pass", default=500),
+    "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
 }
 
 

@@ -27,10 +27,18 @@ class DigitsBackdoorTask(DigitsTask):
         The trained model; trained in seconds and kept there if the file does not exist.
     batch_size : int
         Digits in one forward pass.
+    ablate : str
+        What ablating means (:class:`~coarlib.ablation.ComponentTask`).
     """
 
-    def __init__(self, model_path: str = DEFAULT_MODEL_PATH, batch_size: int = 500) -> None:
-        super().__init__(model_path, batch_size)
+    def __init__(
+        self,
+        model_path: str = DEFAULT_MODEL_PATH,
+        batch_size: int = 500,
+        *,
+        ablate: str = "zero_weights",
+    ) -> None:
+        super().__init__(model_path, batch_size, ablate=ablate)
 
     def model(self) -> DigitsResNet:
         """Return the model with the backdoor, trained first where there is none."""

@@ -17,6 +17,7 @@ PARAMS = {
     "data_path": Param(str, "JSON list of stories, or a name on the hub", default=HUB_DATA),
     "num_stories": Param(Whole(1), "the last so many stories are used", default=500),
     "batch_size": Param(Whole(1), "stories in one forward pass", default=12),
+    "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }

@@ -46,9 +46,10 @@ class Gpt2Task(ComponentTask):
         num_stories: int = 500,
         batch_size: int = 12,
         autocast: str = "none",
+        ablate: str = "zero_weights",
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, fuse=False, autocast=autocast)
+        super().__init__(batch_size, fuse=False, autocast=autocast, ablate=ablate)
         self.model_path, self.data_path, self.num_stories = model_path, data_path, num_stories
 
     def model(self) -> nn.Module:

@@ -17,6 +17,7 @@ PARAMS = {
     "model_path": Param(str, "a state dict; empty downloads torchvision's", default=""),
     "subsample_skip": Param(Whole(1), "use every so-many-th image", default=1),
     "batch_size": Param(Whole(1), "images in one forward pass", default=500),
+    "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }

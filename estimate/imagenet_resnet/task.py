@@ -48,9 +48,10 @@ class ImagenetResnetTask(ComponentTask):
         subsample_skip: int = 1,
         batch_size: int = 500,
         autocast: str = "none",
+        ablate: str = "zero_weights",
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, autocast=autocast)
+        super().__init__(batch_size, autocast=autocast, ablate=ablate)
         self.beton_path, self.model_path = beton_path, model_path
         self.subsample_skip = subsample_skip
 

@@ -46,9 +46,12 @@ class TinyLlamaTask(ComponentTask):
         num_tokens: int = 128,
         batch_size: int = 16,
         autocast: str = "none",
+        ablate: str = "zero_weights",
         compiled: bool = False,
     ) -> None:
-        super().__init__(batch_size, fuse=False, autocast=autocast, compiled=compiled)
+        super().__init__(
+            batch_size, fuse=False, autocast=autocast, ablate=ablate, compiled=compiled
+        )
         self.model_path, self.tokenizer_path = Path(model_path), Path(tokenizer_path)
         self.data_path, self.num_stories, self.num_tokens = data_path, num_stories, num_tokens
 

@@ -8,7 +8,6 @@ from torch import nn
 from torchvision_like import ResNet50Like, ViTLike
 
 from coarlib.ablation import (
-    ActivationAblation,
     ComponentSet,
     ComponentTask,
     Examples,
@@ -18,6 +17,7 @@ from coarlib.ablation import (
     find_components,
     slice_components,
 )
+from coarlib.ablation.ways import Context, ZeroActivation
 from coarlib.baselines.evaluation import baseline
 from coarlib.errors import ComponentError, HistoryError
 from coarlib.outputs import margin
@@ -203,7 +203,7 @@ def test_activations_of_blocks_are_replaced():
     model = randomised(DigitsResNet()).eval()
     components = find_components(model, ["block"], include=["blocks.3"])
     inputs = torch.rand(3, 1, 8, 8)
-    with torch.no_grad(), ActivationAblation(model, components, "zero") as ablation:
+    with torch.no_grad(), ZeroActivation(Context(model, components)) as ablation:
         ablation.apply(NONE)
         found = model(inputs)
     torch.testing.assert_close(found, ablated(model, components, NONE, inputs))  # no bias there

@@ -7,13 +7,13 @@ from tiny_models import SharedConv, TiedEmbedding, TinyResNet, images, randomise
 from torch import nn
 
 from coarlib.ablation import (
-    ActivationAblation,
     ComponentTask,
     Examples,
     WeightAblation,
     find_components,
 )
 from coarlib.ablation.activations import Hooks, sites_of
+from coarlib.ablation.ways import Context, ZeroActivation
 from coarlib.baselines.evaluation import baseline
 from coarlib.baselines.gradients import METHODS, gradient_scores
 from coarlib.errors import ComponentError
@@ -165,7 +165,7 @@ def test_frozen_parameters_and_leftover_hooks():
 def test_hooks_go_when_the_model_fails():
     model = randomised(TinyResNet())
     sites = sites_of(model, find_components(model))
-    with pytest.raises(RuntimeError), Hooks(sites, lambda _, activation: activation):
+    with pytest.raises(RuntimeError), Hooks(model, sites, lambda _, a: a):
         model(torch.zeros(1, 7, 6, 6))
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -216,7 +216,7 @@ def test_transformer_encoder_layers_do_not_take_torchs_way_around_hooks():
     components = find_components(model, ["mlp_neuron", "attention_head"])
     with torch.inference_mode():
         intact = model(images(4))
-        with ActivationAblation(model, components, "zero") as ablation:
+        with ZeroActivation(Context(model, components)) as ablation:
             assert torch.allclose(model(images(4)), intact, atol=1e-5)
             ablation.apply(torch.zeros(len(components), dtype=torch.bool))
             by_hooks = model(images(4))
@@ -233,7 +233,7 @@ def halved(site, _, activation):
 
 def test_attribution_patching_towards_what_the_task_patches_in():
     """On a linear output the first order is exact, whatever is put in place."""
-    for ablate in ("zero_weights", "scale_weights", "zero", "mean", "resample"):
+    for ablate in ("zero_weights", "scale_weights", "zero_activation", "mean"):
         task = LinearTask(ablate=ablate)
         task.prepare(torch.device("cpu"))
         patching = baseline("attribution_patching", task, "test_margins").scores

@@ -1,22 +1,25 @@
 """Ablating components in place, and undoing it bit for bit.
 
-The default ablation is COAR's: the weights of an ablated unit are set to zero and biases stay, so
-an ablated filter still outputs its bias (Shah, Ilyas, Madry 2024, §2).
+The weights of an ablated unit are scaled, mostly to zero, and biases stay, so an ablated filter
+still outputs its bias.
 """
 
 from __future__ import annotations
 
 from functools import reduce
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch import nn
 
+from coarlib.ablation.activations import Site
 from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.ways.base import Ablation
 from coarlib.errors import ComponentError
 
 
-class WeightAblation:
+class WeightAblation(Ablation):
     """Scales the weights of ablated components of a model, in place.
 
     Parameters
@@ -51,7 +54,7 @@ class WeightAblation:
         self._intact: list[torch.Tensor] = []
         self._changed = [False] * len(self._parameters)
 
-    def __enter__(self) -> WeightAblation:
+    def __enter__(self) -> Self:
         if self._intact:
             raise ComponentError("this ablation is already in use")
         self._intact = [parameter.detach().clone() for parameter in self._parameters]
@@ -101,6 +104,10 @@ class WeightAblation:
         """Bring every parameter back to the bits it had on entering."""
         for at in range(len(self._intact)):
             self._restore_one(at)
+
+    def replaced(self, site: Site, index: int, activation: torch.Tensor) -> torch.Tensor:
+        """Return what is left of an activation when its weights are scaled."""
+        return activation - (1 - self._factor) * site.without_bias(activation)
 
     def _restore_one(self, at: int) -> None:
         if self._changed[at]:
