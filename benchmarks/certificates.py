@@ -123,6 +123,8 @@ def sparse(tight, positive):
     """The optimum of the lasso: the best of scikit-learn's and ``tight``, our own at 1e-13."""
 
     def optimum(z, y, l1, l2, t):
+        if not len(l1):  # nothing varies
+            return [l1]
         alpha = float(l1[0] + l2[0])
         model = ElasticNet(
             alpha=alpha, l1_ratio=float(l1[0]) / alpha, positive=positive, tol=1e-13,

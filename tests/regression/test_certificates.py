@@ -48,6 +48,7 @@ def test_a_first_sweep_that_overshoots_is_not_taken_for_the_optimum(lam):
     assert 0 < solution.gap[0] <= 1e-6
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 30.0]))
 def test_the_gap_of_any_weights_is_not_negative_and_the_same_compiled(seed, scale):
     rng = np.random.default_rng(seed)
