@@ -12,21 +12,25 @@ variance of the target, as certificates are.
 
 import argparse
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import reporting
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNet
 
-from coarlib.regression import ArrayRows, Moments, Problem
+from coarlib.regression import (
+    ArrayRows,
+    ConjugateGradients,
+    Lasso,
+    LeastSquares,
+    Moments,
+    Problem,
+    Ridge,
+    Saga,
+    SharedPrior,
+)
 from coarlib.regression.dual import DualProblem
-from coarlib.regression.solvers.conjugate_gradients import solve_conjugate_gradients
-from coarlib.regression.solvers.lasso import solve_lasso
-from coarlib.regression.solvers.least_squares import solve_least_squares, solve_ridge
-from coarlib.regression.solvers.ridge import solve_ridge_path
-from coarlib.regression.solvers.saga import solve_saga
-from coarlib.regression.solvers.shared_prior import solve_shared_prior
 from coarlib.regression.stream import StreamProblem
 
 TARGETS = 2
@@ -144,13 +148,13 @@ def lasso(case, l1_ratio=1.0, positive=False, path=False):
         start = np.abs(start) if positive else start
     if path:
         rows = np.random.default_rng(case.seed).integers(0, len(case.masks), 12)
-        options |= {"validation": Moments.from_arrays(case.masks[rows], case.outputs[rows])}
-        options |= {"num_lambdas": 12, "eps": 1e-3}
-        ours = solve_lasso(problem, tol=case.tol, **options)
+        held = Moments.from_arrays(case.masks[rows], case.outputs[rows])
+        solver = Lasso(tol=case.tol, num_lambdas=12, eps=1e-3, **options)
+        ours = solver.solve(replace(problem, validation=held))
     else:
-        ours = solve_lasso(problem, case.lam, tol=case.tol, start=start, **options)
+        ours = Lasso(case.lam, tol=case.tol, start=start, **options).solve(problem)
     fixed = {"l1_ratio": l1_ratio, "positive": positive}
-    tight = solve_lasso(problem, ours.lam, tol=1e-13, **fixed)
+    tight = Lasso(ours.lam, tol=1e-13, **fixed).solve(problem)
     z_tight = tight.weight[problem.active] * problem.scale[:, None]
     optimum = sparse(z_tight, positive)
     return ours, case.excesses(ours, optimum, l1_ratio * ours.lam, (1 - l1_ratio) * ours.lam)
@@ -163,33 +167,33 @@ def ridge(case, solution):
 def shared_prior(case):
     prior = np.random.default_rng(case.seed).uniform(0.01, 3, case.masks.shape[1])
     problem = case.problem
-    found = solve_shared_prior(problem, prior=prior)
+    found = SharedPrior(prior=prior).solve(problem)
     tau = prior / prior[problem.active].mean()
     return found, case.excesses(found, quadratic, l2=found.lam / tau[:, None])
 
 
 def saga(case):
-    found = solve_saga(case.stream, case.lam, tol=case.tol, batch_size=32, max_epochs=40)
+    found = Saga(case.lam, tol=case.tol, batch_size=32, max_epochs=40).solve(case.stream)
     problem = case.problem
-    tight = solve_lasso(problem, found.lam, tol=1e-13)
+    tight = Lasso(found.lam, tol=1e-13).solve(problem)
     z_tight = tight.weight[problem.active] * problem.scale[:, None]
     return found, case.excesses(found, sparse(z_tight, False), l1=found.lam)
 
 
 SOLVERS = {
     "least squares, n > N": lambda s: ridge(
-        c := Case.draw(s, True), solve_least_squares(c.problem)
+        c := Case.draw(s, True), LeastSquares().solve(c.problem)
     ),
     "least squares, n ≤ N": lambda s: ridge(
-        c := Case.draw(s, False), solve_least_squares(c.problem)
+        c := Case.draw(s, False), LeastSquares().solve(c.problem)
     ),
-    "least squares, dual": lambda s: ridge(c := Case.draw(s, False), solve_least_squares(c.dual)),
-    "ridge at λ": lambda s: ridge(c := Case.draw(s), solve_ridge(c.problem, c.lam)),
-    "ridge, λ by GCV": lambda s: ridge(c := Case.draw(s), solve_ridge_path(c.problem)),
-    "ridge, dual": lambda s: ridge(c := Case.draw(s, False), solve_ridge_path(c.dual)),
+    "least squares, dual": lambda s: ridge(c := Case.draw(s, False), LeastSquares().solve(c.dual)),
+    "ridge at λ": lambda s: ridge(c := Case.draw(s), Ridge(c.lam).solve(c.problem)),
+    "ridge, λ by GCV": lambda s: ridge(c := Case.draw(s), Ridge().solve(c.problem)),
+    "ridge, dual": lambda s: ridge(c := Case.draw(s, False), Ridge().solve(c.dual)),
     "shared prior": lambda s: shared_prior(Case.draw(s)),
     "conjugate gradients": lambda s: ridge(
-        c := Case.draw(s), solve_conjugate_gradients(c.stream, c.lam, max_steps=30)
+        c := Case.draw(s), ConjugateGradients(c.lam, max_steps=30).solve(c.stream)
     ),
     "lasso at λ": lambda s: lasso(Case.draw(s)),
     "lasso path": lambda s: lasso(Case.draw(s), path=True),

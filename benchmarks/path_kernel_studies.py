@@ -30,7 +30,7 @@ from coarlib.history.gradients import SampleGradients
 from coarlib.history.setups import train_with_history
 from coarlib.path_kernel import explain
 from coarlib.path_kernel.studies import component_scores, layer_kernels, pruning_curves, similarity
-from coarlib.regression import Moments, fit_least_squares
+from coarlib.regression import Moments, fit
 from coarlib.scoring import lds
 from estimate.digits_path.setup import DigitsPath
 
@@ -75,7 +75,7 @@ def coar_scores(model, units, points):
         for mask in masks:
             ablation.apply(torch.from_numpy(mask))
             outputs.append(model(points[0]).gather(1, points[1][:, None]).squeeze(1).numpy())
-    fitted = fit_least_squares(Moments.from_arrays(masks, np.array(outputs)))
+    fitted = fit(Moments.from_arrays(masks, np.array(outputs)), "least_squares")
     torch.set_num_threads(1)  # compiled parallel loops raise OpenMP's number for torch, too
     return np.abs(np.asarray(fitted.weight)).mean(1)
 

@@ -30,6 +30,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -40,8 +41,7 @@ from fast_l1_saga import Saga, Settings, Task, largest_lambda
 from regression_lasso import problem as sparse_problem
 from regression_least_squares import make_store
 
-from coarlib.regression import Moments, Problem, fit_least_squares, open_rows
-from coarlib.regression.solvers.lasso import solve_lasso
+from coarlib.regression import Lasso, Moments, Problem, fit, open_rows
 
 NAME = "regression_fast_l1"
 PARTS = ("least_squares", "lasso_cifar_size", "lasso_sparse")
@@ -120,7 +120,7 @@ def least_squares(store, targets):
         curves[str(rate)] = {"CPU seconds": [n * per_epoch for n in thinned],
                              "excess": [curve[n - 1] for n in thinned]}  # fmt: skip
     started = time.process_time()
-    fitted = fit_least_squares(Moments.from_rows(open_rows(store), train))
+    fitted = fit(Moments.from_rows(open_rows(store), train), "least_squares")
     ours = time.process_time() - started
     for row in rows:
         row["times coarlib"] = None if row["CPU seconds"] is None else row["CPU seconds"] / ours
@@ -229,11 +229,11 @@ def coarlib_lasso(moments, targets, start):
     held = held.targets(some)
     problem = Problem(train.targets(some), every.active, every.mean, every.scale, every.gram)
     one = Problem(train.targets(slice(0, 1)), every.active, every.mean, every.scale, every.gram)
-    solve_lasso(one, num_lambdas=2, validation=held.targets(slice(0, 1)))  # compile
+    Lasso(num_lambdas=2).solve(replace(one, validation=held.targets(slice(0, 1))))  # compile
     top = problem.covariance(slice(0, len(start))).abs().amax(0)
     eps = EPS * float((start / top).min())
     started = time.process_time()
-    solved = solve_lasso(problem, num_lambdas=NUM_LAMBDAS, eps=eps, validation=held)
+    solved = Lasso(num_lambdas=NUM_LAMBDAS, eps=eps).solve(replace(problem, validation=held))
     path = (time.process_time() - started) / problem.num_targets
     ours = {"CPU seconds": spent + path * targets, "CPU seconds of moments": spent,
             "CPU seconds of the path, a target": path, "smallest λ / largest": eps}  # fmt: skip

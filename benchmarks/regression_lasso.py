@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import reporting
 
-from coarlib.regression import Moments, Problem
-from coarlib.regression.solvers.lasso import solve_lasso
+from coarlib.regression import Lasso, Moments, Problem
 
 NUM_LAMBDAS, EPS, TOL = 100, 1e-2, 1e-6
 PATIENCE = 5
@@ -42,12 +42,12 @@ def coarlib_rows(masks, outputs, held_masks, held_outputs):
     held = Moments.from_arrays(held_masks, held_outputs)
     fitted = Problem.from_moments(train)
     small = Problem.from_moments(train.targets(slice(0, 1)))
-    solve_lasso(small, num_lambdas=2, validation=held.targets(slice(0, 1)))  # compile
+    Lasso(num_lambdas=2).solve(replace(small, validation=held.targets(slice(0, 1))))  # compile
     rows = []
     for name, patience in (("coarlib, whole path", 10**6), ("coarlib, validation stop", PATIENCE)):
         wall, cpu = time.perf_counter(), time.process_time()
-        solved = solve_lasso(fitted, num_lambdas=NUM_LAMBDAS, eps=EPS, tol=TOL,
-                             validation=held, patience=patience)  # fmt: skip
+        solver = Lasso(num_lambdas=NUM_LAMBDAS, eps=EPS, tol=TOL, patience=patience)
+        solved = solver.solve(replace(fitted, validation=held))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         targets = outputs.shape[1]
         rows.append({

@@ -22,7 +22,7 @@ import torch
 from numpy.lib.format import open_memmap
 from sklearn.linear_model import LinearRegression, Ridge
 
-from coarlib.regression import Moments, fit_least_squares, open_rows
+from coarlib.regression import Moments, fit, open_rows
 from coarlib.regression.moments.counts import PairCounter
 
 KEEP = 0.9
@@ -46,7 +46,7 @@ def make_store(path, rows, features, targets, seed=0):
 
 
 def coarlib_fit(store):
-    fitted = fit_least_squares(Moments.from_rows(open_rows(store)))
+    fitted = fit(Moments.from_rows(open_rows(store)), "least_squares")
     return fitted.weight, fitted.bias
 
 
@@ -140,7 +140,7 @@ def cifar(store):
     started, used = time.perf_counter(), time.process_time()
     moments = Moments.from_rows(open_rows(store), quiet=False)
     middle = time.perf_counter()
-    fitted = fit_least_squares(moments)
+    fitted = fit(moments, "least_squares")
     stop, used = time.perf_counter(), time.process_time() - used
     x, y = torch.ones(4096, 2304), torch.ones(4096, 10_000)
     product = np.inf

@@ -17,7 +17,9 @@ from coarlib.history import History, open_run
 from coarlib.path_kernel import Decomposition
 from coarlib.path_kernel import explain as explain_run
 from coarlib.regression import ArrayRows, Attributions, RowSource, StoreRows, open_rows
-from coarlib.regression.fit_and_score import Experiment
+from coarlib.regression.fit import default_held_out
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
+from coarlib.regression.solvers import Solver, solver_of
 from coarlib.regression.split import split_rows
 from coarlib.store import Store
 from coarlib.task import Task
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from coarlib.history import Samples, TrainingLoss
-
-HELD_OUT_SHARE = 0.1
-LEAST_HELD_OUT = 20
 
 
 def fill(
@@ -81,7 +80,7 @@ def fill(
 def fit(
     rows: Store | RowSource | str | Path | NDArray[Any],
     outputs: NDArray[Any] | None = None,
-    solver: str = "auto",
+    solver: str | Solver = "auto",
     *,
     held_out: int | None = None,
     seed: int | None = None,
@@ -97,7 +96,7 @@ def fit(
         Completed rows; what has not been computed is left out.
     outputs : real [K, T]
         Where ``rows`` are masks in memory.
-    solver : str
+    solver : str or Solver
         ``auto`` tries several and keeps what predicts the held-out rows best.
     held_out : int, optional
         How many rows score the fit; a tenth of them by default, at least 20. The weights that are
@@ -108,7 +107,7 @@ def fit(
     verbose : bool
         Print what is being done.
     **options
-        Arguments of the solver.
+        Options of the solver, where it is given by name.
 
     Raises
     ------
@@ -118,16 +117,11 @@ def fit(
     source = _source(rows, outputs)
     count = len(source.row_ids)
     if held_out is None:
-        held_out = min(max(round(HELD_OUT_SHARE * count), LEAST_HELD_OUT), count // 2)
-    return Experiment(
-        source,
-        split_rows(source, count - held_out, held_out, seed),
-        solver,
-        options={solver: options} if options else {},
-        device=resolve_device(device),
-        quiet=not verbose,
-        say=print if verbose else _silent,
-    ).run()
+        held_out = default_held_out(count)
+    split = split_rows(source, count - held_out, held_out, seed)
+    say = print if verbose else _silent
+    how = FitOptions(device=resolve_device(device), quiet=not verbose, say=say)
+    return fit_and_score(source, split, solver_of(solver, **options), how)
 
 
 def _source(

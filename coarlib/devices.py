@@ -1,7 +1,10 @@
-"""Which device to compute on, chosen by name."""
+"""Which device to compute on, chosen by name, and what memory it has free."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coarlib.errors import ArgumentError
@@ -41,3 +44,27 @@ def resolve_device(name: str = "auto", threads: int | None = None) -> torch.devi
         reason = str(error).split("\n", maxsplit=1)[0]
         raise ArgumentError(f"device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def free_bytes(device: torch.device | str = "cpu") -> int:
+    """Memory that a CUDA device, or for any other this machine, has free, in bytes."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    except OSError:
+        pass
+    try:  # what a container may use
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+        found.append(limit - used)
+    except (OSError, ValueError):
+        pass
+    if not found:
+        with suppress(ValueError, OSError, AttributeError):
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found, default=8 * 2**30)

@@ -24,7 +24,7 @@ from coarlib.errors import RegressionError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.rows import RowSource
-from coarlib.regression.solvers.saga import Saga, safe_step, standardise
+from coarlib.regression.solvers.saga_run import SagaRun, safe_step, standardise
 from coarlib.regression.split import Split
 
 __all__ = [
@@ -245,7 +245,7 @@ def train_saga(
     for _, _, index in loader:
         rows, largest = rows + len(index), max(largest, int(index.max()))
     step = safe_step(iter(loader), mean, scale) if lr is None else lr
-    run = Saga(weight.clone(), bias.clone(), rows, largest + 1, mean, scale, step, update_bias)
+    run = SagaRun(weight.clone(), bias.clone(), rows, largest + 1, mean, scale, step, update_bias)
     lam = start_lams.to(weight.device).float().clone()
     done = torch.zeros_like(lam, dtype=torch.long)
     best_error = torch.full_like(lam, torch.inf)

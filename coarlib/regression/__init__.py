@@ -1,28 +1,50 @@
 """From rows to attributions: moments, solvers, and what they return."""
 
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.fit import SOLVERS, fit, fit_least_squares
+from coarlib.regression.fit import fit
 from coarlib.regression.heldout import HeldOut, score_arrays, score_rows
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.rows import ArrayRows, BetonRows, RowSource, StoreRows, open_rows
-from coarlib.regression.solvers.ridge import solve_ridge_path
+from coarlib.regression.solvers import (
+    SOLVERS,
+    Auto,
+    ConjugateGradients,
+    InformedPrior,
+    Lasso,
+    LeastSquares,
+    Ridge,
+    Saga,
+    SharedPrior,
+    Solver,
+    TemperedPrior,
+    register,
+)
 
 __all__ = [
     "SOLVERS",
     "ArrayRows",
     "Attributions",
+    "Auto",
     "BetonRows",
+    "ConjugateGradients",
     "HeldOut",
+    "InformedPrior",
+    "Lasso",
+    "LeastSquares",
     "Moments",
     "Problem",
+    "Ridge",
     "RowSource",
+    "Saga",
+    "SharedPrior",
     "Solution",
+    "Solver",
     "StoreRows",
+    "TemperedPrior",
     "fit",
-    "fit_least_squares",
     "open_rows",
+    "register",
     "score_arrays",
     "score_rows",
-    "solve_ridge_path",
 ]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
+from coarlib.devices import free_bytes
 from coarlib.errors import RegressionError
 from coarlib.regression.rows.blocks import BLOCK_BYTES
+from coarlib.regression.solvers import ConjugateGradients, Size, Solver
 
-__all__ = ["Prediction", "Size", "available_bytes", "choose_form", "predict"]
+__all__ = ["Prediction", "choose_form", "predict"]
 
 GIB = 2**30
 BASE_BYTES = 0.4 * GIB  # Python, torch and compiled code
 BIT_SPEED = 6.0  # packed pair counts against a float32 product of the same size
-EM_STEPS = 40
+FITS = 2  # of the training rows, and of all rows
 MEMORY_SHARE = 0.85  # of what is free
-SMALL_FEATURES = 4096
 
 
 @dataclass(frozen=True)
@@ -35,82 +34,36 @@ class Prediction:
         return f"about {self.peak_bytes / GIB:.1f} GiB and {_duration(self.seconds)}"
 
 
-def available_bytes(device: torch.device | str = "cpu") -> int:
-    """Memory that a CUDA device, or for any other this machine, has free, in bytes."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 8 * GIB
-
-
-@dataclass(frozen=True)
-class Size:
-    """Rows to fit and to hold out, features and targets of a fit."""
-
-    rows: int
-    held_out: int
-    features: int
-    targets: int
-
-
-def predict(solver: str, size: Size, form: str = "primal") -> Prediction:
+def predict(solver: Solver, size: Size) -> Prediction:
     """Predict the peak memory and time of a fit from this machine's speed at matrix products.
 
     Parameters
     ----------
-    solver : str
+    solver : Solver
     size : Size
-    form : str
-        ``"primal"`` (N × N matrices), ``"dual"`` (n × n matrices) or ``"stream"`` (neither).
+        Its form is ``"primal"`` (N × N matrices), ``"dual"`` (n × n matrices) or ``"stream"``
+        (neither).
     """
-    features, targets = size.features, size.targets
-    total = size.rows + size.held_out
-    work = 2.0 * total * features * targets  # float32
-    side = features if form == "primal" else total
-    if form == "primal":
-        work += total * features**2 / BIT_SPEED
-    elif form == "dual":
-        work += 4.0 * total**2 * features
-    wide = _solver_work(solver, side, features, targets)
+    work = 2.0 * size.total * size.features * size.targets  # float32
+    if size.form == "primal":
+        work += size.total * size.features**2 / BIT_SPEED
+    elif size.form == "dual":
+        work += 4.0 * size.total**2 * size.features
+    wide = FITS * solver.work(size)
     seconds = work / _speed(torch.float32) + wide / _speed(torch.float64)
-    return Prediction(form, _peak_bytes(solver, size, form), seconds)
+    return Prediction(size.form, _peak_bytes(solver, size), seconds)
 
 
-def _peak_bytes(solver: str, size: Size, form: str) -> float:
-    features, targets, total = size.features, size.targets, size.rows + size.held_out
-    cross = 8.0 * features * targets
-    memory = BASE_BYTES + BLOCK_BYTES * 1.5 + 4 * cross + size.held_out * targets * 6
-    if form == "primal":
+def _peak_bytes(solver: Solver, size: Size) -> float:
+    features, total = size.features, size.total
+    cross = 8.0 * features * size.targets
+    memory = BASE_BYTES + BLOCK_BYTES * 1.5 + 4 * cross + size.held_out * size.targets * 6
+    memory += solver.memory(size)
+    if size.form == "primal":
         return memory + 3 * 4.0 * features**2 + 4 * 8.0 * features**2
-    if form == "dual":
+    if size.form == "dual":
         return memory + total * features + 3 * 8.0 * total**2 + 2 * 8.0 * features * total
-    return memory + 3 * cross + (4.0 * total * targets if solver == "saga" else 0)
-
-
-def _solver_work(solver: str, side: int, features: int, targets: int) -> float:
-    """Float64 operations of both fits (training rows; all rows)."""
-    eigen = 2 * (25.0 * side**3 + 4.0 * side * features * targets)
-    learning = EM_STEPS * (2.0 * side**3 + 2.0 * side * features * min(targets, 1024))
-    descent = 12.0 * targets * (features / 2000) ** 2 * 1e8
-    each = {
-        "least_squares": 2 * (1.5 * side**3 + 4.0 * side * features * targets),
-        "ridge": eigen,
-        "shared_prior": eigen + 2 * learning,
-        "tempered_prior": eigen + 2 * learning,
-        "informed_prior": eigen + 4 * learning,
-        "lasso": descent,
-        # The prior is learnt once for both candidates, and once more on all rows.
-        "auto": 2 * (eigen + learning) + descent,
-    }
-    return each.get(solver, 4.0 * features * targets * 100)
+    return memory + 3 * cross
 
 
 def _speed(dtype: torch.dtype, side: int = 768) -> float:
@@ -125,13 +78,13 @@ def _speed(dtype: torch.dtype, side: int = 768) -> float:
 
 
 def choose_form(
-    solver: str, size: Size, limit: float | None = None, device: torch.device | str = "cpu"
+    solver: Solver, size: Size, limit: float | None = None, device: torch.device | str = "cpu"
 ) -> Prediction:
     """Choose between the primal and the dual form by size and memory.
 
     Parameters
     ----------
-    solver : str
+    solver : Solver
     size : Size
     limit : float, optional
         Bytes that may be used; a share of what is free by default, on this machine and on
@@ -145,48 +98,54 @@ def choose_form(
         solver, would.
     """
     allowed, where = _allowed(limit, device)
-    total, features = size.rows + size.held_out, size.features
-    if solver in ("saga", "conjugate_gradients"):
-        return predict(solver, size, "stream")
-    primal, dual = (predict(solver, size, form) for form in ("primal", "dual"))
-    needs_matrix = solver == "lasso"
-    few = total < features / 2 and features > SMALL_FEATURES
-    for option in (dual, primal) if few and not needs_matrix else (primal, dual):
-        if option.peak_bytes <= allowed and not (needs_matrix and option is dual):
+    forms = _forms(solver, size)
+    options = [predict(solver, replace(size, form=form)) for form in forms]
+    for option in options:
+        if option.peak_bytes <= allowed:
             return option
-    forms = ("primal",) if needs_matrix else ("primal", "dual")
-    needed = min(_peak_bytes(solver, size, form) for form in forms)
-    stream = _peak_bytes("conjugate_gradients", size, "stream")
-    raise RegressionError(
-        f"solver {solver} needs about {needed / GIB:.1f} GiB for {total} rows, {features} "
-        f"features and {size.targets} targets, but {allowed / GIB:.1f} GiB may be used{where}; "
-        f"{_shards_that_fit(solver, size, forms, allowed)}, and --cfg.solver conjugate_gradients "
-        f"(which needs no {features} × {features} matrix) takes about {stream / GIB:.1f} GiB"
+    needed = min(option.peak_bytes for option in options)
+    said = (
+        f"solver {solver.name} needs about {needed / GIB:.1f} GiB for {size.total} rows, "
+        f"{size.features} features and {size.targets} targets, but {allowed / GIB:.1f} GiB may be "
+        f"used{where}; {_shards_that_fit(solver, size, forms, allowed)}"
     )
+    if "stream" not in forms:
+        stream = _peak_bytes(ConjugateGradients(), replace(size, form="stream"))
+        said += (
+            f", and solver conjugate_gradients (which needs no {size.features} × {size.features} "
+            f"matrix) takes about {stream / GIB:.1f} GiB"
+        )
+    raise RegressionError(said)
+
+
+def _forms(solver: Solver, size: Size) -> list[str]:
+    """Return the forms that a solver can take, the cheaper one first."""
+    if "rows" in solver.needs:
+        return ["stream"]
+    if "gram" in solver.needs:
+        return ["primal"]
+    return ["dual", "primal"] if 2 * size.total < size.features else ["primal", "dual"]
 
 
 def _allowed(limit: float | None, device: torch.device | str) -> tuple[float, str]:
     """Bytes that may be used, and where that is the limit."""
     if limit is not None:
         return limit, ""
-    host = MEMORY_SHARE * available_bytes()
+    host = MEMORY_SHARE * free_bytes()
     if torch.device(device).type != "cuda":
         return host, ""
     # What Python and torch take for themselves is on the host.
-    there = MEMORY_SHARE * available_bytes(device) + BASE_BYTES
+    there = MEMORY_SHARE * free_bytes(device) + BASE_BYTES
     return (there, f" on {device}") if there < host else (host, " on the host")
 
 
-def _shards_that_fit(solver: str, size: Size, forms: Sequence[str], allowed: float) -> str:
+def _shards_that_fit(solver: Solver, size: Size, forms: Sequence[str], allowed: float) -> str:
     """Say into how few blocks of targets the fit would have to be cut."""
     powers = [2**i for i in range(1, size.targets.bit_length()) if 2**i < size.targets]
     for count in [*powers, size.targets]:
         block = replace(size, targets=-(-size.targets // count))
-        if min(_peak_bytes(solver, block, form) for form in forms) <= allowed:
-            return (
-                f"{count} blocks of {block.targets} targets would fit (coar fit_targets … "
-                f"--shard.count {count}, or --data.target_start_ind and --data.target_end_ind)"
-            )
+        if min(_peak_bytes(solver, replace(block, form=form)) for form in forms) <= allowed:
+            return f"{count} blocks of {block.targets} targets, fitted one by one, would fit"
     return "no block of targets would fit"
 
 

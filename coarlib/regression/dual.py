@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, positive, standardisation
 from coarlib.regression.rows import RowSource
-from coarlib.regression.rows.blocks import read_blocks
+from coarlib.regression.rows.blocks import finite_blocks
 
 __all__ = ["DualProblem", "finite_masks"]
 
@@ -126,9 +126,4 @@ class DualProblem(Problem):
 
 def finite_masks(source: RowSource, positions: NDArray[np.int64] | None) -> NDArray[np.bool_]:
     """Read the masks of rows whose outputs are all finite in float32, bool [n, N]."""
-    parts = []
-    for _, masks, outputs in read_blocks(source, positions):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(outputs.astype(np.float32)).all(1)
-        parts.append(masks[finite])
-    return np.concatenate(parts)
+    return np.concatenate([masks for masks, _ in finite_blocks(source, positions)])

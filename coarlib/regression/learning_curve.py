@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.regression.fit import fit
 from coarlib.regression.heldout import score_rows
 from coarlib.regression.moments import Moments
+from coarlib.regression.problems import problem_of, solve
 from coarlib.regression.rows import RowSource
+from coarlib.regression.solvers import Solver, solver_of
 
 __all__ = ["LearningCurve", "extrapolate", "learning_curve"]
 
@@ -81,8 +82,7 @@ def learning_curve(
     train: NDArray[np.int64],
     held_out: NDArray[np.int64],
     *,
-    solver: str = "ridge",
-    options: dict[str, Any] | None = None,
+    solver: str | Solver = "ridge",
     points: int = POINTS,
     multiples: Sequence[int] = (2, 4),
     device: torch.device | str = "cpu",
@@ -95,10 +95,8 @@ def learning_curve(
     source : RowSource
     train, held_out : int64
         Positions of the rows to fit (nested prefixes of them) and to score on.
-    solver : str
-        A solver that needs no validation rows.
-    options : dict, optional
-        Its arguments.
+    solver : str or Solver
+        One that chooses λ by held-out rows has half of them for it; the others score.
     points : int
         Row counts, halving from all of them.
     multiples : sequence of int
@@ -116,16 +114,22 @@ def learning_curve(
             f"a learning curve needs at least {2 * SMALLEST_ROWS} rows to fit and 2 to score on, "
             f"not {len(train)} and {len(held_out)}"
         )
+    solver = solver_of(solver)
     sizes = [len(train) >> step for step in range(points)][::-1]
     sizes = [size for size in sizes if size >= SMALLEST_ROWS]
+    validation = None
+    if "validation" in solver.needs:
+        cut = len(held_out) // 2
+        validation = Moments.from_rows(source, held_out[:cut], device=device, quiet=quiet)
+        held_out = held_out[cut:]
     total: Moments | None = None
     scores = []
     start = 0
     for size in sizes:
         piece = Moments.from_rows(source, train[start:size], device=device, quiet=quiet)
         total = piece if total is None else total + piece
-        fitted = fit(total, solver, device=device, **(options or {}))
-        scores.append(score_rows(fitted.predict, source, held_out))
+        problem = problem_of(total, (source, train[:size]), device=device, validation=validation)
+        scores.append(score_rows(solve(solver, problem).predict, source, held_out))
         start = size
     rows = np.array(sizes, np.int64)
     wanted = rows[-1] * np.array(multiples, np.int64)
@@ -134,7 +138,7 @@ def learning_curve(
     low, high = (np.array([getattr(s, key) for s in scores]) for key in ("mean_low", "mean_high"))
     if np.isnan(predicted).all():
         wanted, predicted, sd = wanted[:0], predicted[:0], sd[:0]
-    return LearningCurve(rows, mean, low, high, wanted, predicted, sd, solver)
+    return LearningCurve(rows, mean, low, high, wanted, predicted, sd, solver.name)
 
 
 def extrapolate(

@@ -11,6 +11,7 @@ formed from exact counts in float64: its Cholesky factor is safe to condition 1e
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
+from coarlib.regression.rows import RowSource
+from coarlib.regression.rows.blocks import finite_blocks
 
 __all__ = [
     "Problem",
@@ -48,6 +51,13 @@ class Problem:
         Mean and standard deviation (divisor n) of the active features.
     gram : float64 torch [M, M]
         Correlation matrix R.
+    source, positions : RowSource, int64 [K], optional
+        The rows that the moments sum (those with bad outputs are skipped again), where a solver
+        may read them once more.
+    validation : Moments, optional
+        Other rows, for solvers that choose λ by them.
+    folds : tuple of Moments
+        Disjoint parts that add up to the moments.
 
     Products with R and its eigenvectors go through methods, so that
     :class:`~coarlib.regression.dual.DualProblem` can do without the matrix.
@@ -58,6 +68,11 @@ class Problem:
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     gram: torch.Tensor
+    source: RowSource | None = field(default=None, kw_only=True)
+    positions: NDArray[np.int64] | None = field(default=None, kw_only=True)
+    validation: Moments | None = field(default=None, kw_only=True)
+    folds: tuple[Moments, ...] = field(default=(), kw_only=True)
+    _memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_moments(cls, moments: Moments, device: torch.device | str = "cpu") -> Problem:
@@ -76,6 +91,26 @@ class Problem:
         gram /= scale_t[None, :]
         gram.fill_diagonal_(1.0)
         return cls(moments, active, mean, scale, gram)
+
+    def remembered(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` gives, made once for all solvers of this problem."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def blocks(
+        self, dtype: torch.dtype = torch.float32
+    ) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+        """Read the rows again: standardised masks [B, M] and outputs [B, T], all finite."""
+        if self.source is None:
+            raise RegressionError("this solver reads the rows again: fit rows, not their moments")
+        every = len(self.active) == self.moments.num_features
+        mean = torch.as_tensor(self.mean, device=self.device).to(dtype)
+        scale = torch.as_tensor(self.scale, device=self.device).to(dtype)
+        for masks, outputs in finite_blocks(self.source, self.positions):
+            columns = masks if every else masks[:, self.active]
+            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).to(dtype)
+            yield z.sub_(mean).div_(scale), outputs
 
     def reweighted(self, size: NDArray[np.float64]) -> Problem:
         """Return the problem with feature j multiplied by ``size[j]``, float64 [M].

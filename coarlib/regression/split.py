@@ -58,8 +58,8 @@ def split_rows(source: RowSource, num_train: int, num_val: int, seed: int | None
     if available < wanted:
         raise RegressionError(
             f"{source.description} has {available} completed rows, but num_train + num_val = "
-            f"{num_train} + {num_val} = {wanted} are asked for; fill the missing rows or lower "
-            "--data.num_train or --data.num_val"
+            f"{num_train} + {num_val} = {wanted} are asked for; fill the missing rows or lower one "
+            "of the two"
         )
     order = np.arange(wanted, dtype=np.int64)
     if seed is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +12,13 @@ from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, certificate, standardisation
 from coarlib.regression.rows import RowSource
-from coarlib.regression.rows.blocks import read_blocks
 
 __all__ = ["StreamProblem", "lasso_gap"]
 
 
 @dataclass(frozen=True)
 class StreamProblem(Problem):
-    """A problem that reads its rows again for every product; memory grows with neither M² nor n².
-
-    Attributes
-    ----------
-    source : RowSource
-    positions : int64 [K]
-        The rows that the moments sum (those with bad outputs are skipped again).
-    """
-
-    source: RowSource
-    positions: NDArray[np.int64]
+    """A problem that reads its rows again for every product: no M × M and no n × n matrix."""
 
     @classmethod
     def from_source(
@@ -44,22 +31,7 @@ class StreamProblem(Problem):
         """Build the problem from moments (X'X is not needed) and the rows themselves."""
         active, mean, scale = standardisation(moments)
         empty = torch.empty(0, dtype=torch.float64, device=device)
-        return cls(moments, active, mean, scale, empty, source, positions)
-
-    def blocks(
-        self, dtype: torch.dtype = torch.float32
-    ) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
-        """Iterate over standardised masks [B, M] and outputs [B, T] of the rows that are finite."""
-        every = len(self.active) == self.moments.num_features
-        mean = torch.as_tensor(self.mean, device=self.device).to(dtype)
-        scale = torch.as_tensor(self.scale, device=self.device).to(dtype)
-        for _, masks, outputs in read_blocks(self.source, self.positions):
-            with np.errstate(over="ignore"):
-                finite = np.isfinite(outputs.astype(np.float32)).all(1)
-            columns = masks if every else masks[:, self.active]
-            columns = columns if finite.all() else columns[finite]
-            z = torch.from_numpy(np.ascontiguousarray(columns)).to(self.device).to(dtype)
-            yield z.sub_(mean).div_(scale), outputs[finite]
+        return cls(moments, active, mean, scale, empty, source=source, positions=positions)
 
     def times_gram(self, weight: torch.Tensor) -> torch.Tensor:
         """Return R W = Z'(ZW)/n by one pass, float64 [M, t]."""
@@ -79,7 +51,7 @@ class StreamProblem(Problem):
     def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Not available: there is no matrix to decompose."""
         raise RegressionError(
-            "this solver needs a Gram matrix; use --cfg.solver conjugate_gradients or saga"
+            "this solver needs a Gram matrix; conjugate_gradients and saga do without"
         )
 
 

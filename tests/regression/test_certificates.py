@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import ROOT
+from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Lasso
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Moments, Problem
+from coarlib.regression import Lasso, Moments, Problem
 from coarlib.regression.problem import certificate
-from coarlib.regression.solvers.lasso import solve_lasso
 from coarlib.regression.solvers.lasso_kernel import _gap
 from coarlib.regression.stream import lasso_gap
 
@@ -41,9 +40,9 @@ def test_a_first_sweep_that_overshoots_is_not_taken_for_the_optimum(lam):
     rng = np.random.default_rng(2)
     masks = rng.random((200, 10)) < 0.5
     outputs = (masks @ rng.normal(size=(10, 3)) + 0.1 * rng.normal(size=(200, 3)))[:, 2:]
-    solution = solve_lasso(Problem.from_moments(Moments.from_arrays(masks, outputs)), lam)
+    solution = Lasso(lam).solve(Problem.from_moments(Moments.from_arrays(masks, outputs)))
     z = (masks - masks.mean(0)) / masks.std(0)
-    theirs = Lasso(alpha=lam, tol=1e-14, max_iter=10**6).fit(z, outputs[:, 0]).coef_
+    theirs = linear_model.Lasso(alpha=lam, tol=1e-14, max_iter=10**6).fit(z, outputs[:, 0]).coef_
     assert np.allclose(solution.weight[:, 0] * masks.std(0), theirs, atol=1e-3)
     assert 0 < solution.gap[0] <= 1e-6
 

@@ -6,11 +6,10 @@ import torch
 from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Attributions, Moments, Problem, score_arrays, solve_ridge_path
+from coarlib.regression import Attributions, Moments, Problem, Ridge, SharedPrior, score_arrays
 from coarlib.regression.dual import DualProblem, finite_masks
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.solvers.prior import Prior, learn_prior
-from coarlib.regression.solvers.shared_prior import solve_shared_prior
 
 SAME = 1e-4  # float32 products in the kernel
 
@@ -51,7 +50,7 @@ def test_dual_products_and_spectrum_equal_the_primal_ones(wide):
 
 
 def test_dual_ridge_equals_primal_ridge(wide):
-    a, b = (solve_ridge_path(problem, np.array([0.05])) for problem in both(wide))
+    a, b = (Ridge(lams=np.array([0.05])).solve(problem) for problem in both(wide))
     assert np.allclose(a.weight, b.weight, atol=SAME)
     assert np.allclose(a.bias, b.bias, atol=20 * SAME)
     assert np.allclose(a.error_feature, b.error_feature, rtol=1e-3, atol=1e-5)
@@ -90,10 +89,10 @@ def test_the_shared_prior_finds_what_targets_share(dual):
     if dual:
         problem = DualProblem.from_masks(moments, data.masks[train])
     scores = {}
-    for solve in (solve_ridge_path, solve_shared_prior):
-        fitted = Attributions.from_solution(problem, solve(problem))
-        scores[solve] = score_arrays(fitted.predict(data.masks[test]), data.outputs[test]).mean
-    assert scores[solve_shared_prior] > scores[solve_ridge_path] + 0.1
+    for solver in (Ridge(), SharedPrior()):
+        fitted = Attributions.from_solution(problem, solver.solve(problem))
+        scores[solver] = score_arrays(fitted.predict(data.masks[test]), data.outputs[test]).mean
+    assert scores[SharedPrior()] > scores[Ridge()] + 0.1
     tau = learn_prior(problem).variance
     assert set(np.argsort(-tau)[:8]) == set(range(8))
 
@@ -101,15 +100,15 @@ def test_the_shared_prior_finds_what_targets_share(dual):
 def test_the_posterior_sd_is_calibrated():
     data = shared_structure(100, targets=80)
     problem = Problem.from_moments(Moments.from_arrays(data.masks[:100], data.outputs[:100]))
-    fitted = Attributions.from_solution(problem, solve_shared_prior(problem))
+    fitted = Attributions.from_solution(problem, SharedPrior().solve(problem))
     z = (fitted.weight - data.weight)[:8] / fitted.standard_error[:8]
     assert 0.7 < z.std() < 1.5
 
 
 def test_no_temper_is_plain_ridge(wide):
     problem = both(wide)[0]
-    plain = solve_ridge_path(problem)
-    flat = solve_shared_prior(problem, temper=0, pooled=True, steps=2)
+    plain = Ridge().solve(problem)
+    flat = SharedPrior(temper=0, pooled=True, steps=2).solve(problem)
     assert np.allclose(plain.weight, flat.weight, atol=1e-6)
 
 
@@ -120,7 +119,7 @@ def test_groups_pull_variances_together():
     tau = learn_prior(problem, groups=groups, group_weight=1e9).variance
     assert np.ptp(tau[:8]) < 1e-6 * tau[0] and np.ptp(tau[8:]) < 1e-6 * tau[8]
     assert tau[0] > 5 * tau[-1]
-    solution = solve_shared_prior(problem, groups=groups, group_weight=10.0)
+    solution = SharedPrior(groups=groups, group_weight=10.0).solve(problem)
     assert np.isfinite(solution.weight).all()
 
 
@@ -128,28 +127,28 @@ def test_a_prior_from_elsewhere_and_bad_options():
     data = shared_structure(60)
     problem = Problem.from_moments(Moments.from_arrays(data.masks[:60], data.outputs[:60]))
     prior = np.where(np.arange(80) < 8, 1.0, 0.0)
-    solution = solve_shared_prior(problem, prior=prior)
+    solution = SharedPrior(prior=prior).solve(problem)
     assert np.abs(solution.weight[8:]).max() < 1e-3
     for options in ({"temper": 2}, {"prior": prior[:5]}, {"groups": prior}):
         with pytest.raises(RegressionError):
-            solve_shared_prior(problem, **options)
+            SharedPrior(**options).solve(problem)
 
 
 @pytest.mark.parametrize("temper", [1.0, 0.5])
 def test_a_learnt_prior_gives_what_learning_it_gives(wide, temper):
     for problem in both(wide):
-        own = solve_shared_prior(problem, temper=temper)
-        given = solve_shared_prior(problem, temper=temper, prior=learn_prior(problem))
+        own = SharedPrior(temper=temper).solve(problem)
+        given = SharedPrior(temper=temper, prior=learn_prior(problem)).solve(problem)
         assert np.array_equal(own.weight, given.weight)
         assert own.status == given.status and own.details == given.details
     with pytest.raises(RegressionError, match=r"3 features that vary; here \d+ do"):
-        solve_shared_prior(problem, prior=Prior(np.ones(3), np.zeros(3), []))
+        SharedPrior(prior=Prior(np.ones(3), np.zeros(3), [])).solve(problem)
 
 
 def test_constant_targets_stay_zero(wide):
     wide.outputs[:, 2] = 4.0
     for problem in both(wide):
-        solution = solve_shared_prior(problem, steps=3)
+        solution = SharedPrior(steps=3).solve(problem)
         assert not solution.weight[:, 2].any() and solution.bias[2] == pytest.approx(4)
 
 

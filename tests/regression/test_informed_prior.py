@@ -6,11 +6,19 @@ import torch
 from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
-from coarlib.regression import ArrayRows, Attributions, Moments, Problem, fit, score_arrays
+from coarlib.regression import (
+    ArrayRows,
+    Attributions,
+    Auto,
+    Moments,
+    Problem,
+    SharedPrior,
+    fit,
+    score_arrays,
+)
 from coarlib.regression.dual import DualProblem
-from coarlib.regression.fit_and_score import Experiment
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.solvers.prior import learn_prior, load_scores, save_scores
-from coarlib.regression.solvers.shared_prior import solve_shared_prior
 from coarlib.regression.split import split_rows
 
 EXACT = 1e-9
@@ -63,7 +71,7 @@ def test_what_weights_leave_unexplained_has_the_moments_of_the_residuals(data):
 def test_slopes_say_which_groups_of_guesses_are_worth_something(data):
     rows, guess = data
     problem = problem_of(rows)
-    solution = solve_shared_prior(problem, scores=guess, groups=GROUPS)
+    solution = SharedPrior(scores=guess, groups=GROUPS).solve(problem)
     good, useless = solution.details["slopes"]
     # Regression dilution: cov(w, guess) / var(guess) = 1 / (4 (1 + .7²)) = .17.
     assert 0.1 < good < 0.25
@@ -74,10 +82,10 @@ def test_slopes_say_which_groups_of_guesses_are_worth_something(data):
 def test_good_guesses_predict_better_and_useless_ones_do_no_harm(data, dual):
     rows, guess = data
     problem = problem_of(rows, dual)
-    plain = held_out(rows, problem, solve_shared_prior(problem))
-    informed = held_out(rows, problem, solve_shared_prior(problem, scores=guess, groups=GROUPS))
+    plain = held_out(rows, problem, SharedPrior().solve(problem))
+    informed = held_out(rows, problem, SharedPrior(scores=guess, groups=GROUPS).solve(problem))
     noise = np.random.default_rng(4).normal(size=guess.shape)
-    useless = held_out(rows, problem, solve_shared_prior(problem, scores=noise))
+    useless = held_out(rows, problem, SharedPrior(scores=noise).solve(problem))
     assert informed > plain + 0.05
     assert useless > plain - 0.02
 
@@ -85,7 +93,7 @@ def test_good_guesses_predict_better_and_useless_ones_do_no_harm(data, dual):
 def test_the_scale_of_the_guesses_does_not_matter(data):
     rows, guess = data
     problem = problem_of(rows)
-    one, other = (solve_shared_prior(problem, scores=s * guess, steps=10) for s in (1, -1e3))
+    one, other = (SharedPrior(scores=s * guess, steps=10).solve(problem) for s in (1, -1e3))
     assert np.allclose(one.weight, other.weight, atol=1e-4)
     assert one.gap.max() < 1e-8
 
@@ -93,7 +101,7 @@ def test_the_scale_of_the_guesses_does_not_matter(data):
 def test_dual_and_primal_agree(data):
     rows, guess = data
     options = {"scores": guess, "groups": GROUPS, "steps": 10}
-    a, b = (solve_shared_prior(problem_of(rows, dual), **options) for dual in (False, True))
+    a, b = (SharedPrior(**options).solve(problem_of(rows, dual)) for dual in (False, True))
     assert np.allclose(a.weight, b.weight, atol=SAME * np.abs(a.weight).max())
     assert np.allclose(a.bias, b.bias, atol=10 * SAME)
 
@@ -109,7 +117,7 @@ def test_the_evidence_never_falls(data):
 def test_constant_targets_and_features_stay_zero(data):
     rows, guess = data
     rows.outputs[:, 2] = 4.0
-    solution = solve_shared_prior(problem_of(rows), scores=guess)
+    solution = SharedPrior(scores=guess).solve(problem_of(rows))
     assert not solution.weight[:, 2].any() and solution.bias[2] == pytest.approx(4)
     assert not solution.weight[5].any()
 
@@ -119,10 +127,9 @@ def test_auto_takes_the_guesses_into_account(data, tmp_path):
     save_scores(tmp_path / "scores.npz", guess, GROUPS)
     source = ArrayRows(rows.masks, rows.outputs)
     lines = []
-    options = {"informed_prior": load_scores(tmp_path / "scores.npz")}
-    found = Experiment(
-        source, split_rows(source, ROWS, 60), "auto", options, with_curve=True, say=lines.append
-    ).run()
+    solver = Auto(**load_scores(tmp_path / "scores.npz"))
+    how = FitOptions(with_curve=True, say=lines.append)
+    found = fit_and_score(source, split_rows(source, ROWS, 60), solver, how)
     assert found.summary["solver"] == "informed_prior"
     assert set(found.summary["candidates"]) >= {"ridge", "lasso", "informed_prior"}
     assert found.summary["learning_curve"]["solver"] == "informed_prior"

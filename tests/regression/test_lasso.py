@@ -1,16 +1,19 @@
 """The lasso against scikit-learn, its optimality conditions, and its certificate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regression_problems import linear_rows
-from sklearn.linear_model import ElasticNet, Lasso
+from sklearn import linear_model
+from sklearn.linear_model import ElasticNet
 from sklearn.preprocessing import StandardScaler
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Moments, Problem
-from coarlib.regression.solvers.lasso import largest_lambda, solve_lasso
+from coarlib.regression import Lasso, Moments, Problem
+from coarlib.regression.solvers.lasso import largest_lambda
 
 TIGHT = 1e-12
 CLOSE = 1e-5
@@ -41,7 +44,7 @@ def data():
 @pytest.mark.parametrize(("l1_ratio", "lam"), [(1.0, 0.05), (1.0, 0.005), (0.5, 0.05), (0.9, 0.01)])
 def test_matches_scikit_learn(data, positive, l1_ratio, lam):
     problem = Problem.from_moments(moments_of(data))
-    ours = solve_lasso(problem, lam, l1_ratio=l1_ratio, positive=positive, tol=TIGHT)
+    ours = Lasso(lam, l1_ratio=l1_ratio, positive=positive, tol=TIGHT).solve(problem)
     x = StandardScaler().fit_transform(data.masks.astype(float))
     model = ElasticNet(alpha=lam, l1_ratio=l1_ratio, positive=positive, tol=1e-12, max_iter=100_000)
     theirs = model.fit(x, data.outputs - data.outputs.mean(0)).coef_.T
@@ -52,13 +55,13 @@ def test_matches_scikit_learn(data, positive, l1_ratio, lam):
 
 def test_the_gap_is_scikit_learns(data):
     problem = Problem.from_moments(moments_of(data))
-    ours = solve_lasso(problem, 0.03, tol=0.05)
+    ours = Lasso(0.03, tol=0.05).solve(problem)
     x = StandardScaler().fit_transform(data.masks.astype(float))
     n = len(x)
     for t in range(6):
         y = data.outputs[:, t] - data.outputs[:, t].mean()
         w = standardised_weight(problem, ours)[:, t].astype(float)
-        optimum = Lasso(alpha=0.03, tol=1e-14, max_iter=100_000).fit(x, y).coef_
+        optimum = linear_model.Lasso(alpha=0.03, tol=1e-14, max_iter=100_000).fit(x, y).coef_
 
         def objective(v, y=y):
             return ((y - x @ v) ** 2).sum() / (2 * n) + 0.03 * np.abs(v).sum()
@@ -82,7 +85,7 @@ def test_optimality_conditions_hold(rows, features, seed, share, positive):
     if problem.num_active == 0:
         return
     lam = share * largest_lambda(problem).max() + 1e-3
-    w = standardised_weight(problem, solve_lasso(problem, lam, tol=TIGHT, positive=positive))
+    w = standardised_weight(problem, Lasso(lam, tol=TIGHT, positive=positive).solve(problem))
     gradient = (problem.covariance() - problem.gram @ w.astype(float)).numpy()
     slack = 2e-4 * np.sqrt(problem.variance).max()
     assert (gradient <= lam + slack).all()
@@ -97,20 +100,22 @@ def test_optimality_conditions_hold(rows, features, seed, share, positive):
 def test_largest_lambda_is_where_the_first_weight_appears(data):
     problem = Problem.from_moments(moments_of(data))
     top = largest_lambda(problem)
-    assert not solve_lasso(problem, top * 1.000001, tol=TIGHT).weight.any()
-    assert (solve_lasso(problem, top * 0.99, tol=TIGHT).weight != 0).any(0).all()
+    assert not Lasso(top * 1.000001, tol=TIGHT).solve(problem).weight.any()
+    assert (Lasso(top * 0.99, tol=TIGHT).solve(problem).weight != 0).any(0).all()
 
 
 def test_lambda_is_chosen_by_the_validation_rows(data):
     train, held = slice(0, 100), slice(100, None)
     problem = Problem.from_moments(moments_of(data, train))
-    ours = solve_lasso(problem, num_lambdas=20, validation=moments_of(data, held), patience=50)
+    ours = Lasso(num_lambdas=20, patience=50).solve(
+        replace(problem, validation=moments_of(data, held))
+    )
     x = StandardScaler().fit(data.masks[train].astype(float))
     y = data.outputs
     for t in range(6):
         errors = []
         for lam in ours.path["lam"][t]:
-            model = Lasso(alpha=lam, tol=1e-10, max_iter=100_000)
+            model = linear_model.Lasso(alpha=lam, tol=1e-10, max_iter=100_000)
             model.fit(x.transform(data.masks[train].astype(float)), y[train, t])
             predicted = model.predict(x.transform(data.masks[held].astype(float)))
             errors.append(((predicted - y[held, t]) ** 2).mean())
@@ -120,8 +125,9 @@ def test_lambda_is_chosen_by_the_validation_rows(data):
 
 def test_a_path_stops_early_and_says_where(data):
     problem = Problem.from_moments(moments_of(data, slice(0, 100)))
-    options = {"num_lambdas": 60, "eps": 1e-3, "validation": moments_of(data, slice(100, None))}
-    short, whole = (solve_lasso(problem, patience=p, **options) for p in (3, 1000))
+    problem = replace(problem, validation=moments_of(data, slice(100, None)))
+    options = {"num_lambdas": 60, "eps": 1e-3}
+    short, whole = (Lasso(patience=p, **options).solve(problem) for p in (3, 1000))
     assert np.isnan(short.path["gap"]).any() and not np.isnan(whole.path["gap"]).any()
     assert (whole.path["gap"] <= 1e-6).all()
     early = np.isfinite(short.path["validation_error"])
@@ -132,8 +138,8 @@ def test_a_path_stops_early_and_says_where(data):
 
 def test_a_warm_start_gives_the_same_answer_sooner(data):
     problem = Problem.from_moments(moments_of(data))
-    cold = solve_lasso(problem, 0.02, tol=TIGHT)
-    warm = solve_lasso(problem, 0.02, tol=TIGHT, start=cold.weight)
+    cold = Lasso(0.02, tol=TIGHT).solve(problem)
+    warm = Lasso(0.02, tol=TIGHT, start=cold.weight).solve(problem)
     assert np.allclose(cold.weight, warm.weight, atol=CLOSE)
     assert warm.iterations < cold.iterations
 
@@ -143,7 +149,7 @@ def test_more_features_than_rows_and_constant_columns():
     data.masks[:, 7] = True
     data.outputs[:, 1] = 3.0
     problem = Problem.from_moments(moments_of(data))
-    ours = solve_lasso(problem, 0.05)
+    ours = Lasso(0.05).solve(problem)
     assert not ours.weight[7].any() and not ours.weight[:, 1].any()
     assert ours.gap.max() <= 1e-6
     assert ours.bias[1] == pytest.approx(3.0)
@@ -152,9 +158,9 @@ def test_more_features_than_rows_and_constant_columns():
 def test_each_target_may_have_its_own_lambda(data):
     problem = Problem.from_moments(moments_of(data))
     lam = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3])
-    ours = solve_lasso(problem, lam, tol=TIGHT)
+    ours = Lasso(lam, tol=TIGHT).solve(problem)
     for t in range(6):
-        alone = solve_lasso(problem, float(lam[t]), tol=TIGHT)
+        alone = Lasso(float(lam[t]), tol=TIGHT).solve(problem)
         assert np.allclose(ours.weight[:, t], alone.weight[:, t], atol=CLOSE)
 
 
@@ -171,4 +177,4 @@ def test_each_target_may_have_its_own_lambda(data):
 )
 def test_bad_options_are_refused(data, arguments, message):
     with pytest.raises(RegressionError, match=message):
-        solve_lasso(Problem.from_moments(moments_of(data)), **arguments)
+        Lasso(**arguments).solve(Problem.from_moments(moments_of(data)))

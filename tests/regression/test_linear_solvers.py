@@ -1,19 +1,22 @@
 """Least squares and ridge against scikit-learn and against their definitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regression_problems import linear_rows
-from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
+from sklearn import linear_model
+from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Moments, Problem, fit, fit_least_squares, solve_ridge_path
+from coarlib.regression import Moments, Problem, Ridge, fit
 from coarlib.regression.rows import ArrayRows
-from coarlib.regression.solvers.least_squares import condition_number, solve_ridge
+from coarlib.regression.solvers.least_squares import condition_number
 from coarlib.regression.solvers.leave_one_out import leave_one_out
-from coarlib.regression.solvers.ridge import RidgePath, lambda_grid
+from coarlib.regression.solvers.ridge_path import RidgePath, lambda_grid
 
 CLOSE = 2e-5  # float32 products in X'Y
 CERTIFIED = 1e-12
@@ -38,7 +41,7 @@ def standardised(masks):
 
 
 def test_least_squares_matches_scikit_learn(noisy):
-    ours = fit_least_squares(Moments.from_arrays(noisy.masks, noisy.outputs))
+    ours = fit(Moments.from_arrays(noisy.masks, noisy.outputs), "least_squares")
     theirs = LinearRegression().fit(noisy.masks, noisy.outputs)
     assert np.allclose(ours.weight, theirs.coef_.T, atol=CLOSE)
     assert np.allclose(ours.bias, theirs.intercept_, atol=20 * CLOSE)
@@ -47,7 +50,7 @@ def test_least_squares_matches_scikit_learn(noisy):
 
 
 def test_standard_errors_match_the_closed_form(noisy):
-    ours = fit_least_squares(Moments.from_arrays(noisy.masks, noisy.outputs))
+    ours = fit(Moments.from_arrays(noisy.masks, noisy.outputs), "least_squares")
     design = np.column_stack([np.ones(len(noisy.masks)), noisy.masks])
     _, rss, _, _ = np.linalg.lstsq(design, noisy.outputs, rcond=None)
     sigma2 = rss / (len(design) - design.shape[1])
@@ -60,7 +63,7 @@ def test_standard_errors_match_the_closed_form(noisy):
 @pytest.mark.parametrize("keep", [0.05, 0.5, 0.95])
 def test_raw_units_with_float16_outputs(keep):
     data = linear_rows(6000, 50, 4, keep=keep, dtype=np.float16)
-    ours = fit_least_squares(Moments.from_arrays(data.masks, data.outputs))
+    ours = fit(Moments.from_arrays(data.masks, data.outputs), "least_squares")
     assert np.abs(ours.weight - data.weight).max() < 2e-2
     shrunk, _ = ours.standardised()  # what upstream saves
     assert np.median(shrunk / ours.weight) == pytest.approx(np.sqrt(keep * (1 - keep)), rel=0.02)
@@ -70,14 +73,14 @@ def test_raw_units_with_float16_outputs(keep):
 def test_ridge_matches_scikit_learn(noisy, alpha):
     n = len(noisy.masks)
     ours = fit(Moments.from_arrays(noisy.masks, noisy.outputs), "ridge", lam=alpha / n)
-    theirs = Ridge(alpha=alpha).fit(standardised(noisy.masks), noisy.outputs)
+    theirs = linear_model.Ridge(alpha=alpha).fit(standardised(noisy.masks), noisy.outputs)
     assert np.allclose(ours.standardised()[0], theirs.coef_.T, atol=CLOSE)
     assert ours.gap.max() < CERTIFIED
 
 
 def test_ridge_errors_are_the_sandwich(noisy):
     lam, n = 0.2, len(noisy.masks)
-    solution = solve_ridge(problem_of(noisy), lam)
+    solution = Ridge(lam).solve(problem_of(noisy))
     x = standardised(noisy.masks)
     inverse = np.linalg.inv(x.T @ x / n + lam * np.eye(x.shape[1]))
     hat = np.trace(inverse @ x.T @ x / n) + 1
@@ -110,7 +113,7 @@ def test_gcv_equals_its_definition(rows, features, seed):
 
 def test_gcv_picks_what_leave_one_out_picks(few_rows):
     grid = lambda_grid()
-    solution = solve_ridge_path(problem_of(few_rows), grid)
+    solution = Ridge(lams=grid).solve(problem_of(few_rows))
     x = standardised(few_rows.masks)
     theirs = RidgeCV(alphas=grid * len(x)).fit(x, few_rows.outputs)
     ratio = solution.lam[0] * len(x) / theirs.alpha_
@@ -120,7 +123,7 @@ def test_gcv_picks_what_leave_one_out_picks(few_rows):
 def test_path_solutions_match_cholesky_and_carry_certificates(noisy):
     problem = problem_of(noisy)
     path = RidgePath(problem).solution(np.full(7, 0.05), "path")
-    direct = solve_ridge(problem, 0.05)
+    direct = Ridge(0.05).solve(problem)
     assert np.allclose(path.weight, direct.weight, atol=1e-6)
     assert np.allclose(path.error_target, direct.error_target)
     assert np.allclose(path.error_feature, direct.error_feature)
@@ -138,11 +141,11 @@ def test_lambda_by_rows_matches_brute_force(noisy, choose):
     whole = folds[0] + folds[1] + folds[2] + folds[3]
     grid = np.array([3.0, 0.3, 0.03, 1e-3])
     if choose == "validation":
-        problem, kwargs = Problem.from_moments(whole - folds[3]), {"validation": folds[3]}
+        problem = replace(Problem.from_moments(whole - folds[3]), validation=folds[3])
         tests = [3]
     else:
-        problem, kwargs, tests = Problem.from_moments(whole), {"folds": folds}, range(4)
-    solution = solve_ridge_path(problem, grid, choose=choose, pooled=False, **kwargs)
+        problem, tests = replace(Problem.from_moments(whole), folds=tuple(folds)), range(4)
+    solution = Ridge(lams=grid, choose=choose, pooled=False).solve(problem)
     parts = np.array_split(np.arange(len(noisy.masks)), 4)
     errors = np.zeros((4, 7))
     for test in tests:
@@ -150,13 +153,13 @@ def test_lambda_by_rows_matches_brute_force(noisy, choose):
         scaler = StandardScaler().fit(noisy.masks[train].astype(float))
         x, held = (scaler.transform(noisy.masks[i].astype(float)) for i in (train, parts[test]))
         for index, lam in enumerate(grid):
-            model = Ridge(alpha=lam * len(train)).fit(x, noisy.outputs[train])
+            model = linear_model.Ridge(alpha=lam * len(train)).fit(x, noisy.outputs[train])
             errors[index] += ((model.predict(held) - noisy.outputs[parts[test]]) ** 2).sum(0)
     assert np.array_equal(solution.lam, grid[np.argmin(errors, 0)])
 
 
 def test_too_few_rows_give_the_smallest_norm(few_rows):
-    ours = fit_least_squares(Moments.from_arrays(few_rows.masks, few_rows.outputs))
+    ours = fit(Moments.from_arrays(few_rows.masks, few_rows.outputs), "least_squares")
     assert "smallest norm" in ours.summary["status"]
     x = few_rows.masks.astype(float)
     scale = x.std(0)
@@ -172,7 +175,7 @@ def test_features_that_move_together_share_the_effect():
     data = linear_rows(200, 5, 2)
     data.masks[:, 4] = data.masks[:, 3]
     data.outputs = data.masks @ data.weight
-    ours = fit_least_squares(Moments.from_arrays(data.masks, data.outputs))
+    ours = fit(Moments.from_arrays(data.masks, data.outputs), "least_squares")
     assert "linear combinations" in ours.summary["status"]
     assert np.allclose(ours.weight[3], ours.weight[4], atol=CLOSE)
     assert np.allclose(ours.weight[3] * 2, data.weight[3] + data.weight[4], atol=10 * CLOSE)
@@ -181,7 +184,7 @@ def test_features_that_move_together_share_the_effect():
 def test_leave_one_out_design_is_singular_but_solved():
     masks = ~np.eye(12, dtype=bool)
     effect = np.arange(12.0)[:, None]
-    ours = fit_least_squares(Moments.from_arrays(masks, masks @ effect))
+    ours = fit(Moments.from_arrays(masks, masks @ effect), "least_squares")
     assert np.allclose(ours.weight[:, 0], effect[:, 0] - effect.mean(), atol=1e-4)
 
 
@@ -215,8 +218,12 @@ def test_bad_options_are_refused(noisy):
         fit(moments, "least_squares", lam=1.0)
     with pytest.raises(RegressionError, match="positive finite"):
         fit(moments, "ridge", lams=np.array([1.0, -1.0]))
-    with pytest.raises(RegressionError, match="at least two folds"):
-        fit(moments, "ridge", choose="folds", folds=[moments])
+    with pytest.raises(RegressionError, match="at least 2 folds"):
+        fit(moments, "ridge", choose="folds")
+    with pytest.raises(RegressionError, match="not by 'luck'"):
+        Ridge(choose="luck")
+    with pytest.raises(RegressionError, match="has its options already; lam cannot"):
+        fit(moments, Ridge(), lam=1.0)
 
 
 def test_leave_one_out_errors_are_exact(noisy):
@@ -225,13 +232,14 @@ def test_leave_one_out_errors_are_exact(noisy):
     problem = Problem.from_moments(Moments.from_arrays(masks, outputs))
     grid = np.array([0.5, 0.05])
     source = ArrayRows(masks, outputs)
-    ours = leave_one_out(RidgePath(problem), source, np.arange(60), grid)
+    problem = replace(problem, source=source)
+    ours = leave_one_out(RidgePath(problem), grid)
     x = (masks - problem.moments.mean_mask)[:, problem.active] / problem.scale
     for lam, errors in zip(grid, ours, strict=True):
         expected = np.zeros(7)
         for i in range(60):
             rest = np.arange(60) != i
-            model = Ridge(alpha=60 * lam).fit(x[rest], outputs[rest])
+            model = linear_model.Ridge(alpha=60 * lam).fit(x[rest], outputs[rest])
             expected += (model.predict(x[i : i + 1])[0] - outputs[i]) ** 2 / 60
         assert np.allclose(errors, expected, rtol=1e-3)
 
@@ -241,13 +249,8 @@ def test_lambda_by_leave_one_out_is_ridge_cvs(noisy):
     source = ArrayRows(noisy.masks[few], noisy.outputs[few])
     problem = Problem.from_moments(Moments.from_rows(source))
     grid = np.array([5.0, 1.0, 0.2, 0.04, 0.008])
-    chosen = solve_ridge_path(
-        problem,
-        grid,
-        choose="errors",
-        pooled=False,
-        errors=lambda path, lams: leave_one_out(path, source, np.arange(60), lams),
-    )
+    problem = replace(problem, source=source)
+    chosen = Ridge(lams=grid, choose="leave_one_out", pooled=False).solve(problem)
     x = standardised(source.masks)
     theirs = RidgeCV(alphas=60 * grid, alpha_per_target=True).fit(x, source.outputs)
     assert np.allclose(chosen.lam * 60, theirs.alpha_)

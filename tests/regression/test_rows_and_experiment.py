@@ -7,12 +7,13 @@ import pytest
 from regression_problems import linear_rows, make_store
 
 from coarlib import beton
+from coarlib.commands.fit.run_regression import solver_for
 from coarlib.errors import BetonError, RegressionError, StoreError
 from coarlib.masks.digests import mask_digests
-from coarlib.regression import Attributions
+from coarlib.regression import Attributions, Auto, Ridge, SharedPrior, TemperedPrior
 from coarlib.regression import fit_and_score as experiment
 from coarlib.regression.budget import Prediction
-from coarlib.regression.fit_and_score import Experiment, solver_for
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.rows import ArrayRows, StoreRows, open_rows
 from coarlib.regression.rows.blocks import read_blocks
 from coarlib.regression.solvers.prior import learn_prior
@@ -20,6 +21,7 @@ from coarlib.regression.split import split_rows
 from coarlib.store import Store
 
 TRUE_EFFECT = 1e-3
+QUIET = FitOptions(say=lambda _: None)
 
 
 @pytest.fixture
@@ -113,9 +115,12 @@ def test_upstreams_settings_name_a_solver():
 def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data, tmp_path):
     source = ArrayRows(data.masks, data.outputs + np.random.default_rng(0).normal(size=(120, 6)))
     lines = []
-    result = Experiment(
-        source, split_rows(source, 90, 30), "least_squares", quiet=True, say=lines.append
-    ).run()
+    result = fit_and_score(
+        source,
+        split_rows(source, 90, 30),
+        "least_squares",
+        FitOptions(say=lines.append),
+    )
     assert result.summary["num_rows"] == 120
     assert result.held_out.num_rows == 30
     assert result.held_out.mean_low < result.held_out.mean < result.held_out.mean_high
@@ -130,9 +135,7 @@ def test_scores_are_those_of_the_training_rows_and_weights_those_of_all(data, tm
 
 def test_no_held_out_rows(data):
     source = ArrayRows(data.masks, data.outputs)
-    result = Experiment(
-        source, split_rows(source, 120, 0), "least_squares", say=lambda _: None
-    ).run()
+    result = fit_and_score(source, split_rows(source, 120, 0), "least_squares", QUIET)
     assert result.held_out is None
     assert np.abs(result.weight - data.weight).max() < TRUE_EFFECT
 
@@ -141,7 +144,7 @@ def test_without_an_intercept_the_mean_is_left_out(data):
     source = ArrayRows(data.masks, data.outputs)
     split = split_rows(source, 100, 20)
     with_bias, without = (
-        Experiment(source, split, "ridge", use_bias=use, say=lambda _: None).run()
+        fit_and_score(source, split, "ridge", FitOptions(use_bias=use, say=lambda _: None))
         for use in (True, False)
     )
     assert np.allclose(with_bias.bias - without.bias, data.outputs.mean(0), atol=1e-4)
@@ -176,7 +179,9 @@ def sparse_source(rows, keep_rows=True):
 
 def test_auto_keeps_what_predicts_the_held_out_rows_best():
     source, lines = sparse_source(260), []
-    result = Experiment(source, split_rows(source, 60, 200), "auto", say=lines.append).run()
+    result = fit_and_score(
+        source, split_rows(source, 60, 200), "auto", FitOptions(say=lines.append)
+    )
     scores = result.summary["candidates"]
     assert set(scores) == {"ridge", "shared_prior", "tempered_prior", "lasso"}
     assert result.summary["solver"] == max(scores, key=scores.get)
@@ -185,80 +190,82 @@ def test_auto_keeps_what_predicts_the_held_out_rows_best():
     used = 100 if result.summary["solver"] == "lasso" else 200
     assert result.held_out.num_rows == used
     assert any("chosen on the held-out rows" in line for line in lines)
-    with pytest.raises(RegressionError, match="num_val"):
-        Experiment(source, split_rows(source, 60, 0), "auto", say=print).run()
+    with pytest.raises(RegressionError, match="hold out at least 4"):
+        fit_and_score(source, split_rows(source, 60, 0), "auto", FitOptions(say=print))
 
 
 @pytest.mark.parametrize("form", ["primal", "dual"])
 def test_auto_learns_the_shared_prior_once_with_unchanged_results(form, monkeypatch):
     source, learnt = sparse_source(90), []
     split = split_rows(source, 50, 40)
-    monkeypatch.setattr(experiment.Experiment, "_plan", lambda self: Prediction(form, 0, 0))
-    monkeypatch.setattr(experiment, "CANDIDATES", ("ridge", "shared_prior", "tempered_prior"))
+    monkeypatch.setattr(experiment, "choose_form", lambda *_: Prediction(form, 0, 0))
+    module = importlib.import_module("coarlib.regression.solvers.shared_prior")
 
     def counted(*args, **options):
         learnt.append(learn_prior(*args, **options))
         return learnt[-1]
 
-    for name in ("fit", "solvers.shared_prior"):
-        module = importlib.import_module(f"coarlib.regression.{name}")
-        monkeypatch.setattr(module, "learn_prior", counted)
-    # A candidate with options of its own makes both learn their own prior.
-    own = {name: {"pooled": True} for name in experiment.SHARE_PRIOR}
-    results, lines, counts = [], [], []
-    for options in ({}, own):
-        learnt.clear()
-        said = []
-        results.append(Experiment(source, split, "auto", options, say=said.append).run())
-        lines.append(said)
-        counts.append(len(learnt))
-    once, twice = results
-    final = int(once.summary["solver"] in experiment.SHARE_PRIOR)
-    assert counts == [1 + final, 2 + final]
-    assert lines[0] == lines[1]
-    assert np.array_equal(once.weight, twice.weight)
-    assert np.array_equal(once.standard_error, twice.standard_error)
-    assert once.summary["candidates"] == twice.summary["candidates"]
+    monkeypatch.setattr(module, "learn_prior", counted)
+    auto = Auto(candidates=(Ridge(), SharedPrior(), TemperedPrior()))
+    result = fit_and_score(source, split, auto, QUIET)
+    final = int(result.summary["solver"] != "ridge")
+    assert len(learnt) == 1 + final
+    for solver in auto.candidates:
+        alone = fit_and_score(source, split, solver, QUIET)
+        if solver.name == result.summary["solver"]:
+            assert np.array_equal(alone.weight, result.weight)
+            assert np.allclose(alone.standard_error, result.standard_error)
 
 
 def test_the_final_lasso_is_fitted_on_all_rows_at_the_chosen_lambda():
     source = sparse_source(260)
-    result = Experiment(source, split_rows(source, 160, 100), "lasso", say=lambda _: None).run()
+    result = fit_and_score(source, split_rows(source, 160, 100), "lasso", QUIET)
     assert result.summary["num_rows"] == 260
     assert result.path["lam"].shape == (30, 100)
     assert all(result.lam[t] in result.path["lam"][t] for t in range(30))
     assert (result.gap <= 1e-6).all()
 
 
-@pytest.mark.parametrize("solver", ["ridge", "shared_prior", "auto"])
+@pytest.mark.parametrize(
+    "solver", [Ridge(), SharedPrior(), Auto(candidates=(Ridge(), SharedPrior()))]
+)
 def test_the_dual_form_gives_the_same_fit(solver, monkeypatch):
     source = sparse_source(80)
     split = split_rows(source, 50, 30)
-    primal = Experiment(source, split, solver, say=lambda _: None)
-    if solver == "auto":
-        monkeypatch.setattr(experiment, "CANDIDATES", ("ridge", "shared_prior"))
-    a = primal.run()
-    monkeypatch.setattr(experiment.Experiment, "_plan", lambda self: Prediction("dual", 0, 0))
-    b = Experiment(source, split, solver, say=lambda _: None).run()
+    a = fit_and_score(source, split, solver, QUIET)
+    monkeypatch.setattr(experiment, "choose_form", lambda *_: Prediction("dual", 0, 0))
+    b = fit_and_score(source, split, solver, QUIET)
     assert np.allclose(a.weight, b.weight, atol=2e-3)
     assert a.held_out.mean == pytest.approx(b.held_out.mean, abs=1e-3)
+
+
+def test_few_rows_of_many_features_take_the_form_without_a_matrix_over_features():
+    data = linear_rows(100, 2432, 3, keep=0.9, noise=1.0)
+    source, lines = ArrayRows(data.masks, data.outputs), []
+    split = split_rows(source, 80, 20)
+    found = fit_and_score(source, split, "ridge", FitOptions(say=lines.append))
+    assert "ridge, dual form" in lines[0] and found.weight.shape == (2432, 3)
+    lines.clear()
+    split = split_rows(source, 80, 20)
+    found = fit_and_score(source, split, "auto", FitOptions(say=lines.append))
+    assert "primal and dual form" in lines[0] and "lasso" in found.summary["candidates"]
 
 
 def test_the_learning_curve_is_shown_where_there_are_rows_for_it():
     source, lines = sparse_source(500), []
     split = split_rows(source, 400, 100)
-    result = Experiment(source, split, "ridge", say=lines.append).run()
+    result = fit_and_score(source, split, "ridge", FitOptions(say=lines.append))
     assert any("doubling the rows to 800" in line for line in lines)
     assert result.summary["learning_curve"]["rows"][-1] == 400
-    quiet = Experiment(source, split, "ridge", with_curve=False, say=lambda _: None).run()
+    quiet = fit_and_score(source, split, "ridge", FitOptions(with_curve=False, say=lambda _: None))
     assert "learning_curve" not in quiet.summary
 
 
 def test_folds_choose_the_ridge():
     source, lines = sparse_source(200), []
     split = split_rows(source, 150, 50)
-    result = Experiment(source, split, "ridge", folds=5, say=lines.append).run()
+    result = fit_and_score(source, split, Ridge(folds=5), FitOptions(say=lines.append))
     assert any("λ by folds" in line for line in lines)
     assert result.lam[0] > 0 and (result.lam == result.lam[0]).all()
     with pytest.raises(RegressionError, match="at least 2 folds"):
-        Experiment(source, split, "ridge", folds=1, say=lines.append).run()
+        Ridge(folds=1)

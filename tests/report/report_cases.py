@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from coarlib.regression.fit_and_score import Experiment
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.rows import StoreRows
 from coarlib.regression.split import Split
 from coarlib.store import Store
@@ -36,7 +36,7 @@ def make_fit(store, out, held_out=40):
     source = StoreRows(Store.open(store))
     rows = np.arange(len(source.row_ids))
     split = Split(rows[: len(rows) - held_out], rows[len(rows) - held_out :])
-    found = Experiment(source, split, "ridge", quiet=True, say=lambda _: None).run()
+    found = fit_and_score(source, split, "ridge", FitOptions(quiet=True, say=lambda _: None))
     found.summary |= {"data": str(store), "seed": None}
     found.save(out)
     return out

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,15 +29,15 @@ from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
-from coarlib.regression.fit import NEED_SCORES, SOLVERS
-from coarlib.regression.fit_and_score import AUTO, Experiment, solver_for
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.rows import RowSource, open_rows, verified_note
-from coarlib.regression.solvers.lasso import EPS, NUM_LAMBDAS
+from coarlib.regression.solvers import SOLVERS, Solver, solver_of
 from coarlib.regression.solvers.prior import load_scores
 from coarlib.regression.split import Split, split_rows
 
 FAST_L1 = "fast_l1"
+ROWS_A_FEATURE = 3  # below this, plain least squares predicts poorly
 SECTIONS = {
     "data": {
         "data_path": Param(str, "a store directory or a .beton of write_dataset", required=True),
@@ -53,7 +54,7 @@ SECTIONS = {
     },
     "cfg": {
         "out_dir": Param(str, "where to write the result; never overwritten", required=True),
-        "solver": Param(str, f"{', '.join((AUTO, *SOLVERS, FAST_L1))}; default: see above"),
+        "solver": Param(str, f"{', '.join((*SOLVERS, FAST_L1))}; default: see above"),
         "k": Param(int, "number of λ on the lasso path", required=True),
         "manual_max_lambda": Param(float, "largest λ; 0 = least squares, -1 = auto", default=-1.0),
         "eps": Param(float, "smallest λ of the path, relative to the largest", default=1e-5),
@@ -97,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.cfg.solver == FAST_L1:
         attributions = with_fast_l1(args, source, split)
     else:
-        attributions = experiment_of(args, source, split, out_dir).run()
+        solver = solver_from(args, len(split.train), source.num_features)
+        attributions = fit_and_score(source, split, solver, fit_options(args, out_dir))
     attributions.summary |= {"seed": args.data.seed, "use_bias": args.cfg.use_bias}
     attributions.save(out_dir)
     discard_partial(out_dir)
@@ -106,22 +108,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def experiment_of(
-    args: SimpleNamespace, source: RowSource, split: Split, out_dir: Path
-) -> Experiment:
-    """Put the arguments together into an experiment."""
-    solver = args.cfg.solver or upstreams_solver(args, len(split.train), source.num_features)
+def fit_options(args: SimpleNamespace, out_dir: Path) -> FitOptions:
+    """Return how the arguments want the fit done."""
     limit = args.cfg.memory_gb
-    return Experiment(
-        source=source,
-        split=split,
-        solver=solver,
-        options=solver_options(args),
+    return FitOptions(
         device=resolve_device(args.cfg.device),
         use_bias=args.cfg.use_bias,
         partial_dir=out_dir / PARTIAL,
         memory_limit=None if limit is None else limit * 1e9,
-        folds=args.cfg.folds,
         with_curve=args.cfg.learning_curve,
     )
 
@@ -172,35 +166,71 @@ def target_range(section: SimpleNamespace, prefix: str = "--data.") -> slice:
     return slice(start, None if end == -1 else end)
 
 
-def solver_options(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
-    """Return the arguments that concern each solver."""
+def solver_from(args: SimpleNamespace, num_rows: int, num_features: int) -> Solver:
+    """Return the solver that the arguments mean, with those of them that are options of it."""
     cfg = args.cfg
-    lasso: dict[str, Any] = {"l1_ratio": cfg.l1_ratio, "positive": cfg.positive, "tol": cfg.tol}
-    lasso |= {"num_lambdas": cfg.k, "eps": cfg.eps}
-    fixed = cfg.lam
-    if fixed is None and cfg.manual_max_lambda > 0:
-        fixed = cfg.manual_max_lambda
-    if cfg.solver == AUTO or cfg.k == 1:
-        lasso |= {"num_lambdas": NUM_LAMBDAS, "eps": EPS}
-    ridge: dict[str, Any] = {}
-    if fixed is not None:
-        lasso["lam"] = ridge["lam"] = fixed
-    saga: dict[str, Any] = {"lam": fixed}
-    if "cfg.lr" in args.given and cfg.solver == "saga":
-        saga["lr"] = cfg.lr
-    if cfg.batch_size is not None:
-        saga["batch_size"] = cfg.batch_size
-    # manual_max_lambda: 0 is upstream's way of asking for least squares.
-    plain = 0.0 if fixed is None and cfg.manual_max_lambda == 0 else fixed
-    options = {"lasso": lasso, "ridge": ridge, "saga": saga, "conjugate_gradients": {"lam": plain}}
+    name = cfg.solver or upstreams_solver(args, num_rows, num_features)
+    lam = cfg.lam
+    if lam is None and cfg.manual_max_lambda >= 0 and name in ("lasso", "saga"):
+        lam = cfg.manual_max_lambda or None
+    given: dict[str, Any] = {
+        "lam": lam,
+        "l1_ratio": cfg.l1_ratio,
+        "positive": cfg.positive,
+        "tol": cfg.tol if "cfg.tol" in args.given else None,
+        "lr": cfg.lr if "cfg.lr" in args.given else None,
+        "batch_size": cfg.batch_size,
+        "folds": cfg.folds,
+    }
+    if cfg.k != 1:
+        given |= {"num_lambdas": cfg.k, "eps": cfg.eps}
     if cfg.prior_scores is not None:
-        if cfg.solver not in (AUTO, *NEED_SCORES):
-            raise RegressionError(
-                "--cfg.prior_scores is for --cfg.solver informed_prior or auto, not "
-                f"{cfg.solver or 'what manual_max_lambda and k mean'}"
-            )
-        options["informed_prior"] = load_scores(cfg.prior_scores, target_range(args.data))
-    return options
+        given |= load_scores(cfg.prior_scores, target_range(args.data))
+    known = {field.name for field in fields(SOLVERS[name])} if name in SOLVERS else set()
+    if cfg.prior_scores is not None and "scores" not in known:
+        raise RegressionError(
+            "--cfg.prior_scores is for --cfg.solver informed_prior or auto, not "
+            f"{cfg.solver or 'what manual_max_lambda and k mean'}"
+        )
+    chosen = {key: value for key, value in given.items() if key in known and value is not None}
+    return solver_of(name, **chosen)
+
+
+def solver_for(max_lambda: float, num_lambdas: int, num_rows: int, num_features: int) -> str:
+    """Return the solver that upstream's settings mean, with a warning where they are unwise.
+
+    Parameters
+    ----------
+    max_lambda : float
+        ``manual_max_lambda``: 0 is least squares, -1 a lasso path from the largest useful λ.
+    num_lambdas : int
+        ``k``, the length of the path.
+    num_rows, num_features : int
+        Rows to fit, and features that may vary.
+    """
+    if max_lambda not in (-1, 0) and max_lambda < 0:
+        raise RegressionError(f"manual_max_lambda must be -1 or at least 0, not {max_lambda}")
+    if max_lambda != -1 and num_lambdas != 1:
+        raise RegressionError(
+            f"manual_max_lambda: {max_lambda:g} fixes one λ, so k must be 1, not {num_lambdas}"
+        )
+    if max_lambda != 0:
+        return "lasso"
+    if num_rows <= num_features + 1:
+        warnings.warn(
+            f"{num_rows} rows do not determine {num_features} weights by least squares "
+            "(manual_max_lambda: 0); fitting ridge with λ by cross-validation instead "
+            "(--cfg.solver chooses another)",
+            stacklevel=2,
+        )
+        return "ridge"
+    if num_rows < ROWS_A_FEATURE * num_features:
+        warnings.warn(
+            f"least squares (manual_max_lambda: 0) on {num_rows} rows for {num_features} features "
+            "is noisy; --cfg.solver auto usually predicts better",
+            stacklevel=2,
+        )
+    return "least_squares"
 
 
 if __name__ == "__main__":

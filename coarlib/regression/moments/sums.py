@@ -345,7 +345,7 @@ class Accumulator:
             if self.num_excluded:
                 reason = (
                     f"all {self.num_excluded} rows have NaN or infinite outputs; choose the "
-                    "targets that are finite (--data.target_start_ind, --data.target_end_ind)"
+                    "targets that are finite"
                 )
             raise RegressionError(f"nothing to fit: {reason}")
         total, square = self._sums.cpu().numpy()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coarlib.regression.rows import RowSource
 
-__all__ = ["BLOCK_BYTES", "read_blocks", "rows_per_block"]
+__all__ = ["BLOCK_BYTES", "finite_blocks", "read_blocks", "rows_per_block"]
 
 MAX_BLOCK_ROWS = 8192  # float32 sums of so many rows keep six digits
 BLOCK_BYTES = 512 * 2**20
@@ -48,3 +48,13 @@ def read_blocks(
             if index + 1 < len(blocks):
                 ahead = pool.submit(source.read, blocks[index + 1])
             yield block, masks, outputs
+
+
+def finite_blocks(
+    source: RowSource, positions: NDArray[np.int64] | None = None
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[Any]]]:
+    """Iterate over masks [B, N] and outputs [B, T], without rows that moments leave out."""
+    for _, masks, outputs in read_blocks(source, positions):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(outputs.astype(np.float32)).all(1)
+        yield (masks, outputs) if finite.all() else (masks[finite], outputs[finite])

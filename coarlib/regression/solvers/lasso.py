@@ -6,18 +6,24 @@ objective of scikit-learn's ``ElasticNet`` and of glmnet on standardised masks, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.regression.attributions import Attributions
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution, certificate, target_blocks
+from coarlib.regression.solvers.base import Size, Solver
 from coarlib.regression.solvers.lasso_kernel import solve_paths
+from coarlib.regression.solvers.least_squares import LeastSquares
 from coarlib.regression.threads import torch_threads
 
-__all__ = ["largest_lambda", "solve_lasso", "validation_moments"]
+__all__ = ["Lasso", "largest_lambda", "validation_moments"]
 
 NUM_LAMBDAS = 100
 EPS = 1e-2
@@ -36,27 +42,15 @@ def largest_lambda(
     return np.asarray(top.cpu().numpy() / l1_ratio)
 
 
-def solve_lasso(
-    problem: Problem,
-    lam: float | NDArray[np.float64] | None = None,
-    *,
-    num_lambdas: int = NUM_LAMBDAS,
-    eps: float = EPS,
-    l1_ratio: float = 1.0,
-    positive: bool = False,
-    tol: float = TOLERANCE,
-    validation: Moments | None = None,
-    patience: int = PATIENCE,
-    start: NDArray[np.float64] | None = None,
-) -> Solution:
-    """Fit the lasso (or elastic net) to every target.
+@dataclass(frozen=True)
+class Lasso(Solver):
+    """The lasso, or elastic net, of every target.
 
     Parameters
     ----------
-    problem : Problem
     lam : float or float64 [T], optional
         Fit at this λ. Without it, follow a path of ``num_lambdas`` from each target's largest
-        useful λ down to ``eps`` times it and keep the λ with the smallest validation error.
+        useful λ down to ``eps`` times it and keep the λ with the smallest error on held-out rows.
     num_lambdas, eps
         The path.
     l1_ratio : float
@@ -65,91 +59,124 @@ def solve_lasso(
         Only weights ≥ 0.
     tol : float
         Largest duality gap, relative to half a target's variance.
-    validation : Moments
-        Rows that choose λ; needed for a path.
     patience : int
         A target's path stops when its validation error has been above its minimum for so many λ.
-    start : float64 [N, T], optional
+    start : float [N, T], optional
         Raw-unit weights to start from.
-
-    Returns
-    -------
-    Solution
-        ``path``: arrays [T, L] of λ, gap, non-zero weights, validation error and sweeps (NaN
-        where the path had stopped).
-
-    Raises
-    ------
-    RegressionError
-        For options that make no sense, or a path without validation rows.
     """
-    _check_lambda(lam, validation)
-    _check_path(num_lambdas, eps, l1_ratio, tol)
-    name = "lasso" if l1_ratio == 1 else f"elastic net (l1_ratio {l1_ratio:g})"
-    how = "at the given λ" if lam is not None else f"path of {num_lambdas} λ, validation error"
-    solution = Solution.empty(problem, f"{name} by coordinate descent, {how}")
-    length = 1 if lam is not None else num_lambdas
-    logs = np.full((problem.num_targets, len(PATH_KEYS), length), np.nan)
-    lams = np.zeros((problem.num_targets, length))
-    gram = np.ascontiguousarray(problem.gram.cpu().numpy())
-    val = _Validation(problem, None if lam is not None else validation)
-    for targets in target_blocks(problem.num_targets):
-        c = np.ascontiguousarray(problem.covariance(targets).cpu().numpy().T)
-        if lam is None:
-            top = largest_lambda(problem, targets, l1_ratio, positive)
-            lams[targets] = top[:, None] * np.geomspace(1, eps, num_lambdas)
-        else:
-            lams[targets] = np.broadcast_to(lam, problem.num_targets)[targets, None]
-        weights = np.zeros_like(c)
-        with torch_threads(), numba.parallel_chunksize(CHUNK):
-            best = solve_paths(
-                gram,
-                c,
-                problem.variance[targets],
-                lams[targets],
-                l1_ratio,
-                positive,
-                tol,
-                _start(problem, start, targets, c.shape),
-                val.gram,
-                *val.targets(targets),
-                patience,
-                weights,
-                logs[targets],
+
+    name: ClassVar[str] = "lasso"
+    lam: float | NDArray[np.float64] | None = field(default=None, compare=False)
+    num_lambdas: int = NUM_LAMBDAS
+    eps: float = EPS
+    l1_ratio: float = 1.0
+    positive: bool = False
+    tol: float = TOLERANCE
+    patience: int = PATIENCE
+    start: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = np.asarray(0.0 if self.lam is None else self.lam)
+        if not (np.isfinite(given).all() and (given >= 0).all()):
+            raise RegressionError(f"λ must be finite and not negative, not {self.lam}")
+        if not 0 < self.l1_ratio <= 1:
+            raise RegressionError(
+                f"l1_ratio must be in (0, 1], not {self.l1_ratio}; 0 is solver ridge"
             )
-        each = np.arange(len(best))
-        solution.lam[targets] = lams[targets][each, best]
-        yy, reached = problem.variance[targets], ~np.isnan(logs[targets, 3])
-        gaps = np.where(reached, logs[targets, 0], 0.0).T  # [L, t]
-        certified = np.stack([certificate(0.5 * yy * gap, yy) for gap in gaps])
-        solution.gap[targets] = certified[best, each]
-        solution.fill(problem, targets, torch.from_numpy(weights.T.copy()).to(problem.device))
-    solution.iterations = int(np.nansum(logs[:, 3]))
-    solution.path = {"lam": lams} | {key: logs[:, i] for i, key in enumerate(PATH_KEYS)}
-    missed = int((solution.gap > tol).sum())
-    solution.details |= {"tolerance": tol, "targets_above_tolerance": missed}
-    if missed:
-        solution.status += f"; {missed} targets stopped above the gap {tol:g}"
-    return solution
+        if self.num_lambdas < 1 or not 0 < self.eps < 1 or not self.tol > 0:
+            raise RegressionError(
+                "a path needs at least one λ, 0 < eps < 1 and a positive tolerance, not "
+                f"{self.num_lambdas} λ, eps = {self.eps}, tolerance = {self.tol}"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """X'X, and held-out rows where λ is not given."""
+        return frozenset({"gram"} | ({"validation"} if self.lam is None else set()))
+
+    def refit(self, found: Attributions) -> Lasso:
+        """Keep the chosen λ, and start from the weights."""
+        return self if self.lam is not None else replace(self, lam=found.lam, start=found.weight)
+
+    def work(self, size: Size) -> float:
+        """What a path of a target takes, measured at 2,000 features."""
+        return 6.0 * size.targets * (size.features / 2000) ** 2 * 1e8
+
+    def solve(self, problem: Problem) -> Solution:
+        """Fit all targets.
+
+        Returns
+        -------
+        Solution
+            ``path``: arrays [T, L] of λ, gap, non-zero weights, validation error and sweeps (NaN
+            where the path had stopped).
+        """
+        if problem.gram.numel() == 0 and problem.num_active > 0:
+            raise RegressionError("the lasso works on X'X and has no dual form")
+        if problem.num_active == 0:
+            return Solution.empty(problem, "no feature varies: the mean of each target")
+        if self.lam is not None and not np.any(self.lam) and not self.positive:
+            return LeastSquares().solve(problem)
+        if self.lam is None and problem.validation is None:
+            raise RegressionError(
+                "a lasso path needs held-out rows to choose λ by them, or give one λ"
+            )
+        name = "lasso" if self.l1_ratio == 1 else f"elastic net (l1_ratio {self.l1_ratio:g})"
+        how = f"path of {self.num_lambdas} λ, validation error"
+        if self.lam is not None:
+            how = "at the given λ"
+        solution = Solution.empty(problem, f"{name} by coordinate descent, {how}")
+        lams = self._lambdas(problem)
+        logs = np.full((problem.num_targets, len(PATH_KEYS), lams.shape[1]), np.nan)
+        gram = np.ascontiguousarray(problem.gram.cpu().numpy())
+        val = _Validation(problem, None if self.lam is not None else problem.validation)
+        for targets in target_blocks(problem.num_targets):
+            c = np.ascontiguousarray(problem.covariance(targets).cpu().numpy().T)
+            weights = np.zeros_like(c)
+            with torch_threads(), numba.parallel_chunksize(CHUNK):
+                best = solve_paths(
+                    gram,
+                    c,
+                    problem.variance[targets],
+                    lams[targets],
+                    self.l1_ratio,
+                    self.positive,
+                    self.tol,
+                    _start(problem, self.start, targets, c.shape),
+                    val.gram,
+                    *val.targets(targets),
+                    self.patience,
+                    weights,
+                    logs[targets],
+                )
+            solution.lam[targets] = lams[targets][np.arange(len(best)), best]
+            solution.gap[targets] = _certified(problem.variance[targets], logs[targets], best)
+            solution.fill(problem, targets, torch.from_numpy(weights.T.copy()).to(problem.device))
+        solution.iterations = int(np.nansum(logs[:, 3]))
+        solution.path = {"lam": lams} | {key: logs[:, i] for i, key in enumerate(PATH_KEYS)}
+        missed = int((solution.gap > self.tol).sum())
+        solution.details |= {"tolerance": self.tol, "targets_above_tolerance": missed}
+        if missed:
+            solution.status += f"; {missed} targets stopped above the gap {self.tol:g}"
+        return solution
+
+    def _lambdas(self, problem: Problem) -> NDArray[np.float64]:
+        """The λ to solve at, descending, [T, L]."""
+        if self.lam is not None:
+            each = np.broadcast_to(np.asarray(self.lam, float), problem.num_targets)
+            return np.ascontiguousarray(each[:, None])
+        blocks = target_blocks(problem.num_targets)
+        tops = [largest_lambda(problem, b, self.l1_ratio, self.positive) for b in blocks]
+        return np.concatenate(tops)[:, None] * np.geomspace(1, self.eps, self.num_lambdas)
 
 
-def _check_lambda(lam: float | NDArray[np.float64] | None, validation: Moments | None) -> None:
-    if lam is None and validation is None:
-        raise RegressionError(
-            "a lasso path needs held-out rows to choose λ (--data.num_val), or give one λ"
-        )
-    if lam is not None and not (np.isfinite(lam).all() and (np.asarray(lam) >= 0).all()):
-        raise RegressionError(f"λ must be finite and not negative, not {lam}")
-
-
-def _check_path(num_lambdas: int, eps: float, l1_ratio: float, tol: float) -> None:
-    if not 0 < l1_ratio <= 1:
-        raise RegressionError(f"l1_ratio must be in (0, 1], not {l1_ratio}; 0 is solver ridge")
-    if num_lambdas < 1 or not 0 < eps < 1 or not tol > 0:
-        raise RegressionError(
-            "a path needs at least one λ, 0 < eps < 1 and a positive tolerance, not "
-            f"k = {num_lambdas}, eps = {eps}, tolerance = {tol}"
-        )
+def _certified(
+    variance: NDArray[np.float64], logs: NDArray[np.float64], best: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Certificates of the chosen λ [t]; an error where one along the path bounds nothing."""
+    gaps = np.where(np.isnan(logs[:, 3]), 0.0, logs[:, 0]).T  # [L, t]
+    certified = np.stack([certificate(0.5 * variance * gap, variance) for gap in gaps])
+    return np.asarray(certified[best, np.arange(len(best))])
 
 
 def _start(

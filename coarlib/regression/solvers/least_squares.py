@@ -8,11 +8,13 @@ in standardised units is returned and the status says so. Ridge by cross-validat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.errors import RegressionError
 from coarlib.regression.moments.counts import column_sums
 from coarlib.regression.problem import (
     Problem,
@@ -20,8 +22,9 @@ from coarlib.regression.problem import (
     quadratic_certificate,
     target_blocks,
 )
+from coarlib.regression.solvers.base import Size, Solver
 
-__all__ = ["condition_number", "min_norm", "solve_least_squares", "solve_ridge"]
+__all__ = ["LeastSquares", "add_errors", "cholesky", "condition_number", "nothing_varies"]
 
 # Beyond this the smallest eigenvalue is within rounding of zero.
 SINGULAR_CONDITION = 1e12
@@ -29,50 +32,40 @@ REFINE_ABOVE = 1e-11  # relative residual of the normal equations
 REFINE_STEPS = 4
 
 
-def solve_least_squares(problem: Problem) -> Solution:
-    """Fit least squares to every target.
+@dataclass(frozen=True)
+class LeastSquares(Solver):
+    """Least squares; where it has no unique answer, the one of smallest norm."""
 
-    Parameters
-    ----------
-    problem : Problem
+    name: ClassVar[str] = "least_squares"
 
-    Returns
-    -------
-    Solution
-        ``details``: ``condition`` (1-norm), ``degrees_of_freedom`` (parameters, with intercept) and
-        ``singular``; standard errors are σ_t √(C⁻¹)_jj / √n with σ_t² = RSS / (n - M - 1).
-    """
-    if problem.num_active == 0:
-        return _nothing_varies(problem)
-    if problem.gram.numel() == 0:
-        return min_norm(problem, "dual form")
-    if problem.num_rows <= problem.num_active:
-        return min_norm(problem, f"{problem.num_rows} rows for {problem.num_active} features")
-    solution = _cholesky(problem, 0.0)
-    if solution is None:
-        return min_norm(problem, "features that are linear combinations of others")
-    return solution
+    def solve(self, problem: Problem) -> Solution:
+        """Fit all targets.
 
+        Returns
+        -------
+        Solution
+            ``details``: ``condition`` (1-norm), ``degrees_of_freedom`` (parameters, with
+            intercept) and ``singular``; standard errors are σ_t √(C⁻¹)_jj / √n with
+            σ_t² = RSS / (n - M - 1).
+        """
+        if problem.num_active == 0:
+            return nothing_varies(problem)
+        if problem.gram.numel() == 0:
+            return min_norm(problem, "dual form")
+        if problem.num_rows <= problem.num_active:
+            return min_norm(problem, f"{problem.num_rows} rows for {problem.num_active} features")
+        solution = cholesky(problem, 0.0)
+        if solution is None:
+            return min_norm(problem, "features that are linear combinations of others")
+        return solution
 
-def solve_ridge(problem: Problem, lam: float) -> Solution:
-    """Fit ridge regression at one λ ≥ 0 for all targets (penalty ½ λ ‖w‖², standardised).
-
-    In scikit-learn's units ``Ridge(alpha=n * lam)`` on standardised features.
-    """
-    if not lam >= 0 or not np.isfinite(lam):
-        raise RegressionError(f"λ must be a finite number that is not negative, not {lam}")
-    if lam == 0:
-        return solve_least_squares(problem)
-    if problem.num_active == 0:
-        return _nothing_varies(problem)
-    solution = _cholesky(problem, lam)
-    if solution is None:
-        raise RegressionError(f"the system is singular to working precision at λ = {lam:.3g}")
-    return solution
+    def work(self, size: Size) -> float:
+        """A factor, its inverse and products with it."""
+        return 1.5 * size.side**3 + 4.0 * size.side * size.features * size.targets
 
 
-def _cholesky(problem: Problem, lam: float) -> Solution | None:
-    """Solve by Cholesky; None where the matrix is numerically singular."""
+def cholesky(problem: Problem, lam: float) -> Solution | None:
+    """Solve (R + λI) W = C by Cholesky; None where that is singular to working precision."""
     matrix = problem.gram
     if lam:
         matrix = matrix.clone()
@@ -196,7 +189,8 @@ def min_norm(problem: Problem, reason: str) -> Solution:
     return solution
 
 
-def _nothing_varies(problem: Problem) -> Solution:
+def nothing_varies(problem: Problem) -> Solution:
+    """Return the means of the targets, where no feature varies."""
     solution = Solution.empty(problem, "no feature varies: the mean of each target")
     rss = problem.num_rows * problem.variance
     add_errors(problem, solution, np.zeros(0), rss, 1)

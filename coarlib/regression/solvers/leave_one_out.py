@@ -13,25 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.regression.problem import Problem, target_blocks
-from coarlib.regression.rows import RowSource
-from coarlib.regression.solvers.ridge import RidgePath
-from coarlib.regression.stream import StreamProblem
+from coarlib.regression.solvers.ridge_path import RidgePath
 
 __all__ = ["leave_one_out"]
 
 
-def leave_one_out(
-    path: RidgePath,
-    source: RowSource,
-    positions: NDArray[np.int64],
-    lams: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def leave_one_out(path: RidgePath, lams: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean squared leave-one-out errors.
 
     Parameters
     ----------
     path : RidgePath
-        Of the problem whose moments sum the rows at ``positions`` of ``source``.
+        Of a problem that knows its rows.
     lams : float64 [L]
 
     Returns
@@ -39,12 +32,11 @@ def leave_one_out(
     float64 [L, T]
     """
     problem: Problem = path.problem
-    rows = StreamProblem.from_source(problem.moments, source, positions, problem.device)
     n, d = problem.num_rows, path.values
     mean = torch.as_tensor(problem.moments.mean_output, device=d.device)
     inverse = 1 / (d + torch.as_tensor(lams, device=d.device)[:, None])  # [L, K]
     errors = np.zeros((len(lams), problem.num_targets))
-    for z, outputs in rows.blocks():
+    for z, outputs in problem.blocks():
         rotated = z.double() @ path.vectors  # [B, K]
         kept = 1 - 1 / n - (rotated.square() @ inverse.T) / n  # 1 - h, [B, L]
         y = torch.as_tensor(outputs.astype(np.float64), device=d.device) - mean

@@ -1,169 +1,153 @@
-"""Ridge regression along a path of λ from one eigendecomposition, with λ chosen by the data.
+"""Ridge regression with λ chosen by the data, or given.
 
-With R = V diag(d) V' and ĉ = V'c, the weights at λ are V (ĉ / (d + λ)) for every λ at no further
-factorisation. Criteria: generalised cross-validation, a validation set's moments, or K folds of
-moments; per target, or pooled over targets (slightly better and safer: one λ, no noise of choice).
+Criteria: generalised cross-validation, exact leave-one-out, a validation set's moments, or K folds
+of moments; per target, or pooled over targets (slightly better and safer: one λ, no noise of
+choice).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.regression.attributions import Attributions
 from coarlib.regression.moments import Moments
-from coarlib.regression.problem import (
-    Problem,
-    Solution,
-    quadratic_certificate,
-    target_blocks,
+from coarlib.regression.problem import Problem, Solution, target_blocks
+from coarlib.regression.solvers.base import Size, Solver
+from coarlib.regression.solvers.least_squares import LeastSquares, cholesky, nothing_varies
+from coarlib.regression.solvers.leave_one_out import leave_one_out
+from coarlib.regression.solvers.ridge_path import (
+    RidgePath,
+    decomposition_work,
+    lambda_grid,
+    relative_curve,
 )
-from coarlib.regression.solvers.least_squares import add_errors, solve_least_squares
 
-__all__ = ["RidgePath", "lambda_grid", "moment_error", "pooled_choice", "solve_ridge_path"]
+__all__ = ["Ridge", "moment_error"]
 
-GRID_POINTS = 50
-SMALLEST, LARGEST = 1e-6, 1e3  # λ relative to 1, the variance of a standardised feature
+CRITERIA = ("gcv", "leave_one_out", "validation", "folds")
 
 
-def lambda_grid(points: int = GRID_POINTS) -> NDArray[np.float64]:
-    """Return the default λ grid, descending."""
-    return np.geomspace(LARGEST, SMALLEST, points)
-
-
-class RidgePath:
-    """All ridge solutions of a problem.
+@dataclass(frozen=True)
+class Ridge(Solver):
+    """Ridge regression, penalty ½ λ ‖w‖² in standardised units.
 
     Parameters
     ----------
-    problem : Problem
-
-    Attributes
-    ----------
-    values : float64 [K], vectors : float64 torch [M, K]
-        Positive eigenvalues of R and their vectors; K is the rank.
+    lam : float or float64 [T], optional
+        λ; without it the best of a grid. In scikit-learn's units ``Ridge(alpha=n * lam)`` on
+        standardised features.
+    lams : float64 [L], optional
+        The grid; :func:`lambda_grid` by default.
+    choose : str, optional
+        ``"gcv"`` (the default), ``"leave_one_out"`` (one more pass over the rows),
+        ``"validation"`` (the rows held out) or ``"folds"`` (the default where ``folds`` is given).
+    folds : int
+        Into how many folds the rows are cut.
+    pooled : bool
+        One λ for all targets (mean error relative to each target's variance), else one each.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.values, self.vectors = problem.eigen()
-        self.rank = len(self.values)
+    name: ClassVar[str] = "ridge"
+    lam: float | NDArray[np.float64] | None = field(default=None, compare=False)
+    lams: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    choose: str | None = None
+    folds: int = 0
+    pooled: bool = True
 
-    def rotated(self, targets: slice) -> torch.Tensor:
-        """Return ĉ = V'c, float64 [K, t]."""
-        return self.vectors.T @ self.problem.covariance(targets)
+    def __post_init__(self) -> None:
+        if self.choose not in (None, *CRITERIA):
+            raise RegressionError(f"λ is chosen by {', '.join(CRITERIA)}, not by {self.choose!r}")
+        given = np.asarray(0.0 if self.lam is None else self.lam)
+        if not (np.isfinite(given).all() and (given >= 0).all()):
+            raise RegressionError(f"λ must be finite and not negative, not {self.lam}")
+        grid = np.asarray([1.0] if self.lams is None else self.lams)
+        if not (len(grid) and np.isfinite(grid).all() and (grid > 0).all()):
+            raise RegressionError("the λ grid must hold positive finite numbers")
+        if self.folds < 0 or self.folds == 1:
+            raise RegressionError(f"λ is chosen by at least 2 folds, not {self.folds}")
 
-    def rss(self, lams: NDArray[np.float64], targets: slice) -> NDArray[np.float64]:
-        """Residual sums of squares over n, float64 [L, t].
+    @property
+    def needs(self) -> frozenset[str]:
+        """Held-out rows or X'X where those choose λ."""
+        if self.lam is not None:
+            return frozenset()
+        wanted = {"validation": {"validation", "gram"}, "folds": {"gram"}}
+        return frozenset(wanted.get(self._criterion, set()))
 
-        Summed as what the span of X cannot reach plus what shrinkage leaves; the difference
-        yy - 2c'w + w'Rw cancels to noise where the fit interpolates.
-        """
-        d, squares = self.values, self.rotated(targets).square()
-        yy = torch.as_tensor(self.problem.variance[targets], device=d.device)
-        beyond = (yy - (squares / d[:, None]).sum(0)).clamp_min(0)
-        if self.rank >= self.problem.num_rows - 1:
-            beyond.zero_()
-        lam = torch.as_tensor(lams, device=d.device)[:, None]
-        left = (lam / (d + lam)).square() / d
-        return np.asarray((left @ squares + beyond).cpu().numpy())
+    @property
+    def num_folds(self) -> int:
+        """Folds of the training rows, where they choose λ."""
+        return self.folds if self.lam is None and self._criterion == "folds" else 0
 
-    def degrees_of_freedom(self, lams: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Effective parameters with the intercept, tr(H) + 1, float64 [L]."""
-        d = self.values.cpu().numpy()
-        return np.asarray((d / (d + np.asarray(lams)[:, None])).sum(1) + 1)
+    @property
+    def _criterion(self) -> str:
+        return self.choose or ("folds" if self.folds else "gcv")
 
-    def gcv(self, lams: NDArray[np.float64], targets: slice) -> NDArray[np.float64]:
-        """Generalised cross-validation, n‖y - ŷ‖² / (n - tr H)², float64 [L, t]."""
-        n = self.problem.num_rows
-        left = n - self.degrees_of_freedom(lams)
-        with np.errstate(divide="ignore"):
-            factor = np.where(left > 1e-9 * n, n**2 / np.maximum(left, 1e-300) ** 2, np.inf)
-        scores = self.rss(lams, targets) * np.where(np.isfinite(factor), factor, 1)[:, None]
-        scores[~np.isfinite(factor)] = np.inf
-        return scores
-
-    def gcv_all(self, lams: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Generalised cross-validation of all targets, float64 [L, T]."""
-        parts = [self.gcv(lams, targets) for targets in target_blocks(self.problem.num_targets)]
-        return np.concatenate(parts, axis=1)
-
-    def weights(self, lam: NDArray[np.float64] | float, targets: slice) -> torch.Tensor:
-        """Return standardised weights at one λ or one per target, float64 [M, t]."""
-        d = self.values[:, None]
-        lam_t = torch.as_tensor(lam, dtype=d.dtype, device=d.device)
-        return self.vectors @ (self.rotated(targets) / (d + lam_t))
-
-    def solution(self, lam: NDArray[np.float64], status: str) -> Solution:
-        """Return the solution at ``lam`` [T], with standard errors."""
-        problem = self.problem
-        solution = Solution.empty(problem, status)
-        solution.lam[:] = lam
-        rss = np.zeros(problem.num_targets)
-        for targets in target_blocks(problem.num_targets):
-            weight = self.weights(lam[targets], targets)
-            rss[targets] = self._rss_each(lam[targets], targets) * problem.num_rows
-            lost = solution.fill(problem, targets, weight)
-            solution.gap[targets] = self._gap(weight, lam[targets], lost, targets)
-        dof, spread = self._errors(lam)
-        add_errors(problem, solution, spread, rss, dof)
-        solution.details |= {
-            "condition": _condition(self, float(np.min(lam))),
-            "rank": self.rank,
-            "degrees_of_freedom": float(np.mean(dof)),
-            "singular": self.rank < problem.num_active,
-        }
+    def solve(self, problem: Problem) -> Solution:
+        """Fit all targets; ``details["curve"]`` is the pooled criterion along ``["grid"]``."""
+        if problem.num_active == 0:
+            return nothing_varies(problem)
+        if self.lam is not None:
+            return self._at(problem, self.lam)
+        grid = lambda_grid() if self.lams is None else -np.sort(-np.asarray(self.lams, float))
+        path = RidgePath(problem)
+        scores = self._errors(path, grid)
+        curve = relative_curve(path, scores)
+        best = np.full(problem.num_targets, int(np.argmin(curve)))
+        if not self.pooled:
+            best = np.argmin(scores, axis=0)
+        how = self._criterion
+        solution = path.solution(grid[best], f"ridge by eigendecomposition, λ by {how}")
+        solution.details |= {"grid": grid.tolist(), "curve": curve.tolist()}
         return solution
 
-    def _rss_each(self, lam: NDArray[np.float64], targets: slice) -> NDArray[np.float64]:
-        d, squares = self.values[:, None], self.rotated(targets).square()
-        yy = torch.as_tensor(self.problem.variance[targets], device=d.device)
-        beyond = (yy - (squares / d).sum(0)).clamp_min(0)
-        if self.rank >= self.problem.num_rows - 1:
-            beyond.zero_()
-        lam_t = torch.as_tensor(lam, device=d.device)
-        left = ((lam_t / (d + lam_t)).square() / d * squares).sum(0)
-        return np.asarray((left + beyond).cpu().numpy())
+    def _at(self, problem: Problem, lam: float | NDArray[np.float64]) -> Solution:
+        """Ridge at one λ, or one λ a target."""
+        if not np.any(lam):
+            return LeastSquares().solve(problem)
+        if np.ndim(lam) == 0 and problem.gram.numel():
+            solution = cholesky(problem, float(lam))
+            if solution is not None:
+                return solution
+        each = np.broadcast_to(np.asarray(lam, float), problem.num_targets)
+        return RidgePath(problem).solution(each, "ridge by eigendecomposition at the given λ")
 
-    def _gap(
-        self,
-        weight: torch.Tensor,
-        lam: NDArray[np.float64],
-        lost: NDArray[np.float64],
-        targets: slice,
-    ) -> NDArray[np.float64]:
-        """Certificates of weights [M, t] at λ [t]."""
-        problem = self.problem
-        lam_t = torch.as_tensor(lam, device=weight.device)
-        gradient = problem.covariance(targets) - problem.exact_times_gram(weight) - lam_t * weight
-        squares = gradient.square().sum(0).cpu().numpy()
-        least, most = float(self.values[0]), float(self.values[-1]) * 1.001
-        least = least if self.rank == problem.num_active else 0.0
-        return quadratic_certificate(
-            squares, lam + least, most + float(lam.max()), lost, problem.variance[targets]
-        )
+    def _errors(self, path: RidgePath, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The criterion, [L, T]."""
+        problem, how = path.problem, self._criterion
+        if how == "leave_one_out":
+            return leave_one_out(path, grid)
+        if how == "validation":
+            if problem.validation is None:
+                raise RegressionError("ridge needs held-out rows to choose λ by them")
+            return _path_errors(path, grid, problem.validation)
+        if how == "gcv":
+            return path.gcv_all(grid)
+        if len(problem.folds) < 2:
+            raise RegressionError(
+                f"λ is chosen by at least 2 folds of the rows, not {len(problem.folds)}"
+            )
+        scores = np.zeros((len(grid), problem.num_targets))
+        for fold in problem.folds:
+            rest = RidgePath(Problem.from_moments(problem.moments - fold, problem.device))
+            scores += _path_errors(rest, grid, fold) * fold.num_rows / problem.num_rows
+        return scores
 
-    def _errors(
-        self, lam: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64] | float, NDArray[np.float64]]:
-        """Degrees of freedom, and the diagonal of A⁻¹RA⁻¹ for each λ ([M] if there is one λ)."""
-        unique, where = np.unique(lam, return_inverse=True)
-        d = self.values[:, None]
-        kept = d / (d + torch.as_tensor(unique, device=d.device)).square()
-        spread = (self.vectors.square() @ kept).cpu().numpy()
-        dof = self.degrees_of_freedom(unique)
-        if len(unique) == 1:
-            return float(dof[0]), spread[:, 0]
-        return dof[where], spread[:, where]
+    def refit(self, found: Attributions) -> Ridge:
+        """Keep the λ that held-out rows or folds have chosen."""
+        if self.lam is not None or self._criterion in ("gcv", "leave_one_out"):
+            return self
+        return replace(self, lam=float(found.lam[0]) if self.pooled else found.lam)
 
-
-def _condition(path: RidgePath, lam: float) -> float:
-    smallest = float(path.values[0]) if path.rank == path.problem.num_active else 0.0
-    bottom = smallest + lam
-    return (float(path.values[-1]) + lam) / bottom if bottom > 0 else float("inf")
+    def work(self, size: Size) -> float:
+        """One decomposition a fold, and one of all."""
+        return decomposition_work(size) * (1 + self.num_folds)
 
 
 def moment_error(
@@ -197,83 +181,6 @@ def moment_error(
     product = torch.from_numpy(moments.pairs).double() @ torch.from_numpy(raw)
     quad = (raw * product.numpy()).sum(0) - 2 * wm * (kept @ raw) + n * wm**2
     return np.asarray(np.maximum((part.square - 2 * cross + quad) / n, 0.0))
-
-
-def solve_ridge_path(
-    problem: Problem,
-    lams: NDArray[np.float64] | None = None,
-    *,
-    choose: str = "gcv",
-    pooled: bool = True,
-    validation: Moments | None = None,
-    folds: Sequence[Moments] | None = None,
-    errors: Callable[[RidgePath, NDArray[np.float64]], NDArray[np.float64]] | None = None,
-) -> Solution:
-    """Fit ridge with λ chosen from a grid.
-
-    Parameters
-    ----------
-    problem : Problem
-    lams : float64 [L], optional
-        The grid; :func:`lambda_grid` by default.
-    choose : str
-        ``"gcv"``, ``"validation"`` (needs ``validation``), ``"folds"`` (needs ``folds``: disjoint
-        moments that add up to the problem's) or ``"errors"`` (needs ``errors``).
-    pooled : bool
-        One λ for all targets (mean error relative to each target's variance), else one each.
-    errors : callable, optional
-        Maps a path and a grid [L] to squared errors [L, T]; exact leave-one-out is
-        :func:`~coarlib.regression.solvers.leave_one_out.leave_one_out` with its rows bound.
-
-    Returns
-    -------
-    Solution
-        ``details["curve"]``: the pooled criterion along ``details["grid"]``.
-    """
-    if problem.num_active == 0:
-        return solve_least_squares(problem)
-    grid = lambda_grid() if lams is None else np.sort(np.asarray(lams, float))[::-1].copy()
-    if not (len(grid) and np.isfinite(grid).all() and (grid > 0).all()):
-        raise RegressionError("the λ grid must hold positive finite numbers")
-    path = RidgePath(problem)
-    scores = np.zeros((len(grid), problem.num_targets))
-    if choose == "gcv":
-        scores = path.gcv_all(grid)
-    elif choose == "validation" and validation is not None:
-        scores = _path_errors(path, grid, validation)
-    elif choose == "folds" and folds is not None and len(folds) > 1:
-        for fold in folds:
-            rest = RidgePath(Problem.from_moments(problem.moments - fold, problem.device))
-            scores += _path_errors(rest, grid, fold) * fold.num_rows / problem.num_rows
-    elif choose == "errors" and errors is not None:
-        scores = errors(path, grid)
-    else:
-        raise RegressionError(
-            f"choose={choose!r} needs validation moments, at least two folds of moments, or an "
-            "error function"
-        )
-    curve = _relative_curve(path, scores)
-    best = np.full(problem.num_targets, int(np.argmin(curve)))
-    if not pooled:
-        best = np.argmin(scores, axis=0)
-    solution = path.solution(grid[best], f"ridge by eigendecomposition, λ by {choose}")
-    solution.details |= {"grid": grid.tolist(), "curve": curve.tolist()}
-    return solution
-
-
-def _relative_curve(path: RidgePath, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over targets of criterion [L, T] relative to each target's variance, [L]."""
-    variance = path.problem.variance
-    varying = variance > 0
-    if not varying.any():
-        return np.zeros(len(scores))
-    return np.asarray((scores[:, varying] / variance[varying]).mean(1))
-
-
-def pooled_choice(path: RidgePath, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """λ with the smallest pooled GCV, the same for every target, float64 [T]."""
-    best = int(np.argmin(_relative_curve(path, path.gcv_all(grid))))
-    return np.full(path.problem.num_targets, grid[best])
 
 
 def _path_errors(

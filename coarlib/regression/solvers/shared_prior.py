@@ -6,7 +6,7 @@ posterior of a ridge regression and all share one factorisation; given the poste
 ``τ_j`` becomes the mean over targets of ``E[w_jt²] / σ_t²`` (an EM step). Components that matter to
 nobody are shrunk away, which on real rows halves the ablations needed for a given held-out
 correlation. Where the truth is dense and targets share nothing it is worse than plain ridge, so
-choose on held-out rows (``--cfg.solver auto``), never by hope.
+choose on held-out rows (:class:`~coarlib.regression.solvers.auto.Auto`), never by hope.
 
 A last step scales τ by cross-validation: one ridge path in features multiplied by √τ.
 
@@ -17,7 +17,8 @@ nothing get the factor 0.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,29 +26,25 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.problem import Problem, Solution, target_blocks
-from coarlib.regression.solvers.least_squares import solve_least_squares
+from coarlib.regression.solvers.base import Size, Solver
+from coarlib.regression.solvers.least_squares import nothing_varies
 from coarlib.regression.solvers.prior import EM_STEPS, SMALLEST_PRIOR, Prior, learn_prior
-from coarlib.regression.solvers.ridge import RidgePath, lambda_grid, pooled_choice
+from coarlib.regression.solvers.ridge_path import (
+    RidgePath,
+    decomposition_work,
+    lambda_grid,
+    pooled_choice,
+)
 
-__all__ = ["solve_informed_prior", "solve_shared_prior"]
+__all__ = ["SharedPrior"]
 
 
-def solve_shared_prior(
-    problem: Problem,
-    *,
-    steps: int = EM_STEPS,
-    temper: float = 1.0,
-    groups: NDArray[np.int64] | None = None,
-    group_weight: float = 0.0,
-    pooled: bool = True,
-    prior: Prior | NDArray[np.float64] | None = None,
-    scores: NDArray[Any] | None = None,
-) -> Solution:
-    """Fit ridge with prior variances shared by all targets.
+@dataclass(frozen=True)
+class SharedPrior(Solver):
+    """Ridge with prior variances shared by all targets.
 
     Parameters
     ----------
-    problem : Problem
     steps, groups, group_weight
         See :func:`learn_prior`; ``groups`` has one entry for each of the N features here.
     temper : float
@@ -55,48 +52,80 @@ def solve_shared_prior(
     pooled : bool
         One scale of the prior for all targets (chosen by GCV), else one each.
     prior : Prior or float64 [N], optional
-        What :func:`learn_prior` found on this problem, or prior variances from elsewhere (another
+        What :func:`learn_prior` found on the same rows, or prior variances from elsewhere (another
         fit); skips learning.
     scores : float [N, T], optional
         Cheap guesses of the weights (gradients, leave-one-out effects), in raw mask units up to a
         factor, which is learnt for each group: weights are shrunk towards them instead of zero.
-
-    Returns
-    -------
-    Solution
-        Standard errors are posterior standard deviations. ``details``: ``evidence`` before the
-        first and after the last step, ``effective_features`` (Σ τ)² / Σ τ², and with ``scores``
-        ``slopes``, one a group.
     """
-    if not 0 <= temper <= 1:
-        raise RegressionError(f"temper must be between 0 and 1, not {temper}")
-    if prior is not None and scores is not None:
-        raise RegressionError("give either prior variances or scores, not both")
-    guess = None if scores is None else _checked_scores(problem, scores)
-    if problem.num_active == 0:
-        return solve_least_squares(problem)
-    inner = None if groups is None else _checked_groups(problem, groups)
-    if prior is None:
-        found = learn_prior(
-            problem, steps=steps, groups=inner, group_weight=group_weight, scores=guess
-        )
-    else:
-        found = _checked_prior(problem, prior)
-    tau = found.variance**temper
-    tau /= tau.mean()
-    mean = None if guess is None else found.slope[:, None] * guess
-    solution = _ridge_about(problem, mean, tau, pooled)
-    solution.status = f"shared prior by {len(found.evidence)} EM steps, its scale by GCV"
-    solution.details |= {
-        "evidence": found.evidence[:1] + found.evidence[-1:],
-        "effective_features": float(tau.sum() ** 2 / (tau**2).sum()),
-        "temper": temper,
-    }
-    if mean is not None:
-        solution.status += ", about the given scores"
-        first = np.unique(np.zeros(1) if inner is None else inner, return_index=True)[1]
-        solution.details["slopes"] = found.slope[first].tolist()
-    return solution
+
+    name: ClassVar[str] = "shared_prior"
+    steps: int = EM_STEPS
+    temper: float = 1.0
+    groups: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    group_weight: float = 0.0
+    pooled: bool = True
+    prior: Prior | NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    scores: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temper <= 1:
+            raise RegressionError(f"temper must be between 0 and 1, not {self.temper}")
+        if self.prior is not None and self.scores is not None:
+            raise RegressionError("give either prior variances or scores, not both")
+
+    def solve(self, problem: Problem) -> Solution:
+        """Fit all targets.
+
+        Returns
+        -------
+        Solution
+            Standard errors are posterior standard deviations. ``details``: ``evidence`` before the
+            first and after the last step, ``effective_features`` (Σ τ)² / Σ τ², and with
+            ``scores`` ``slopes``, one a group.
+        """
+        guess = None if self.scores is None else _checked_scores(problem, self.scores)
+        inner = None if self.groups is None else _checked_groups(problem, self.groups)
+        if problem.num_active == 0:
+            return nothing_varies(problem)
+        found = self._prior(problem, guess, inner)
+        tau = found.variance**self.temper
+        tau /= tau.mean()
+        mean = None if guess is None else found.slope[:, None] * guess
+        solution = _ridge_about(problem, mean, tau, self.pooled)
+        solution.status = f"shared prior by {len(found.evidence)} EM steps, its scale by GCV"
+        solution.details |= {
+            "evidence": found.evidence[:1] + found.evidence[-1:],
+            "effective_features": float(tau.sum() ** 2 / (tau**2).sum()),
+            "temper": self.temper,
+        }
+        if mean is not None:
+            solution.status += ", about the given scores"
+            first = np.unique(np.zeros(1) if inner is None else inner, return_index=True)[1]
+            solution.details["slopes"] = found.slope[first].tolist()
+        return solution
+
+    def _prior(
+        self, problem: Problem, guess: NDArray[np.float64] | None, inner: NDArray[np.int64] | None
+    ) -> Prior:
+        if self.prior is not None:
+            return _checked_prior(problem, self.prior)
+        if guess is not None or inner is not None:
+            return learn_prior(
+                problem,
+                steps=self.steps,
+                groups=inner,
+                group_weight=self.group_weight,
+                scores=guess,
+            )
+        # Several solvers of one problem learn it once.
+        key = ("prior", self.steps)
+        return problem.remembered(key, lambda: learn_prior(problem, steps=self.steps))
+
+    def work(self, size: Size) -> float:
+        """EM steps, of which each is about a ridge fit, and one decomposition."""
+        learning = 2.0 * size.side**3 + 2.0 * size.side * size.features * min(size.targets, 1024)
+        return decomposition_work(size) + self.steps * learning
 
 
 def _ridge_about(
@@ -122,18 +151,6 @@ def _ridge_about(
         share = np.divide(centred.variance, yy, out=np.zeros_like(yy), where=yy > 0)
         solution.gap *= share  # the certificate is relative to the whole variance
     return solution
-
-
-def solve_informed_prior(
-    problem: Problem, *, scores: NDArray[Any] | None = None, **options: Any
-) -> Solution:
-    """Fit :func:`solve_shared_prior` about ``scores``, which must be given."""
-    if scores is None:
-        raise RegressionError(
-            "solver informed_prior needs scores to shrink towards (--cfg.prior_scores, from coar "
-            "gradient_scores)"
-        )
-    return solve_shared_prior(problem, scores=scores, **options)
 
 
 def _posterior_spread(path: RidgePath, lam: NDArray[np.float64]) -> NDArray[np.float64]:
