@@ -20,14 +20,26 @@ from pathlib import Path
 import numpy as np
 import reporting
 
-from coarlib.regression import ArrayRows, Moments, Problem, fit, open_rows, score_rows
-from coarlib.regression.dual import DualProblem, finite_masks
-from coarlib.regression.solvers.prior import learn_prior, load_scores
+from coarlib.regression import (
+    SOLVERS,
+    ArrayRows,
+    Auto,
+    InformedPrior,
+    Lasso,
+    Ridge,
+    SharedPrior,
+    TemperedPrior,
+    open_rows,
+    score_rows,
+)
+from coarlib.regression.fit_and_score import FitOptions, fit_and_score
+from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.split import split_rows
 
 CEILING, KEEP = 0.775, 0.95
-SOLVERS = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")
-CANDIDATES = ("ridge", "shared_prior", "tempered_prior", "lasso")
-LASSO = {"num_lambdas": 60, "eps": 1e-2}
+NAMES = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")
+LASSO = Lasso(num_lambdas=60)
+QUIET = FitOptions(quiet=True, with_curve=False, say=lambda line: None)
 
 
 def synthetic(kind, rows, features=2304, targets=100, seed=0):
@@ -43,65 +55,24 @@ def synthetic(kind, rows, features=2304, targets=100, seed=0):
     return ArrayRows(masks, masks @ weight + noise)
 
 
-class Rows:
-    """The first N rows, split into four fifths and one, and all of them."""
-
-    def __init__(self, source, count, scores):
-        cut = count - max(20, count // 5)
-        self.source, self.inner, self.scores = source, np.arange(cut, count), scores
-        self.choosing = Moments.from_rows(source, self.inner)
-        fitting = Moments.from_rows(source, np.arange(cut))
-        self.moments = {cut: fitting, count: fitting + self.choosing}
-        self.cut, self.count, self.priors = cut, count, {}
-
-    def fit(self, count, solver, **options):
-        """Fit the first ``count`` rows, in the dual form where that is much smaller."""
-        moments = self.moments[count]
-        dual = solver != "lasso" and 2 * count < moments.num_features
-        masks = finite_masks(self.source, np.arange(count)) if dual else None
-        if solver == "informed_prior":
-            options |= self.scores
-        if solver in ("shared_prior", "tempered_prior"):  # the same prior, learnt once
-            if count not in self.priors:
-                problem = DualProblem.from_masks(moments, masks) if dual else None
-                problem = problem or Problem.from_moments(moments)
-                self.priors[count] = np.zeros(moments.num_features)
-                self.priors[count][problem.active] = learn_prior(problem).variance
-            options["prior"] = self.priors[count]
-        return fit(moments, solver, masks=masks, **options)
-
-    def final(self, solver, inner=None):
-        if solver != "lasso":
-            return self.fit(self.count, solver)
-        inner = inner or self.fit(self.cut, "lasso", validation=self.choosing, **LASSO)
-        return self.fit(self.count, solver, lam=inner.lam, start=inner.weight)
-
-    def auto(self):
-        """As run_regression: λ of the lasso from half of the rows aside, judged on the others."""
-        half = len(self.inner) // 2
-        choosing = Moments.from_rows(self.source, self.inner[:half])
-        judging, scores, inner = self.inner[half:], {}, {}
-        for solver in (*CANDIDATES, *(("informed_prior",) if self.scores else ())):
-            options = {"validation": choosing, **LASSO} if solver == "lasso" else {}
-            inner[solver] = self.fit(self.cut, solver, **options)
-            scores[solver] = score_rows(inner[solver].predict, self.source, judging).mean
-        best = max(scores, key=scores.get)
-        return best, self.final(best, inner[best])
-
-
 def measure(source, counts, held, scores=None):
-    table, solvers = [], (*SOLVERS, *(("informed_prior",) if scores else ()))
+    """The table's lines: every solver fits the first rows, as run_regression would."""
+    prior = {} if scores is None else {"informed_prior": InformedPrior(**scores)}
+    solvers = {name: SOLVERS[name]() for name in NAMES} | {"lasso": LASSO} | prior
+    candidates = (Ridge(), SharedPrior(), TemperedPrior(), LASSO, *prior.values())
+    solvers["auto"] = Auto(candidates=candidates)
+    table = []
     for count in counts:
-        rows, line, chosen = Rows(source, count, scores), {"rows": int(count)}, ""
-        started = time.perf_counter()
-        finals = {solver: rows.final(solver) for solver in solvers}
-        chosen, finals["auto"] = rows.auto()
-        for name, fitted in finals.items():
+        line, started = {"rows": int(count)}, time.perf_counter()
+        inner = max(20, count // 5)
+        split = split_rows(source, count - inner, inner)
+        for name, solver in solvers.items():
+            fitted = fit_and_score(source, split, solver, QUIET)
             score = score_rows(fitted.predict, source, held)
             line[name] = round(score.mean, 4)
             if name == "ridge":
                 half = (score.mean_high - score.mean_low) / 2
-        line |= {"± (95%)": round(half, 4), "auto chose": chosen}
+        line |= {"± (95%)": round(half, 4), "auto chose": fitted.summary["solver"]}
         print(line, f"{time.perf_counter() - started:.0f} s", flush=True)
         table.append(line)
     return table
@@ -139,7 +110,7 @@ def main():
         wanted = table[-1]["least_squares"]
         results["rows to reach least squares' last correlation"] = {
             name: rows_needed(table, name, wanted)
-            for name in (*SOLVERS, *(("informed_prior",) if scores else ()), "auto")
+            for name in (*NAMES, *(("informed_prior",) if scores else ()), "auto")
         }
         print(results["rows to reach least squares' last correlation"])
         name = f"estimators_{features}_features"

@@ -67,4 +67,4 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
     if not found:
         with suppress(ValueError, OSError, AttributeError):
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(found, default=8 * 2**30)
+    return max(0, min(found, default=8 * 2**30))

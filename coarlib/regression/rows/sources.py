@@ -205,8 +205,8 @@ class StoreRows:
             shown = ", ".join(map(str, torn[:SHOWN_ROWS])) + (", …" if torn[SHOWN_ROWS:] else "")
             raise TornRowError(
                 f"{len(torn)} of the {len(positions)} rows to fit from {self.description} do not "
-                f"match their checksums (rows {shown}); `coar verify {self.description} --repair` "
-                "withdraws them, and workers then fill them again"
+                f"match their checksums (rows {shown}); `coar verify {self.description}` can "
+                "withdraw them, and workers then fill them again"
             )
         return True
 
@@ -334,7 +334,7 @@ def open_rows(
     if path.is_dir():
         return StoreRows(Store.open(path), mask_key, output_key, targets)
     if not path.is_file():
-        raise RegressionError(f"{path} does not exist; --data.data_path is a store or a .beton")
+        raise RegressionError(f"{path} does not exist; rows come from a store or a .beton")
     return BetonRows(path, targets)
 
 
