@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import weakref
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np

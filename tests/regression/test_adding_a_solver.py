@@ -42,9 +42,7 @@ def test_a_registered_solver_is_reached_by_name_and_by_instance(marginal):
     assert found.summary["solver"] == "marginal"
     whole = fit((data.masks, data.outputs), Marginal(lam=0.5), held_out=100)
     assert np.allclose(whole.weight, found.weight, atol=1e-6) and whole.held_out.mean > 0.5
-    with pytest.raises(
-        RegressionError, match="option 'lamb'; did you mean 'lam'"
-    ):
+    with pytest.raises(RegressionError, match="option 'lamb'; did you mean 'lam'"):
         fit(moments, "marginal", lamb=0.5)
 
 
