@@ -112,7 +112,7 @@ def _columns(inputs: ReportInputs, targets: int) -> tuple[list[str], NDArray[np.
     return classes, np.array([place[label] for label in inputs.examples.labels], np.int64)
 
 
-def lds_section(inputs: ReportInputs, ceiling: NDArray[np.float64] | None) -> Section:
+def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
     """The linear datamodeling score of each method that was scored."""
     section = Section("lds", "Linear datamodeling score", label="LDS")
     if not inputs.lds:
@@ -128,7 +128,7 @@ def lds_section(inputs: ReportInputs, ceiling: NDArray[np.float64] | None) -> Se
                 "lds-distribution",
                 "LDS over targets",
                 "Share of targets whose score lies below each value; further right is better."
-                + ("" if ceiling is None else " The dotted line is the mean noise ceiling."),
+                + ("" if ceiling is None else " The dotted line is the noise ceiling."),
             )
         )
     rows = []

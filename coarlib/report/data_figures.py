@@ -61,17 +61,15 @@ def outputs_under_masks(share_positive: NDArray[Any], label: str = "share of exa
         return figure
 
 
-def lds_distribution(
-    correlations: Mapping[str, NDArray[Any]], ceiling: NDArray[Any] | None = None
-) -> Any:
+def lds_distribution(correlations: Mapping[str, NDArray[Any]], ceiling: float | None = None) -> Any:
     """Draw the distribution over targets of each method's LDS as a curve of shares.
 
     Parameters
     ----------
     correlations : mapping of method to float [T]
         NaN where undefined.
-    ceiling : float [T], optional
-        Noise ceiling of each target; its mean is marked.
+    ceiling : float, optional
+        Noise ceiling, marked.
 
     Returns
     -------
@@ -86,9 +84,8 @@ def lds_distribution(
             share = np.arange(1, len(defined) + 1) / len(defined)
             label = f"{method} (mean {defined.mean():.3f})"
             axes.step(defined, share, where="post", label=label, **line_style(at))
-        if ceiling is not None and np.isfinite(ceiling).any():
-            mean = float(np.nanmean(ceiling))
-            axes.axvline(mean, color=INK, lw=1, ls=":", label=f"noise ceiling {mean:.3f}")
+        if ceiling is not None and np.isfinite(ceiling):
+            axes.axvline(ceiling, color=INK, lw=1, ls=":", label=f"noise ceiling {ceiling:.3f}")
         axes.axvline(0, color=INK, lw=0.5)
         axes.set(xlabel="LDS of a target", ylabel="share of targets below", ylim=(0, 1))
         axes.legend(loc="upper left")

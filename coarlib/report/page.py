@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError, ReportError
 from coarlib.files import whole_file
@@ -141,7 +140,7 @@ def _curve(inputs: ReportInputs) -> tuple[Unseen | None, str]:
         return None, str(error)[0].upper() + str(error)[1:] + "."
 
 
-def _ceiling(inputs: ReportInputs) -> NDArray[np.float64] | None:
+def _ceiling(inputs: ReportInputs) -> float | None:
     """Noise ceiling of the store's outputs, where they hold several runs [R, T] of a row."""
     if inputs.store is None or not inputs.lds:
         return None
@@ -150,7 +149,7 @@ def _ceiling(inputs: ReportInputs) -> NDArray[np.float64] | None:
             rows = inputs.store.completed_rows()
             if len(rows) > 2:
                 outputs = inputs.store.array(key)[rows].astype(np.float64)
-                return noise_ceiling(outputs, splits=10).ceiling
+                return noise_ceiling(outputs, splits=10).mean
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
-from coarlib.statistics.arrays import as_array
-from coarlib.statistics.correlation import Kind, correlate
+from coarlib.statistics.arrays import BLOCK_BYTES, as_array, blocks
+from coarlib.statistics.bootstrap import Interval, RowBootstrap, correlation_limits, rows_of
+from coarlib.statistics.correlation import Correlation, Kind, correlate, join
 
 __all__ = ["NoiseCeiling", "noise_ceiling"]
 
@@ -26,41 +27,54 @@ class NoiseCeiling:
     reliability : float64 [T]
         Expected correlation of the mean over the R runs with the mean over R fresh ones. Can be
         negative by chance; NaN where undefined.
-    ceiling : float64 [T]
-        ``sqrt(max(reliability, 0))``: the expected correlation of the mean over the R runs with
-        their noise-free expectation, which is the best that any prediction can do.
     mean : float
-        Mean ceiling over the defined targets; a mean LDS is judged against it. Where reliability
-        is near zero the square root makes it optimistic.
+        The ceiling: the expected correlation of the mean over the R runs with their noise-free
+        expectation, which is the best that any prediction can do. A mean LDS is judged against it.
+        0 where the reliability does not exceed its standard error.
+    interval : Interval
+        Of the ceiling, resampling subsets.
     num_runs, num_splits : int
+    replicates : float64 [resamples]
+        The ceiling in each resample, paired with those of an LDS of the same seed.
     """
 
     reliability: NDArray[np.float64]
-    ceiling: NDArray[np.float64]
     mean: float
+    interval: Interval
     num_runs: int
     num_splits: int
+    replicates: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
 
 def noise_ceiling(
-    outputs: Any, kind: Kind = "spearman", *, splits: int = 100, seed: int = 0
+    outputs: Any,
+    kind: Kind = "spearman",
+    *,
+    splits: int = 20,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> NoiseCeiling:
     """Estimate the noise ceiling of outputs from several runs of each subset.
 
-    The runs are split into two halves, whose means are correlated over subsets; the correlation is
-    averaged over splits and carried from half the runs to all of them by the Spearman-Brown
-    formula ``n r / (1 + (n - 1) r)`` with ``n = R / (R // 2)``. The formula is exact for Pearson's
-    correlation and a good approximation for rank correlations.
+    The runs are split into two halves, whose means are correlated over subsets. The correlation is
+    averaged over splits *and targets*, carried from half the runs to all of them by the
+    Spearman-Brown formula ``n r / (1 + (n - 1) r)`` with ``n = R / (R // 2)``, and only then is the
+    root taken: roots of single targets' noisy values would average to too much for pure noise and
+    to too little else. The formula is exact for Pearson's correlation and a good approximation for
+    rank correlations; targets of very different noise have a mean ceiling slightly below this one.
 
     Parameters
     ----------
     outputs : real [M, R, T]
-        Outputs of R >= 2 runs, which differ in their randomness only, of M subsets.
+        Outputs of R >= 2 runs, which differ in their randomness only, of M subsets. Subsets with a
+        run that holds nothing but NaN are left out.
     kind : "spearman", "pearson" or "kendall"
         As in the LDS that is judged.
     splits : int
         How many random splits to average; all of them where there are no more than that.
-    seed : int
+    resamples, level, seed
+        Of the interval, see :class:`coarlib.statistics.bootstrap.RowBootstrap`.
 
     Returns
     -------
@@ -78,24 +92,59 @@ def noise_ceiling(
         )
     if splits < 1:
         raise ScoringError(f"the number of splits must be positive, not {splits}")
-    halves = _splits(runs.shape[1], splits, seed)
-    total = np.zeros(runs.shape[2])
-    for number, (first, second) in enumerate(halves):
-        result = correlate(
-            runs[:, first].mean(axis=1, dtype=np.float64),
-            runs[:, second].mean(axis=1, dtype=np.float64),
-            kind,
-        )
-        if number == 0:
-            result.warn()
-        total += result.r
-    half = total / len(halves)
-    times = runs.shape[1] / (runs.shape[1] // 2)
-    reliability = times * half / (1 + (times - 1) * half)
-    ceiling = np.sqrt(np.maximum(reliability, 0))
-    defined = ceiling[~np.isnan(ceiling)]
-    mean = float(defined.mean()) if defined.size else np.nan
-    return NoiseCeiling(reliability, ceiling, mean, runs.shape[1], len(halves))
+    failed = np.isnan(runs).all(axis=2).any(axis=1)
+    runs = runs[~failed] if failed.any() else runs
+    count, num_runs, targets = runs.shape
+    halves = _splits(num_runs, splits, seed)
+    bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed)
+    parts = []
+    for piece in blocks(targets, BLOCK_BYTES // (32 * max(count, 1))):
+        block = np.asarray(runs[:, :, piece], dtype=np.float64)
+        parts.append(_half_correlations(block, halves, kind, bootstrap))
+    half = join(parts)
+    half.warn()
+    times = num_runs / (num_runs // 2)
+    low, high = correlation_limits(bootstrap.estimate, bootstrap.replicates, count, level)
+    ends = _root(_spearman_brown(np.array([low, high]), times))
+    pooled = _unbiased(bootstrap.estimate, count)
+    certain = not pooled <= np.std(bootstrap.replicates)  # also where no interval is known
+    return NoiseCeiling(
+        reliability=_spearman_brown(half.r, times),
+        mean=float(_root(_spearman_brown(pooled, times))) if certain else 0.0,
+        interval=Interval(float(ends[0]), float(ends[1]), level, count),
+        num_runs=num_runs,
+        num_splits=len(halves),
+        replicates=_root(_spearman_brown(bootstrap.replicates, times)),
+    )
+
+
+def _half_correlations(
+    runs: NDArray[np.float64],
+    halves: list[tuple[list[int], list[int]]],
+    kind: Kind,
+    bootstrap: RowBootstrap,
+) -> Correlation:
+    """Mean over splits of the correlation of two halves of [M, R, t]; counts each into both."""
+    parts = []
+    for first, second in halves:
+        a, b = runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
+        found = correlate(a, b, kind)
+        bootstrap.add(rows_of(a, kind), rows_of(b, kind), found.r)
+        parts.append(found)
+    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0))
+
+
+def _spearman_brown(half: Any, times: float) -> Any:
+    return times * half / (1 + (times - 1) * half)
+
+
+def _unbiased(r: float, count: int) -> float:
+    """Add back what a correlation over few rows loses, to first order (Olkin & Pratt 1958)."""
+    return r * (1 + (1 - r**2) / (2 * count))
+
+
+def _root(reliability: Any) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.maximum(reliability, 0)))
 
 
 def _splits(count: int, most: int, seed: int) -> list[tuple[list[int], list[int]]]:

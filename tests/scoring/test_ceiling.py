@@ -31,14 +31,38 @@ def test_reliability_predicts_the_correlation_with_fresh_runs():
     again = correlate(outputs.mean(axis=1), fresh.mean(axis=1), "pearson").r
     found = noise_ceiling(outputs, "pearson")
     np.testing.assert_allclose(found.reliability, again, atol=0.05)
-    np.testing.assert_allclose(found.ceiling, np.sqrt(found.reliability))
 
 
-def test_noise_alone_has_a_ceiling_of_about_zero_and_none_has_one():
-    rng = np.random.default_rng(0)
-    assert noise_ceiling(rng.standard_normal((5000, 6, 20))).mean < 0.15
-    exact = np.repeat(rng.standard_normal((50, 1, 3)), 4, axis=1)
-    np.testing.assert_allclose(noise_ceiling(exact).ceiling, 1)
+@pytest.mark.parametrize("subsets", [30, 100, 200])
+@pytest.mark.parametrize("signal", [0.0, 0.1, 0.25, 1.0, 4.0])
+def test_the_ceiling_is_unbiased_and_its_interval_covers(subsets, signal):
+    truth = np.sqrt(signal / (signal + 0.5))  # two runs, noise of variance 1
+    found = []
+    for trial in range(60):
+        rng = np.random.default_rng([trial, subsets])
+        common = np.sqrt(signal) * rng.standard_normal((subsets, 1, 100))
+        outputs = common + rng.standard_normal((subsets, 2, 100))
+        found.append(noise_ceiling(outputs, "pearson", seed=trial))
+    mean = np.mean([ceiling.mean for ceiling in found])
+    assert mean < 0.06 if signal == 0 else abs(mean / truth - 1) < 0.03
+    covered = np.mean([c.interval.low <= truth <= c.interval.high for c in found])
+    assert covered >= 0.86  # 95% within three standard errors of 60 trials
+
+
+def test_runs_without_noise_have_a_ceiling_of_one():
+    exact = np.repeat(np.random.default_rng(0).standard_normal((50, 1, 3)), 4, axis=1)
+    found = noise_ceiling(exact)
+    assert (found.mean, found.interval.low, found.interval.high) == (1, 1, 1)
+    few = noise_ceiling(exact[:10])
+    assert few.mean == 1 and "too few rows" in str(few.interval)
+
+
+def test_subsets_with_a_failed_run_are_left_out():
+    _, outputs = noisy_runs(4, noise=1.0, subsets=60)
+    broken = outputs.copy()
+    broken[7, 2] = np.nan
+    expected = noise_ceiling(np.delete(outputs, 7, axis=0))
+    assert noise_ceiling(broken).mean == expected.mean
 
 
 @pytest.mark.parametrize(("runs", "number"), [(2, 1), (3, 3), (4, 3), (5, 15), (6, 10)])
@@ -54,7 +78,8 @@ def test_undefined_targets_and_single_runs():
     outputs[:, :, 3] = 0
     with pytest.warns(UndefinedCorrelationWarning, match="target 3"):
         found = noise_ceiling(outputs)
-    assert np.isnan(found.ceiling).tolist() == [False] * 3 + [True] + [False] * 4
-    assert found.mean == pytest.approx(np.nanmean(found.ceiling))
+    assert np.isnan(found.reliability).tolist() == [False] * 3 + [True] + [False] * 4
+    others = noise_ceiling(np.delete(outputs, 3, axis=2))
+    assert found.mean == pytest.approx(others.mean)
     with pytest.raises(ScoringError, match="at least two runs"):
         noise_ceiling(outputs[:, :1])

@@ -153,7 +153,8 @@ def _print(bank: Bank, results: dict[str, LDSResult], ceiling: NoiseCeiling | No
         share = result.share_significant()
         print(f"{name:<22}{result.mean:>7.3f}  {result.interval!s:<16} {share:>7.1%}")
     if ceiling is not None:
-        print(f"{'noise ceiling':<22}{ceiling.mean:>7.3f}  ({ceiling.num_runs} runs a subset)")
+        runs = f"({ceiling.num_runs} runs a subset)"
+        print(f"{'noise ceiling':<22}{ceiling.mean:>7.3f}  {ceiling.interval!s:<16} {runs}")
 
 
 def _write(path: Path, results: dict[str, LDSResult], ceiling: NoiseCeiling | None) -> None:
