@@ -3,8 +3,8 @@
 A paragraph or table after ``<!-- figures: NAME -->`` quotes ``benchmarks/results/NAME.json``: every
 decimal number and percentage in it is a number of that file, rounded. What is computed from several
 numbers stands behind ``; also`` as an expression over the files, settings (a level of 95%) behind
-``; given``. Blocks in which nothing was measured say so: ``<!-- not measured: reason -->``; what was
-measured but is in no file yet is owed: ``<!-- owed: what would measure it -->``.
+``; given``. Blocks in which nothing was measured say so: ``<!-- not measured: reason -->``; what
+was measured but is in no file yet is owed: ``<!-- owed: what would measure it -->``.
 """
 
 import json
