@@ -7,15 +7,10 @@ The same class serves one laptop and a cluster. ``ablation.ComponentTask`` and
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,73 +149,3 @@ class ModuleTask(Task):
         """Call ``main`` once a row and stack what it returns."""
         found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
         return {key: np.stack([np.asarray(row[key]) for row in found]) for key in found[0]}
-
-
-def load_task(name: str, settings: Mapping[str, Any], logdir: str | Path) -> Task:
-    """Build the task called ``name``.
-
-    Parameters
-    ----------
-    name : str
-        ``package.module:Class``, ``path/to/file.py:Class``, or either without ``:Class`` where
-        the module defines exactly one Task, or a datamodels-style ``main``.
-    settings : mapping
-        Keyword arguments of the class.
-    logdir : str or Path
-        Passed to a datamodels-style ``main``.
-
-    Raises
-    ------
-    TaskError
-        If the module, the class or a setting does not exist.
-    """
-    module_name, _, class_name = name.partition(":")
-    module = _import(module_name)
-    found = _find(module, class_name, name)
-    if not (inspect.isclass(found) and issubclass(found, Task)):
-        return ModuleTask(found, logdir)
-    try:
-        return found(**settings)
-    except TypeError as error:
-        raise TaskError(f"task {name} cannot be built with {dict(settings)}: {error}") from error
-
-
-def _import(name: str) -> ModuleType:
-    if not name or name.startswith("."):
-        raise TaskError(f"{name!r} names no task; say package.module:Class or file.py:Class")
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        if spec is None or spec.loader is None or not Path(name).is_file():
-            raise TaskError(f"there is no task file {name}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        return module
-    except ImportError as error:
-        raise TaskError(f"cannot import the task {name}: {error}") from error
-
-
-def _find(module: ModuleType, class_name: str, name: str) -> Any:
-    if class_name:
-        if not hasattr(module, class_name):
-            raise TaskError(f"{module.__name__} defines no {class_name} (asked for as {name})")
-        return getattr(module, class_name)
-    tasks = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Task)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    ]
-    if len(tasks) == 1:
-        return tasks[0]
-    if not tasks and callable(getattr(module, "main", None)):
-        return module.main
-    raise TaskError(
-        f"{name} defines {len(tasks)} tasks; say which one as {name}:CLASS"
-        if tasks
-        else f"{name} defines neither a Task nor a datamodels-style main(*_, index, logdir)"
-    )

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from coarlib import progress
-from coarlib.commands.arguments import parse
+from coarlib.commands.arguments import Command
 from coarlib.progress import Progress, set_quiet
 
 
@@ -47,7 +47,7 @@ def test_plain_lines_elsewhere(monkeypatch):
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_quiet_shows_nothing(monkeypatch, stream):
     assert shown(monkeypatch, stream(), quiet=True) == ""
-    parse("any command", {}, ["--quiet"])
+    Command("any", "x").parse(["--quiet"])
     assert shown(monkeypatch, stream()) == ""
-    parse("the next command", {}, [])
+    Command("next", "x").parse([])
     assert "filling" in shown(monkeypatch, stream())

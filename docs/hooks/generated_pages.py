@@ -39,6 +39,7 @@ def _existing(nav: Any, docs: Path) -> Any:
 def commands() -> str:
     """Describe every command: what it does, its arguments."""
     from coarlib.commands.__main__ import commands as find
+    from coarlib.commands.help import note
 
     parts = []
     for name, line in find().items():
@@ -47,23 +48,16 @@ def commands() -> str:
         rest = (module.__doc__ or "").split("\n", 1)
         if len(rest) > 1 and rest[1].strip():
             parts.append(f"```text\n{rest[1].strip()}\n```\n")
-        positional = getattr(module, "POSITIONAL", {})
-        rows = [(f"{key.upper()}", param) for key, param in positional.items()]
-        for section, params in getattr(module, "SECTIONS", {}).items():
-            for key, param in params.items():
-                flag = f"--{key}" if section == "options" else f"--{section}.{key}"
-                rows.append((flag, param))
-        if rows:
-            parts.append("| argument | meaning | default |\n|---|---|---|")
-            parts += [f"| `{flag}` | {_cell(p.desc)} | {_default(p)} |" for flag, p in rows]
+        command = module.COMMAND
+        names = [(command.shown(key), param) for key, param in command.own.items()]
+        if names:
+            parts.append("| argument | meaning | other names |\n|---|---|---|")
+            parts += [
+                f"| `{shown}` | {_cell(note(p))} | {' '.join(f'`--{name}`' for name in p.also)} |"
+                for shown, p in names
+            ]
             parts.append("")
     return "\n".join(parts)
-
-
-def _default(param: Any) -> str:
-    if param.required:
-        return "required"
-    return "" if param.default is None else f"`{param.default}`"
 
 
 def benchmarks() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coarlib.commands.arguments import Boolean, Param, Whole, run
-from coarlib.commands.store.make_dataset import fill_with
+from coarlib.commands.store.make_dataset import fill_with, setup_command
 from estimate.cifar_resnet.task import CifarTask
 
 PARAMS = {
@@ -23,11 +23,12 @@ PARAMS = {
     "compiled": Param(Boolean(), "use torch.compile", default=False),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }
+COMMAND = setup_command(CifarTask, PARAMS, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one worker."""
-    fill_with(CifarTask, PARAMS, argv, __doc__ or "")
+    fill_with(COMMAND, CifarTask, argv)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coarlib.commands.arguments import Param, Whole, run
-from coarlib.commands.store.make_dataset import fill_with
+from coarlib.commands.store.make_dataset import fill_with, setup_command
 from estimate.digits.task import DEFAULT_MODEL_PATH, DigitsTask
 
 PARAMS = {
@@ -13,11 +13,12 @@ PARAMS = {
     "batch_size": Param(Whole(1), "digits in one forward pass", default=500),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
 }
+COMMAND = setup_command(DigitsTask, PARAMS, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one worker."""
-    fill_with(DigitsTask, PARAMS, argv, __doc__ or "")
+    fill_with(COMMAND, DigitsTask, argv)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coarlib.commands.arguments import Param, Whole, run
-from coarlib.commands.store.make_dataset import fill_with
+from coarlib.commands.store.make_dataset import fill_with, setup_command
 from estimate.digits_subsets.task import DigitsSubsetsTask
 
 PARAMS = {
@@ -13,11 +13,12 @@ PARAMS = {
     "runs": Param(Whole(1), "models a subset", default=5),
     "checkpoints": Param(str, "directory to keep every model in"),
 }
+COMMAND = setup_command(DigitsSubsetsTask, PARAMS, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one worker."""
-    fill_with(DigitsSubsetsTask, PARAMS, argv, __doc__ or "")
+    fill_with(COMMAND, DigitsSubsetsTask, argv)
 
 
 if __name__ == "__main__":

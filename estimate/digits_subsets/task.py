@@ -31,14 +31,20 @@ class DigitsSubsetsTask(RetrainTask):
     def __init__(
         self, model: Architecture = "logistic", runs: int = 5, checkpoints: str | None = None
     ) -> None:
+        self.trainer = trainer(model)
         super().__init__(
-            trainer(model),
+            self.trainer,
             held_out_margins,
             seed=SEED,
             runs=runs,
             keep_runs=True,
             checkpoints=checkpoints,
         )
+
+    @staticmethod
+    def held_out() -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the digits that are measured: images [450, 1, 8, 8] and labels."""
+        return digits(held_out=True)
 
 
 def trainer(model: Architecture) -> Trainer:

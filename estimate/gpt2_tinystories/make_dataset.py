@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coarlib.commands.arguments import Param, Whole, run
-from coarlib.commands.store.make_dataset import fill_with
+from coarlib.commands.store.make_dataset import fill_with, setup_command
 from estimate.gpt2_tinystories.task import HUB_DATA, Gpt2Task
 
 PARAMS = {
@@ -21,11 +21,12 @@ PARAMS = {
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }
+COMMAND = setup_command(Gpt2Task, PARAMS, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one worker."""
-    fill_with(Gpt2Task, PARAMS, argv, __doc__ or "")
+    fill_with(COMMAND, Gpt2Task, argv)
 
 
 if __name__ == "__main__":

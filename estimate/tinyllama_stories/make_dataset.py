@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coarlib.commands.arguments import Boolean, Param, Whole, run
-from coarlib.commands.store.make_dataset import fill_with
+from coarlib.commands.store.make_dataset import fill_with, setup_command
 from estimate.tinyllama_stories.task import TinyLlamaTask
 
 PARAMS = {
@@ -23,11 +23,12 @@ PARAMS = {
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "compiled": Param(Boolean(), "use torch.compile", default=False),
 }
+COMMAND = setup_command(TinyLlamaTask, PARAMS, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one worker."""
-    fill_with(TinyLlamaTask, PARAMS, argv, __doc__ or "")
+    fill_with(COMMAND, TinyLlamaTask, argv)
 
 
 if __name__ == "__main__":

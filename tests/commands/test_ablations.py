@@ -8,8 +8,8 @@ from paths import ROOT
 
 from coarlib.ablation import ABLATIONS, ComponentTask
 from coarlib.commands.__main__ import main
+from coarlib.setups import load
 from coarlib.store import Store
-from coarlib.task import load_task
 
 SETUPS = sorted(path.parent.name for path in ROOT.glob("estimate/*/task.py"))
 TOY = str(ROOT / "tests" / "zoo" / "toy_ablation.py")
@@ -57,5 +57,5 @@ def test_a_way_of_ablating_is_chosen_on_the_command_line(tmp_path, monkeypatch):
 
 def test_the_added_way_is_what_it_says(monkeypatch):
     monkeypatch.chdir(ROOT)
-    task = load_task(f"{TOY}:DigitsTask", {"ablate": "negated"}, ".")
+    task = load(f"{TOY}:DigitsTask", {"ablate": "negated"}, ".")
     assert task.ablate == "negated" and not task.way.on_weights and not task.fuse

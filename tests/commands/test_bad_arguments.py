@@ -15,7 +15,7 @@ import yaml
 from paths import ROOT
 
 from coarlib.commands.__main__ import load
-from coarlib.commands.arguments import PLAIN, run
+from coarlib.commands.arguments import run
 
 TASK = f"{ROOT}/tests/zoo/linear_task.py:LinearTask"
 FIT = "--data.data_path=store --data.y_name=margins --data.num_train=40 --data.num_val=20 --cfg.k=1"
@@ -84,37 +84,25 @@ def folder(tmp_path_factory):
     return folder
 
 
-def arguments(name):
-    """Every argument of a command, as flags; positional ones by their place."""
-    module = load(name)
-    sections = getattr(module, "SECTIONS", {})
-    if name == "make_dataset":
-        sections = {"expt": {**module.WORKER_PARAMS, **module.TASK_PARAMS}}
-    flags = [
-        f"--{key}" if section == PLAIN else f"--{section}.{key}"
-        for section, keys in sections.items()
-        for key in keys
-    ]
-    return flags + list(range(len(getattr(module, "POSITIONAL", {}))))
-
-
-def with_nonsense(words, argument, nonsense):
-    if isinstance(argument, str):
-        kept = [word for word in words if word.split("=")[0] != argument]
-        return [*kept, f"{argument}={nonsense}"]
-    places = [at for at, word in enumerate(words) if not word.startswith("--")]
-    changed = list(words)
-    if argument < len(places):
-        changed[places[argument]] = nonsense
-    return changed
+def with_nonsense(words, command, key, nonsense):
+    """Words with ``nonsense`` for one argument, which may stand there by any of its names."""
+    names = {f"--{name}" for name, short in command.names().items() if short == key}
+    kept = [word for word in words if word.split("=")[0] not in names]
+    if command.params[key].positional:
+        at = [name for name, param in command.own.items() if param.positional].index(key)
+        places = [at for at, word in enumerate(kept) if not word.startswith("--")]
+        kept = [word for place, word in enumerate(kept) if place not in places[at : at + 1]]
+    return [*kept, f"--{key}={nonsense}"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nonsense_gets_one_sentence(folder, tmp_path, name):
-    words = COMMANDS[name].split()
-    for place, argument in enumerate(arguments(name)):
+    words, command = COMMANDS[name].split(), load(name).COMMAND
+    for place, argument in enumerate(command.own):
         for turn in range(3):  # all of the nonsense comes round within five arguments
-            case = with_nonsense(words, argument, NONSENSE[(3 * place + turn) % len(NONSENSE)])
+            case = with_nonsense(
+                words, command, argument, NONSENSE[(3 * place + turn) % len(NONSENSE)]
+            )
             shutil.rmtree(tmp_path / "here", ignore_errors=True)
             shutil.copytree(folder, tmp_path / "here")
             with contextlib.chdir(tmp_path / "here"):

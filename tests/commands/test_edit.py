@@ -103,7 +103,7 @@ def test_examples_by_index_range_label_and_outcome():
         ({"target": "3-"}, "'3-' names no examples"),
         ({"target": "2000"}, "2000 names none of the 856 examples"),
         ({"target": "0-855", "reference": "0"}, "no example is left as a reference"),
-        ({"statistic": "t_lik"}, "unknown statistic t_lik"),
+        ({"statistic": "t_lik"}, "must be one of t_like, mean_difference"),
         ({"task": "digits"}, r"holds attributions of \[240, 856\]"),
     ],
 )

@@ -41,9 +41,9 @@ def test_record_explain_plot(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("digit", "{}", "did you mean 'digits'"),
-        ("digits", '{"steps": 3}', "does not fit the set-up digits"),
-        ("digits", "{", "does not fit the set-up digits"),
+        ("digit", "{}", "did you mean 'digits_path'"),
+        ("digits", '{"steps": 3}', "has no setting steps"),
+        ("digits", "{", "must be key=value"),
     ],
 )
 def test_unknown_set_ups_and_options(tmp_path, name, options, message):

@@ -127,9 +127,9 @@ BAD = [
     (["--expt.subsample_prob", 0], "must be above 0"),
     (["--expt.device", "cuda:77"], "cannot be used here"),
     (["--expt.device", "warp"], "cannot be used here"),
-    (["--expt.task_args", "{"], "is not JSON"),
-    (["--expt.task_args", "[]"], "must be a JSON object"),
-    (["--expt.rerun", "perhaps"], "must be 0 or 1"),
+    (["--expt.task_args", "{"], "must be key=value"),
+    (["--expt.task_args", "[]"], "or a JSON object"),
+    (["--expt.rerun", "perhaps"], "unknown argument perhaps"),
     (["--expt.start", 0], "unknown argument"),
 ]
 

@@ -190,8 +190,8 @@ def test_a_result_is_never_overwritten(tmp_path, fit_args):
 
 
 def test_missing_arguments_are_named(fit_args):
-    with pytest.raises(ArgumentError, match=r"data\.num_val"):
-        main(fit_args(data__num_val=None))
+    with pytest.raises(ArgumentError, match="STORE is required"):
+        main(fit_args(data__data_path=None))
 
 
 def test_a_lasso_path_as_upstream_configures_it(tmp_path, fit_args):

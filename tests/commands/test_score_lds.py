@@ -74,12 +74,12 @@ def test_undefined_targets_are_counted_and_json_stays_json(case, capsys):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"data__rows": "5:2"}, "not a range within the 30 rows"),
-        ({"data__rows": "5"}, "must be a:b"),
+        ({"data__rows": "5:2"}, "must be A:B"),
+        ({"data__rows": "25:31"}, "A:B within 0:30"),
         ({"data__rows": "29:30"}, "needs at least two"),
         ({"data__x_name": "mask"}, "did you mean 'masks'"),
         ({"cfg__out": "result.txt"}, "must end in .json"),
-        ({"cfg__kind": "r2"}, "unknown correlation 'r2'"),
+        ({"cfg__kind": "r2"}, "one of spearman, pearson, kendall"),
         ({"cfg__resamples": -1}, "resamples"),
     ],
 )

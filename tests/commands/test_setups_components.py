@@ -36,8 +36,8 @@ def test_table_index_and_json(tmp_path, digits, capsys):
     ("change", "message"),
     [
         (["--components.index", "240"], "component 240 does not exist"),
-        (["--components.task_args", "["], "not JSON"),
-        (["--components.task_args", "[]"], "must be a JSON object"),
+        (["--components.task_args", "["], "must be key=value"),
+        (["--components.task_args", "[]"], "or a JSON object"),
         (["--components.task", "tests/zoo/linear_task.py:LinearTask"], "ablates no components"),
         (["--components.task_args", '{"modle_path": "x"}'], "modle_path"),
     ],

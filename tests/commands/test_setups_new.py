@@ -27,6 +27,6 @@ def test_nothing_is_overwritten_and_names_are_checked(tmp_path):
     with pytest.raises(ArgumentError, match="exists already"):
         new_setup.main(["taken", "--setup.dir", str(tmp_path)])
     for words in ([], ["a/b"], ["1x"]):
-        with pytest.raises(ArgumentError, match="needs a name"):
+        with pytest.raises(ArgumentError, match=r"needs a name|NAME is required"):
             new_setup.main([*words, "--setup.dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

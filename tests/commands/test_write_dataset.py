@@ -35,10 +35,11 @@ def directory(tmp_path):
 
 
 def run(command, directory, out, *more):
+    names = {"--cfg.x_name": "masks", "--cfg.y_name": "test_margins"}
+    more = [w for key in names.keys() - set(more) for w in (key, names[key])] + list(more)
     return command(
         "coarlib.commands.store.write_dataset",
-        *("--cfg.data_dir", directory, "--cfg.out_path", out),
-        *("--cfg.x_name", "masks", "--cfg.y_name", "test_margins", *more),
+        *("--cfg.data_dir", directory, "--cfg.out_path", out, *more),
     )
 
 

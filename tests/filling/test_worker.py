@@ -9,16 +9,16 @@ import torch
 
 from coarlib.errors import NonFiniteError, RowRangeError, TaskError
 from coarlib.filling.worker import FillOptions, fill, row_range
+from coarlib.setups import load
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.spec import parse_spec
-from coarlib.task import load_task
 
 ZOO = Path(__file__).parents[1] / "zoo"
 CPU = torch.device("cpu")
 
 
 def zoo(name, **settings):
-    return load_task(f"{ZOO / name}", settings, "unused")
+    return load(f"{ZOO / name}", settings, "unused")
 
 
 def linear(**settings):
@@ -130,18 +130,3 @@ def test_each_batch_leaves_a_line_that_says_where_rows_came_from(store):
 def test_row_ranges_outside_the_store(bounds):
     with pytest.raises(RowRangeError, match="rows 0 to 23"):
         row_range(*bounds, num_models=24)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("nowhere.tasks:Task", {}, "cannot import the task nowhere"),
-        ("missing.py", {}, "there is no task file"),
-        (f"{ZOO / 'linear_task.py'}:Nope", {}, "defines no Nope"),
-        (f"{ZOO / 'broken_tasks.py'}", {}, "say which one"),
-        (f"{ZOO / 'linear_task.py'}", {"second": 1}, "cannot be built with"),
-    ],
-)
-def test_tasks_that_cannot_be_loaded(name, settings, message):
-    with pytest.raises(TaskError, match=message):
-        load_task(name, settings, "unused")

@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from coarlib.cluster.overview import live_jobs
 from coarlib.cluster.queue import cancel
 from coarlib.cluster.record import run_directory
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, run
 
 SECONDS_TO_END = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
-POSITIONAL = {"store": Param(str, "the store, or the plan that was submitted", required=True)}
+COMMAND = Command(
+    "cancel", __doc__, {"store": common.store("the store, or the plan that was submitted")}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Cancel the jobs of the store that the arguments name."""
-    args = parse(__doc__ or "", {}, argv, positional=POSITIONAL)
+    args = COMMAND.parse(argv)
     run_dir = run_directory(args.store)
     ended: set[str] = set()
     deadline = time.monotonic() + SECONDS_TO_END

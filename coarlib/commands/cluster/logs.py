@@ -12,33 +12,35 @@ from pathlib import Path
 
 from coarlib.cluster.overview import overview
 from coarlib.cluster.record import log_files, run_directory, tail
-from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.errors import ClusterError
 
-POSITIONAL = {"store": Param(str, "the store, or the plan that was submitted", required=True)}
-SECTIONS = {
-    PLAIN: {
+COMMAND = Command(
+    "logs",
+    __doc__,
+    {
+        "store": common.store("the store, or the plan that was submitted"),
         "job": Param(str, "a job, or one task of an array: 1234 or 1234_5"),
-        "failed": Param(Boolean(), "only jobs that ended badly", default=False),
+        "failed": common.flag("only jobs that ended badly"),
         "lines": Param(Whole(1), "lines of each log", default=20),
         "files": Param(Whole(1), "how many logs", default=5),
-    }
-}
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the logs that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    options = args.options
+    args = COMMAND.parse(argv)
     run_dir = run_directory(args.store)
-    files = _failed(run_dir) if options.failed else _of_job(run_dir, options.job)
+    files = _failed(run_dir) if args.failed else _of_job(run_dir, args.job)
     if not files:
-        what = "job ended badly" if options.failed else f"log of job {options.job or 'any'} yet"
+        what = "job ended badly" if args.failed else f"log of job {args.job or 'any'} yet"
         print(f"no {what} in {run_dir}")
         return
-    for file in files[-options.files :]:
+    for file in files[-args.files :]:
         print(f"==> {file}")
-        print("\n".join(tail(file, options.lines)))
+        print("\n".join(tail(file, args.lines)))
 
 
 def _of_job(run_dir: Path, name: str | None) -> list[Path]:

@@ -24,48 +24,49 @@ from coarlib.cluster.submission import (
     scripts_on_paper,
     submit,
 )
-from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.errors import ArgumentError
 from coarlib.filling.stopping import EXIT_STOPPED
 
-POSITIONAL = {"plan": Param(str, "the plan, a YAML file", required=True)}
-SECTIONS = {
-    PLAIN: {
-        "dry-run": Param(Boolean(), "print the scripts, touch nothing", default=False),
+COMMAND = Command(
+    "submit",
+    __doc__,
+    {
+        "plan": common.store("the plan, a YAML file"),
+        "dry_run": common.flag("print the scripts, touch nothing"),
         "local": Param(Whole(1), "run here, by so many processes"),
-        "resume": Param(Boolean(), "submit what an earlier submission left missing", default=False),
+        "resume": common.flag("submit what an earlier submission left missing"),
         "verify_round": Param(Whole(1), "what a verify job runs: verify, prepare what follows"),
         "tries_left": Param(Whole(0), "rounds that this verify job may still submit", default=0),
         "max_array": Param(Whole(1), "the cluster's MaxArraySize", default=1001),
-    }
-}
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Submit, run or print the plan that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    options = args.options
-    dry_run = getattr(options, "dry-run")
-    if dry_run and options.local is not None:
+    args = COMMAND.parse(argv)
+    if args.dry_run and args.local is not None:
         raise ArgumentError("--dry-run and --local contradict each other")
     plan = placed(load_plan(args.plan), Path.cwd())
-    if options.verify_round is not None:
+    if args.verify_round is not None:
         decision = decide(
             plan,
-            options.verify_round,
-            tries_left=options.tries_left,
-            max_array=options.max_array,
+            args.verify_round,
+            tries_left=args.tries_left,
+            max_array=args.max_array,
         )
         print(decision.message)
         sys.exit(decision.exit_code)
-    if dry_run:
+    if args.dry_run:
         for path, content in scripts_on_paper(plan).items():
             print(f"# ----- {path}\n{content}")
         return
-    number = check_resumable(plan, resume=options.resume or options.local is not None)
+    number = check_resumable(plan, resume=args.resume or args.local is not None)
     open_store(plan)
-    if options.local is not None:
-        _run_here(plan, options.local, number)
+    if args.local is not None:
+        _run_here(plan, args.local, number)
     else:
         print(submit(plan, number))
         print(f"coar status {plan.store} shows how far it is; coar cancel {plan.store} ends it")

@@ -1,7 +1,7 @@
 """Guess attributions from gradients at a few ablated models, for run_regression to improve on.
 
-    coar gradient_scores --scores.task digits --scores.out out/digits/gradients.npz
-    coar run_regression … --cfg.solver auto --cfg.prior_scores out/digits/gradients.npz
+    coar gradient_scores --task digits --out out/digits/gradients.npz
+    coar run_regression STORE --prior_scores out/digits/gradients.npz
 
 Each model costs three forward passes over the examples. Take the fraction that the store's design
 ablates. The file holds scores [components, targets] and the layer of each component.
@@ -13,36 +13,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gradients
-from coarlib.commands.arguments import Param, Whole, parse, run
-from coarlib.commands.store.components import component_task
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.components_of import component_task, output_of
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.regression.solvers.prior import save_scores
 
-SECTIONS = {
-    "scores": {
-        "task": Param(str, "set-up, module:Class or file.py:Class", required=True),
-        "task_args": Param(str, "JSON object with the task's settings", default="{}"),
-        "out": Param(str, "the .npz to write; never overwritten", required=True),
-        "fraction": Param(float, "share of components ablated; 0 = the intact model", default=0.05),
-        "models": Param(Whole(1), "ablated models", default=16),
-        "output": Param(str, "array of the store that is fitted; default: the task's only one"),
-        "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="auto"),
-    }
-}
+COMMAND = Command(
+    "gradient_scores",
+    __doc__,
+    {
+        "task": common.task("scores.task"),
+        "set": common.settings("scores.task_args"),
+        "out": common.out("the .npz to write; never overwritten", "scores.out", required=True),
+        "fraction": Param(
+            float,
+            "share of components ablated; 0 = the intact model",
+            default=0.05,
+            also=("scores.fraction",),
+        ),
+        "models": Param(Whole(1), "ablated models", default=16, also=("scores.models",)),
+        "output": common.output("scores.output"),
+        "device": common.device("scores.device"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compute and write the scores."""
-    args = parse(__doc__ or "", SECTIONS, argv).scores
+    args = COMMAND.parse(argv)
     out = Path(args.out)
     if out.exists():
-        raise ArgumentError(f"--scores.out {out} already exists; give another name")
-    task = component_task(args.task, args.task_args)
+        raise ArgumentError(f"--out {out} already exists; give another name")
+    task = component_task(args)
     task.prepare(resolve_device(args.device))
-    key = args.output or next(iter(task.outputs))
-    if key not in task.outputs or (args.output is None and len(task.outputs) > 1):
-        raise ArgumentError(f"--scores.output must be one of {', '.join(task.outputs)}")
+    key = output_of(task, args.output)
     components = task.component_set
     masks = ablated_masks(len(components), args.fraction, 1 if args.fraction == 0 else args.models)
     scores = mean_gradients(task, masks, key)

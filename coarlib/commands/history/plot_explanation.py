@@ -1,7 +1,6 @@
 """Draw an explanation: influence of layers over steps, balance of sources, kernels, similarity.
 
-    python -m estimate.plot_explanation --explain.out out/digits_path/explanation \\
-        --plot.to out/digits_path/plots
+coar plot_explanation out/digits_path/explanation --out out/digits_path/plots
 """
 
 from __future__ import annotations
@@ -12,22 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, run
 from coarlib.errors import HistoryError
 from coarlib.path_kernel import Decomposition
 from coarlib.path_kernel.studies import balance, influence_over_steps, layer_kernels, similarity
 
-SECTIONS = {
-    "explain": {"out": Param(str, "store of results that explain wrote", required=True)},
-    "plot": {"to": Param(str, "directory of the pictures", required=True)},
-}
+COMMAND = Command(
+    "plot_explanation",
+    __doc__,
+    {
+        "explanation": common.store("store of results that explain wrote", "explain.out"),
+        "out": common.out("directory of the pictures; default: beside the explanation", "plot.to"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw every figure that the explanation's axes allow."""
-    args = parse(__doc__ or "", SECTIONS, argv)
-    found = Decomposition.open(args.explain.out)
-    folder = Path(args.plot.to)
+    args = COMMAND.parse(argv)
+    found = Decomposition.open(args.explanation)
+    folder = Path(args.out or common.beside(args.explanation, "plots"))
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[Decomposition], Any]] = {
         "influence_over_steps": _influence,
@@ -45,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         drawn.append(f"{name}.png")
     if not drawn:
         raise HistoryError(
-            f"{args.explain.out} was accumulated by no axis that can be drawn; explain with "
-            "--explain.by sample,tensor+step,sample+tensor"
+            f"{args.explanation} was accumulated by no axis that can be drawn; explain with "
+            "--by sample,tensor+step,sample+tensor"
         )
     print(f"drew {', '.join(drawn)} in {folder}")
 

@@ -1,14 +1,11 @@
 """Change a model by ablating the components that attributions name (COAR-Edit).
 
-    # forget a class: lower the outputs of the eights
-    coar edit --edit.task digits --edit.attributions OUT --edit.target label:8 --edit.lower true \\
-        --edit.out_dir out/forgetting
-    # mend an error: raise the output of example 17, at the cost of 1% of the others at most
-    coar edit --edit.task digits --edit.attributions OUT --edit.target 17 \\
-        --edit.allowed_loss 0.01 --edit.out_dir out/mending
+    coar edit OUT --task digits --target label:8 --lower        forget a class
+    coar edit OUT --task digits --target 17 --allowed_loss 0.01
+                       mend an error, at the cost of 1% of the others at most
 
-Examples are given as indices, ranges (450-855), label:CLASS, wrong or right, by commas. Half of
-each group chooses which and how many components go; the numbers printed are those of the other
+Examples are given as indices, ranges (450-855), label:CLASS, wrong or right, comma-separated. Half
+of each group chooses which and how many components go; the numbers printed are those of the other
 half. Writes edit.json and the edited weights, model.pt; the model the task reads is not changed.
 """
 
@@ -25,40 +22,62 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentTask
 from coarlib.baselines.evaluation import measure
-from coarlib.commands.arguments import Boolean, Param, Whole, parse, run
-from coarlib.commands.store.components import component_task, output_of
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.checkers import Choice
+from coarlib.commands.components_of import component_task, output_of
 from coarlib.devices import resolve_device
 from coarlib.editing import STATISTICS, Edit, Groups, Plan, plan_edit
 from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
 from coarlib.regression.attributions import Attributions
 
-SECTIONS = {
-    "edit": {
-        "task": Param(str, "set-up, module:Class or file.py:Class", required=True),
-        "task_args": Param(str, "JSON object with the task's settings", default="{}"),
-        "attributions": Param(str, "result directory of run_regression", required=True),
-        "out_dir": Param(str, "where edit.json and model.pt go", required=True),
-        "target": Param(str, "examples whose outputs are to change", required=True),
-        "reference": Param(str, "examples to leave alone; default: all others"),
-        "lower": Param(Boolean(), "lower the targets' outputs instead of raising", default=False),
-        "allowed_loss": Param(float, "what other examples may lose in accuracy", default=0.02),
-        "largest": Param(Whole(1), "components to ablate at most", default=20),
-        "statistic": Param(str, "one of " + ", ".join(STATISTICS), default="t_like"),
-        "seed": Param(int, "of the split in halves", default=0),
-        "output": Param(str, "array of the store that was fitted; default: the task's only one"),
-        "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="auto"),
-    }
-}
+COMMAND = Command(
+    "edit",
+    __doc__,
+    {
+        "attributions": common.store("result directory of run_regression", "edit.attributions"),
+        "task": common.task("edit.task"),
+        "set": common.settings("edit.task_args"),
+        "target": Param(
+            str, "examples whose outputs are to change", required=True, also=("edit.target",)
+        ),
+        "out": common.out(
+            "where edit.json and model.pt go; default: beside the attributions", "edit.out_dir"
+        ),
+        "reference": Param(
+            str, "examples to leave alone; default: all others", also=("edit.reference",)
+        ),
+        "lower": common.flag("lower the targets' outputs instead of raising", "edit.lower"),
+        "allowed_loss": Param(
+            float,
+            "what other examples may lose in accuracy",
+            default=0.02,
+            also=("edit.allowed_loss",),
+        ),
+        "largest": Param(
+            Whole(1), "components to ablate at most", default=20, also=("edit.largest",)
+        ),
+        "statistic": Param(
+            Choice(STATISTICS),
+            "one of " + ", ".join(STATISTICS),
+            default="t_like",
+            also=("edit.statistic",),
+        ),
+        "seed": common.seed("of the split in halves", "edit.seed"),
+        "output": common.output("edit.output"),
+        "device": common.device("edit.device"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan an edit, say what it does, and save the edited model."""
-    args = parse(__doc__ or "", SECTIONS, argv).edit
-    task = component_task(args.task, args.task_args)
+    args = COMMAND.parse(argv)
+    task = component_task(args)
     attributions = Attributions.load(args.attributions)
     task.prepare(resolve_device(args.device))
-    key = output_of(task, args.output, "--edit.output")
+    key = output_of(task, args.output)
     shape = (len(task.component_set), task.num_examples)
     if attributions.weight.shape != shape:
         raise ArgumentError(
@@ -78,9 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         statistic=args.statistic,
         value=lambda margins: margins > 0,
     )
-    out = Path(args.out_dir)
+    out = Path(args.out or common.beside(args.attributions, "edit"))
+    args.out = str(out)
     out.mkdir(parents=True, exist_ok=True)
     _save(out, task, plan)
+    args.save(out / "arguments.yaml", "edit")
     print(_words(plan, task, groups, test))
     print(f"edited weights and what was tried: {out}")
 
@@ -109,7 +130,7 @@ def examples_of(
         else:
             raise ArgumentError(
                 f"{word!r} names no examples: give indices, ranges such as 3-9, label:CLASS (where "
-                "every example has one), wrong or right, by commas"
+                "every example has one), wrong or right, comma-separated"
             )
         if not these.any():
             raise ArgumentError(f"{word} names none of the {len(right)} examples")

@@ -1,9 +1,8 @@
 """Compare attributions with baselines on fresh ablations, at several ablated fractions.
 
-    python -m estimate.evaluate --eval.task digits --eval.attributions OUT \\
-        --eval.fractions 0.05,0.1,0.2 --eval.rows 200 --eval.out_dir out/digits/evaluation
+    coar evaluate OUT --task digits --fractions 0.05,0.1,0.2 --ablations 200
 
-The task is a set-up's name or what --expt.task of make_dataset takes. Writes evaluation.csv,
+Writes evaluation.csv,
 evaluation.json and evaluation.png; baselines are kept beside them and not computed twice.
 """
 
@@ -19,38 +18,61 @@ import numpy as np
 
 from coarlib.ablation import ComponentTask
 from coarlib.baselines.evaluation import BASELINES, Line, Scores, baseline, compare, measure, table
-from coarlib.commands.arguments import Param, Whole, parse, run
-from coarlib.commands.store.components import component_task, output_of
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.components_of import component_task, output_of
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError
 from coarlib.files import whole_file
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import plot_against_fraction
 
-SECTIONS = {
-    "eval": {
-        "task": Param(str, "set-up, module:Class or file.py:Class", required=True),
-        "task_args": Param(str, "JSON object with the task's settings", default="{}"),
-        "attributions": Param(str, "result directory of run_regression", required=True),
-        "out_dir": Param(str, "where the table and the figure go", required=True),
-        "fractions": Param(str, "ablated fractions α, by commas", default="0.05,0.1,0.2"),
-        "rows": Param(Whole(3), "fresh ablations at each fraction", default=100),
-        "baselines": Param(str, "by commas; all of " + ", ".join(BASELINES), default="all"),
-        "output": Param(str, "array of the store that was fitted; default: the task's only one"),
-        "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="auto"),
-    }
-}
+COMMAND = Command(
+    "evaluate",
+    __doc__,
+    {
+        "attributions": common.store("result directory of run_regression", "eval.attributions"),
+        "task": common.task("eval.task"),
+        "set": common.settings("eval.task_args"),
+        "out": common.out(
+            "where the table and the figure go; default: beside the attributions", "eval.out_dir"
+        ),
+        "fractions": Param(
+            str,
+            "ablated fractions α, comma-separated",
+            default="0.05,0.1,0.2",
+            also=("eval.fractions",),
+        ),
+        "ablations": Param(
+            Whole(3), "fresh ablations at each fraction", default=100, also=("eval.rows", "rows")
+        ),
+        "baselines": Param(
+            str,
+            "comma-separated; all of " + ", ".join(BASELINES),
+            default="all",
+            also=("eval.baselines",),
+        ),
+        "output": common.output("eval.output"),
+        "device": common.device("eval.device"),
+        "dry_run": common.flag("say how many forward passes it would take, and stop"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate and write the table."""
-    args = parse(__doc__ or "", SECTIONS, argv).eval
+    args = COMMAND.parse(argv)
     fractions = _fractions(args.fractions)
     attributions = Attributions.load(args.attributions)
-    task = component_task(args.task, args.task_args)
+    if args.dry_run:
+        count = args.ablations * len(fractions)
+        print(f"{count} forward passes over the examples of {args.task}, and the baselines'")
+        return
+    task = component_task(args)
     task.prepare(resolve_device(args.device))
-    key = output_of(task, args.output, "--eval.output")
-    out = Path(args.out_dir)
+    key = output_of(task, args.output)
+    out = Path(args.out or common.beside(args.attributions, "evaluation"))
+    args.out = str(out)
     out.mkdir(parents=True, exist_ok=True)
     trained_at = 1 - float(np.mean(attributions.mean_mask))
     fitted = Scores(attributions.weight, int(attributions.summary.get("num_rows", 0)))
@@ -63,24 +85,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = compare(
         methods,
         fractions,
-        args.rows,
+        args.ablations,
         lambda masks: measure(task, masks, key, "fresh ablations"),
         len(task.component_set),
     )
     _write(out, lines, task, trained_at)
+    args.save(out / "arguments.yaml", "evaluate")
     print(table(lines))
     print(
         f"mean Pearson correlation over {task.num_examples} targets [95% interval over "
-        f"{args.rows} fresh ablations]; passes: forward passes over the examples\n"
+        f"{args.ablations} fresh ablations]; passes: forward passes over the examples\n"
         f"table and figure: {out}"
     )
+    print(common.next_step("report", args.attributions, evaluation=out / "evaluation.json"))
 
 
 def _fractions(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError as error:
-        raise ArgumentError(f"--eval.fractions must be numbers by commas, not {text!r}") from error
+        raise ArgumentError(
+            f"--fractions must be numbers, comma-separated, not {text!r}"
+        ) from error
 
 
 def _kept_baseline(name: str, task: ComponentTask, key: str, out: Path) -> Scores:

@@ -19,14 +19,12 @@ from coarlib.baselines.examples import (
     trak_scores,
     traker_scores,
 )
-from coarlib.commands.arguments import nearest
-from coarlib.errors import ArgumentError, ScoringError
+from coarlib.errors import ArgumentError, ScoringError, nearest
 from coarlib.files import whole_file
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import Trainer, run_seed, train_many
-from estimate.digits.model import digits
-from estimate.digits_subsets.task import SEED, trainer
 
+SEED = 0
 METHODS = ("random", "gradient_similarity", "trak", "traker")
 
 
@@ -36,7 +34,7 @@ def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
     for name in names:
         if name not in known:
             raise ArgumentError(
-                f"--bench.methods: there is no method {name} (there are {', '.join(known)})"
+                f"--methods: there is no method {name} (there are {', '.join(known)})"
                 f"{nearest(name, known)}"
             )
     if "traker" in names:
@@ -45,13 +43,23 @@ def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
 
 
 class DigitsMethods:
-    """Scores of every method, each computed once and kept as an .npy that names what made it."""
+    """Scores of every method, each computed once and kept as an .npy that names what made it.
 
-    def __init__(self, path: Path, model: str, full_models: int, device: torch.device) -> None:
+    Parameters
+    ----------
+    path : Path
+    task : the digits_subsets task
+        Says how models are trained (``trainer``) and what is held out (``held_out()``).
+    full_models : int
+        Models on all data.
+    device : torch.device
+    """
+
+    def __init__(self, path: Path, task: Any, full_models: int, device: torch.device) -> None:
         self._path, self._full_models, self._device = path, full_models, device
-        self._trainer: Trainer = trainer(model)  # type: ignore[arg-type]
+        self._trainer: Trainer = task.trainer
         self._train = Examples(self._trainer.inputs, self._trainer.targets)
-        self._test = Examples(*digits(held_out=True))
+        self._test = Examples(*task.held_out())
         self._models: list[torch.nn.Module] = []
 
     def scores(self, name: str) -> NDArray[Any]:

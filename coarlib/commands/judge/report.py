@@ -1,11 +1,12 @@
 """Turn a store and its attributions into one HTML file to look at, send and believe.
 
-    coar report OUT [--store STORE] [--open]
+    coar report RESULT
+    coar report RESULT --store STORE --task my_task.py --set seed=1 --open
 
-OUT is a result of run_regression, a directory that holds one in attributions/ (and a store in
+RESULT is a result of run_regression, a directory that holds one in attributions/ (and a store in
 store/), a store, or an explained training history. Results of score_lds and evaluate that lie in
-OUT are shown too. Images, labels and layer names come from the set-up that the store recorded, or
-from --task, --examples and --components.
+RESULT are shown too. Images, labels and layer names come from the set-up that the store recorded,
+or from --task, --examples and --components.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentTask
 from coarlib.baselines.components import leave_one_out
-from coarlib.commands.arguments import PLAIN, Boolean, Param, parse, run
-from coarlib.commands.store.make_dataset import task_settings
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.errors import ArgumentError, CoarlibError
 from coarlib.report.inputs import ReportInputs, gather
 from coarlib.report.notes import (
@@ -38,72 +39,63 @@ from coarlib.report.page import write_report
 from coarlib.report.provenance import read_run
 from coarlib.report.records import read_evaluation, read_lds, read_steps
 from coarlib.scoring.score_files import load_scores
+from coarlib.setups import is_shipped, load
 from coarlib.store import Store
-from coarlib.task import load_task
 
-POSITIONAL = {"out": Param(str, "attributions, store or explained history", required=True)}
-SECTIONS = {
-    PLAIN: {
+COMMAND = Command(
+    "report",
+    __doc__,
+    {
+        "result": common.store("attributions, store or explained history"),
         "store": Param(str, "the rows: a store or a .beton; default: those that were fitted"),
-        "to": Param(str, "the HTML file; default: report.html in OUT"),
-        "open": Param(Boolean(), "show it in the browser", default=False),
-        "x_name": Param(str, "the mask array of the store; default: the design's"),
-        "y_name": Param(str, "the output array of the store; default: the only real-valued one"),
-        "targets": Param(str, "which targets were fitted, START:STOP", default=":"),
+        "out": common.out("the HTML file; default: report.html in RESULT", "to"),
+        "open": common.flag("show it in the browser"),
+        "x_name": common.x_name(),
+        "y_name": common.y_name(),
+        "targets": Param(common.Range(), "which targets were fitted: A:B, or N for 0:N"),
         "examples": Param(str, ".npz (images, labels, texts) or .json of the targets"),
         "training_examples": Param(str, "the same of the features, where these are examples"),
         "components": Param(str, "JSON of ComponentSet.to_json: names of the features"),
-        "task": Param(str, "module:Class or file.py:Class to take images and names from"),
-        "task_args": Param(str, "JSON object with the task's settings", default="{}"),
+        "task": common.task(required=False, note=", to take images and names from"),
+        "set": common.settings(),
         "baselines": Param(str, "NAME=FILE,…: scores [N, T] or leave-one-out stores to compare"),
         "lds": Param(str, "NAME=FILE.json,…: results of score_lds"),
         "evaluation": Param(str, "evaluation.json of evaluate"),
         "history": Param(str, "directory of an explained training history"),
-    }
-}
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report, and show it if asked to."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    options = args.options
+    args = COMMAND.parse(argv)
     inputs = gather(
-        args.out,
-        options.store,
-        mask_key=options.x_name,
-        output_key=options.y_name,
-        targets=_targets(options.targets),
+        args.result,
+        args.store,
+        mask_key=args.x_name,
+        output_key=args.y_name,
+        targets=common.slice_of(args.targets or ":"),
     )
-    if options.task is not None:
-        _annotate(inputs, options.task, task_settings(options.task_args, "--task_args"))
+    if args.task is not None:
+        _annotate(inputs, args.task, args.set)
     else:
         _annotate_as_recorded(inputs)
-    if options.examples is not None:
-        inputs.examples = read_notes(options.examples)
-    if options.training_examples is not None:
-        inputs.features = FeatureNotes(notes=read_notes(options.training_examples))
-    if options.components is not None:
-        inputs.features = FeatureNotes(read_groups(options.components))
-    inputs.baselines = {name: _scores(path) for name, path in _named(options.baselines)}
-    inputs.lds = [*inputs.lds, *(read_lds(path, name) for name, path in _named(options.lds))]
-    if options.evaluation is not None:
-        inputs.evaluation = read_evaluation(options.evaluation)
-    if options.history is not None:
-        inputs.steps = read_steps(options.history)
-    path = write_report(inputs, options.to or Path(args.out) / "report.html", quiet=False)
+    if args.examples is not None:
+        inputs.examples = read_notes(args.examples)
+    if args.training_examples is not None:
+        inputs.features = FeatureNotes(notes=read_notes(args.training_examples))
+    if args.components is not None:
+        inputs.features = FeatureNotes(read_groups(args.components))
+    inputs.baselines = {name: _scores(path) for name, path in _named(args.baselines)}
+    inputs.lds = [*inputs.lds, *(read_lds(path, name) for name, path in _named(args.lds))]
+    if args.evaluation is not None:
+        inputs.evaluation = read_evaluation(args.evaluation)
+    if args.history is not None:
+        inputs.steps = read_steps(args.history)
+    path = write_report(inputs, args.out or Path(args.result) / "report.html", quiet=False)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if options.open and not webbrowser.open(path.resolve().as_uri()):
+    if args.open and not webbrowser.open(path.resolve().as_uri()):
         print(f"no browser was found; open {path} by hand", file=sys.stderr)
-
-
-def _targets(text: str) -> slice:
-    start, colon, stop = text.partition(":")
-    try:
-        if colon:
-            return slice(int(start) if start else None, int(stop) if stop else None)
-    except ValueError:
-        pass
-    raise ArgumentError(f"--targets must be START:STOP, not {text!r}")
 
 
 def _named(text: str | None) -> list[tuple[str, str]]:
@@ -139,7 +131,7 @@ def _annotate_as_recorded(inputs: ReportInputs) -> None:
         if "components" in settings:
             inputs.features = FeatureNotes(groups_from_json(settings["components"]))
         settings = _resolved(settings, str(origin.get("directory", "")))
-        if not name.startswith("estimate.") or settings is None:
+        if not is_shipped(name) or settings is None:
             continue
         try:
             _annotate(inputs, name, settings)
@@ -163,7 +155,7 @@ def _resolved(settings: Mapping[str, Any], directory: str) -> dict[str, Any] | N
 
 
 def _annotate(inputs: ReportInputs, name: str, settings: Mapping[str, Any]) -> None:
-    task = load_task(name, settings, ".")
+    task = load(name, settings, ".")
     if not isinstance(task, ComponentTask):
         raise ArgumentError(f"{name} ablates no components, so it has no images and names to show")
     inputs.features = FeatureNotes(groups_from_json(task.components(task.model()).to_json()))

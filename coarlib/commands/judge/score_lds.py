@@ -1,10 +1,10 @@
 """Score attributions against a store: the linear datamodeling score with p-values and interval.
 
-    python -m score_lds --data.store STORE --data.scores FILE_OR_DIRECTORY \\
-        [--data.x_name masks --data.y_name test_margins --data.rows 900:1000] [--cfg.out lds.json]
+    coar score_lds STORE FILE_OR_DIRECTORY
+    coar score_lds STORE scores.npy --y_name test_margins --rows 900:1000 --out lds.json
 
 Only completed rows are scored, once their checksums are verified. Score rows that no fit has seen:
-say which with --data.rows. The result is written as JSON, and beside it, as .npz, the correlation
+say which with --rows. The result is written as JSON, and beside it, as .npz, the correlation
 and p-value of every target.
 """
 
@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commands.arguments import Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.checkers import Choice
 from coarlib.errors import ArgumentError, ScoringError
 from coarlib.files import whole_file
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
@@ -29,78 +31,84 @@ from coarlib.store import Store
 from coarlib.store.added import store_of_output
 from coarlib.store.verify import refuse_torn
 
-SECTIONS = {
-    "data": {
-        "store": Param(str, "directory of the store", required=True),
+KINDS = ("spearman", "pearson", "kendall")
+COMMAND = Command(
+    "score_lds",
+    __doc__,
+    {
+        "store": common.store("directory of the store", "data.store"),
         "scores": Param(
-            str, "scores [N, T]: .npy, .pt, .safetensors or a directory", required=True
+            str,
+            "scores [N, T]: .npy, .pt, .safetensors or a directory",
+            required=True,
+            positional=True,
+            also=("data.scores",),
         ),
-        "score_key": Param(str, "which tensor of a file that holds several"),
-        "x_name": Param(str, "the store's array of masks (default: the design's)"),
-        "y_name": Param(str, "the store's array of outputs (default: the only one)"),
-        "rows": Param(str, "rows of the store to score on, a:b (default: all completed)"),
+        "score_key": Param(
+            str, "which tensor of a file that holds several", also=("data.score_key",)
+        ),
+        "x_name": common.x_name("data.x_name"),
+        "y_name": common.y_name("data.y_name"),
+        "rows": common.rows("rows of the store to score on; default: all completed", "data.rows"),
+        "out": common.out(
+            "where to write the result (.json; an .npz is put beside it)", "cfg.out"
+        ),
+        "kind": Param(
+            Choice(KINDS), "of correlation", default="spearman", also=("cfg.kind",)
+        ),
+        "higher_is_better": common.flag(
+            "no if the outputs are losses", "cfg.higher_is_better", default=True
+        ),
+        "resamples": Param(
+            Whole(0),
+            "bootstrap resamples of the rows; 0: no interval",
+            default=1000,
+            also=("cfg.resamples",),
+        ),
+        "seed": common.seed("seed of the bootstrap", "cfg.seed"),
     },
-    "cfg": {
-        "out": Param(str, "where to write the result (.json; an .npz is put beside it)"),
-        "kind": Param(str, "spearman, pearson or kendall", default="spearman"),
-        "higher_is_better": Param(Boolean(), "0 if the outputs are losses", default=True),
-        "resamples": Param(int, "bootstrap resamples of the rows; 0: no interval", default=1000),
-        "seed": Param(Whole(0), "seed of the bootstrap", default=0),
-    },
-}
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print and write the LDS of the scores that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv)
-    data, cfg = args.data, args.cfg
-    out = None if cfg.out is None else _output_path(cfg.out)
-    store = store_of_output(Store.open(data.store), data.y_name)
-    rows = _rows(store, data.rows)
-    x_name, y_name = store.masks_name(data.x_name), store.outputs_name(data.y_name)
-    scores = load_scores(data.scores, data.score_key)
+    args = COMMAND.parse(argv)
+    out = None if args.out is None else _output_path(args.out)
+    store = store_of_output(Store.open(args.store), args.y_name)
+    rows = _rows(store, args.rows)
+    x_name, y_name = store.masks_name(args.x_name), store.outputs_name(args.y_name)
+    scores = load_scores(args.scores, args.score_key)
     with warnings.catch_warnings():  # the counts are printed below, in words
         warnings.simplefilter("ignore", UndefinedCorrelationWarning)
         result = lds(
             scores,
             _take(store.array(x_name), rows),
             _take(store.array(y_name), rows),
-            cfg.kind,
-            higher_is_better=cfg.higher_is_better,
-            resamples=cfg.resamples,
-            seed=cfg.seed,
+            args.kind,
+            higher_is_better=args.higher_is_better,
+            resamples=args.resamples,
+            seed=args.seed,
             quiet=False,
         )
     _print(result)
     if out is not None:
-        _write(out, result, {"store": data.store, "scores": data.scores, "rows": data.rows})
+        _write(out, result, {"store": args.store, "scores": args.scores, "rows": args.rows})
+        args.save(out.with_suffix(".arguments.yaml"), "score_lds")
         print(f"wrote {out} and {out.with_suffix('.npz').name}")
 
 
 def _output_path(text: str) -> Path:
     path = Path(text)
     if path.suffix != ".json":
-        raise ArgumentError(f"--cfg.out must end in .json, not {text}")
+        raise ArgumentError(f"--out must end in .json, not {text}")
     if not path.parent.is_dir():
-        raise ArgumentError(f"--cfg.out: there is no directory {path.parent}")
+        raise ArgumentError(f"--out: there is no directory {path.parent}")
     return path
 
 
 def _rows(store: Store, text: str | None) -> NDArray[np.int64]:
-    """Completed rows in the range ``a:b``; says how many are left out."""
-    first, last = 0, store.num_models
-    if text is not None:
-        try:
-            parts = [int(part) if part else None for part in text.split(":")]
-            start, stop = parts
-        except ValueError as error:
-            raise ArgumentError(f"--data.rows must be a:b, not {text!r}") from error
-        first, last = start or 0, store.num_models if stop is None else stop
-        if not 0 <= first < last <= store.num_models:
-            raise ArgumentError(
-                f"--data.rows {text} is not a range within the {store.num_models} rows of "
-                f"{store.path}"
-            )
+    """Completed rows in the range ``A:B``; says how many are left out."""
+    first, last = common.rows_of(text, store.num_models)
     completed = store.completed_rows()
     rows = completed[(completed >= first) & (completed < last)]
     if len(rows) < 2:

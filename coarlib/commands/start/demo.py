@@ -1,6 +1,7 @@
 """The whole pipeline on real digits in a few minutes: ablate, store, fit, score, draw.
 
-    python -m estimate.demo
+    coar demo
+    coar demo --size test --out out/quick
 
 Trains a small residual CNN on scikit-learn's handwritten digits, ablates random tenths of its 240
 conv filters, fits what each filter does to each of 450 held-out digits, and checks the predictions
@@ -19,67 +20,73 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastargs.validation import OneOf
 from numpy.typing import NDArray
 
 from coarlib.ablation import find_components
 from coarlib.baselines.components import leave_one_out, random_scores
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.checkers import Choice
 from coarlib.commands.fit import run_regression
 from coarlib.commands.store import initialize_store, write_dataset
 from coarlib.errors import SetupError
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import Explained, plot_attributions
 from coarlib.scoring import bootstrap_interval, correlate
+from coarlib.setups import load, names, shipped_file
 from coarlib.store import Store
-from estimate.digits.model import digits, load_or_train
 
-SECTIONS = {
-    "demo": {
-        "out_dir": Param(str, "where everything goes", default="out/demo"),
+SETUP = "digits"
+SUFFIXES = {"full": "", "test": "_test"}
+COMMAND = Command(
+    "demo",
+    __doc__,
+    {
+        "out": common.out("where everything goes", "demo.out_dir", default="out/demo"),
         "size": Param(
-            OneOf(["full", "test"]), "full, or test: a tenth of the rows", default="full"
+            Choice(tuple(SUFFIXES)),
+            "full, or test: a tenth of the rows",
+            default="full",
+            also=("demo.size",),
         ),
-    }
-}
-ROOT = Path(__file__).resolve().parents[3]
+    },
+)
 BARS = 8
 Z_95 = 1.96
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages and print the result."""
-    args = parse(__doc__ or "", SECTIONS, argv)
-    demo, quiet = args.demo, ["--quiet"] * args.quiet
-    out = Path(demo.out_dir)
-    suffix = {"full": "", "test": "_test"}[demo.size]
+    args = COMMAND.parse(argv)
+    quiet = ["--quiet"] * args.quiet
+    out, suffix = Path(args.out), SUFFIXES[args.size]
     started = time.monotonic()
     rows, singles, beton, fitted, model = (
         out / name for name in ("store", "leave_one_out", "rows.beton", "attributions", "model.pt")
     )
+    task: Any = load(SETUP, {"model_path": str(model)})
 
     def initialise() -> None:
-        for store, spec in ((rows, f"digits{suffix}"), (singles, "digits_leave_one_out")):
-            spec_path = ROOT / "specs" / f"{spec}.json"
-            initialize_store.main(_flags("logging", logdir=store, spec=spec_path) + quiet)
+        for store, spec in ((rows, f"{SETUP}{suffix}"), (singles, f"{SETUP}_leave_one_out")):
+            spec_path = str(shipped_file(f"{spec}.json"))
+            initialize_store.main([str(store), "--spec", spec_path, *quiet])
 
     def fill() -> None:
         for store in (rows, singles):
             _fill_with_all_cores(store, model, quiet)
 
-    def write() -> None:
-        names = {"x_name": "masks", "y_name": "test_margins"}
-        write_dataset.main(_flags("cfg", data_dir=rows, out_path=beton, **names) + quiet)
-
     def fit() -> None:
-        config = ROOT / "estimate" / "digits" / f"regression_config{suffix}.yaml"
-        arguments = ["--config", str(config), "--data.data_path", str(beton)]
-        run_regression.main([*arguments, "--cfg.out_dir", str(fitted), *quiet])
+        config = str(names()[SETUP] / f"regression_config{suffix}.yaml")
+        run_regression.main([str(beton), "--config", config, "--out", str(fitted), *quiet])
 
     _stage("1 initialise the stores", initialise)
-    _stage("2 train the model", lambda: print(f"{model}: {_accuracy(model):.1%} of digits right"))
+    _stage("2 train the model", lambda: print(f"{model}: {_accuracy(task):.1%} of digits right"))
     _stage("3 ablate and fill the stores", fill)
-    _stage("4 write the .beton", write, done=beton)
+    _stage(
+        "4 write the .beton",
+        lambda: write_dataset.main([str(rows), "--out", str(beton), *quiet]),
+        done=beton,
+    )
     _stage("5 fit attributions", fit, done=fitted / "datamodels.pt")
     attributions = Attributions.load(fitted)
     scores: dict[str, NDArray[np.float64]] = {}
@@ -87,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "6 score on unseen ablations", lambda: scores.update(_score(attributions, rows, singles))
     )
     figure = out / "figure.png"
-    _stage("7 draw", lambda: _draw(figure, attributions, scores, model))
+    _stage("7 draw", lambda: _draw(figure, attributions, scores, task))
     print(f"\nfigure: {figure}\nall stages together: {time.monotonic() - started:.0f} s")
+    print(common.next_step("report", out))
 
 
 def _stage(name: str, work: Callable[[], None], done: Path | None = None) -> None:
@@ -104,10 +112,10 @@ def _stage(name: str, work: Callable[[], None], done: Path | None = None) -> Non
 def _fill_with_all_cores(store: Path, model: Path, quiet: Sequence[str]) -> None:
     """Start one single-threaded worker a core; they share the rows out by claims."""
     count = os.cpu_count() or 1
-    flags = _flags("expt", base_dir=store, model_path=model, claim=1, threads=1)
+    words = ["make_dataset", str(store), "--task", SETUP, "--set", f"model_path={model}"]
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "estimate.digits.make_dataset", *flags, *quiet],
+            [sys.executable, "-m", "coarlib", *words, "--claim", "--threads", "1", *quiet],
             # One bar is enough; every worker prints its own summary.
             stderr=None if number == 0 else subprocess.DEVNULL,
         )
@@ -118,14 +126,10 @@ def _fill_with_all_cores(store: Path, model: Path, quiet: Sequence[str]) -> None
         raise SetupError(f"a worker of {store} failed with exit code {max(codes)}")
 
 
-def _flags(section: str, **values: object) -> list[str]:
-    return [word for key, value in values.items() for word in (f"--{section}.{key}", str(value))]
-
-
-def _accuracy(model_path: Path) -> float:
-    images, labels = digits(held_out=True)
-    predicted = load_or_train(model_path)(images).argmax(1)
-    return float((predicted == labels).double().mean())
+def _accuracy(task: Any) -> float:
+    examples = task.examples()
+    predicted = task.model()(*examples.inputs).argmax(1)
+    return float((predicted == examples.targets).double().mean())
 
 
 def _score(attributions: Attributions, rows: Path, singles: Path) -> dict[str, NDArray[np.float64]]:
@@ -158,12 +162,12 @@ def _draw(
     path: Path,
     attributions: Attributions,
     correlations: dict[str, NDArray[np.float64]],
-    model_path: Path,
+    task: Any,
 ) -> None:
     """Show the filters behind a clear, an ordinary and the hardest digit."""
-    network = load_or_train(model_path)
+    network, examples = task.model(), task.examples()
     components = find_components(network)
-    images, labels = digits(held_out=True)
+    images, labels = examples.inputs[0], examples.targets
     logits = network(images).detach()
     right = logits.gather(1, labels[:, None])[:, 0]
     margins = right - logits.scatter(1, labels[:, None], -np.inf).amax(1)

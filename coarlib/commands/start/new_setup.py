@@ -1,6 +1,7 @@
 """Write a commented template of a set-up for your own model: task, spec, configuration.
 
-    python -m estimate.new_setup NAME [--setup.dir FOLDER]
+    coar new_setup NAME
+    coar new_setup NAME --dir FOLDER
 
 The template runs as it is (a small untrained network on random images), so that every part can be
 replaced one by one.
@@ -8,19 +9,22 @@ replaced one by one.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.errors import ArgumentError
 
-SECTIONS = {
-    "setup": {
-        "name": Param(str, "name of the folder to make; may stand without --setup.name"),
-        "dir": Param(str, "where to make it", default="."),
-    }
-}
+COMMAND = Command(
+    "new_setup",
+    __doc__,
+    {
+        "name": Param(
+            str, "name of the folder to make", required=True, positional=True, also=("setup.name",)
+        ),
+        "dir": Param(str, "where to make it", default=".", also=("setup.dir",)),
+    },
+)
 
 TASK = '''"""What is measured when components of a model are ablated."""
 
@@ -37,7 +41,7 @@ class {title}Task(ComponentTask):
     outputs = {{"test_margins": outputs.margin}}
 
     def __init__(self, seed: int = 0, batch_size: int = 500):
-        # Arguments are set on the command line: --expt.task_args '{{"seed": 1}}'.
+        # Arguments are set on the command line: --set seed=1.
         super().__init__(batch_size)
         self.seed = seed
 
@@ -87,28 +91,23 @@ cfg:
 
 STEPS = """wrote {folder}/task.py, spec.json and regression_config.yaml; it runs as it is:
 
-  coar components --components.task {folder}/task.py
-  coar initialize_store --logging.logdir {folder}/store --logging.spec {folder}/spec.json
-  coar make_dataset --expt.base_dir {folder}/store --expt.task {folder}/task.py
-  coar run_regression --config {folder}/regression_config.yaml \\
-    --data.data_path {folder}/store --cfg.out_dir {folder}/attributions
-  coar evaluate --eval.task {folder}/task.py --eval.attributions {folder}/attributions \\
-    --eval.out_dir {folder}/evaluation"""
+  coar components --task {folder}/task.py
+  coar initialize_store {folder}/store --spec {folder}/spec.json
+  coar make_dataset {folder}/store --task {folder}/task.py
+  coar run_regression {folder}/store
+  coar evaluate {folder}/attributions --task {folder}/task.py"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the template."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--setup.name")
-    setup = parse(__doc__ or "", SECTIONS, words).setup
-    if setup.name is None or not setup.name.isidentifier():
-        raise ArgumentError(f"a set-up needs a name of letters, digits and _, not {setup.name!r}")
-    folder = Path(setup.dir) / setup.name
+    args = COMMAND.parse(argv)
+    if not args.name.isidentifier():
+        raise ArgumentError(f"a set-up needs a name of letters, digits and _, not {args.name!r}")
+    folder = Path(args.dir) / args.name
     if folder.exists():
         raise ArgumentError(f"{folder} exists already; give another name or move it away")
     folder.mkdir(parents=True)
-    title = "".join(word.capitalize() for word in setup.name.split("_"))
+    title = "".join(word.capitalize() for word in args.name.split("_"))
     (folder / "task.py").write_text(TASK.format(title=title), encoding="utf-8")
     (folder / "spec.json").write_text(SPEC, encoding="utf-8")
     (folder / "regression_config.yaml").write_text(CONFIG, encoding="utf-8")

@@ -1,9 +1,9 @@
 """Measure another output of rows that are there, from their checkpoints: nothing is trained.
 
-    coar add_output STORE test_losses --task my_task.py:Losses [--checkpoints DIR] [--rows 0:100]
+    coar add_output STORE test_losses --task my_task.py:Losses --checkpoints DIR --rows 0:100
 
 Fills STORE/added/test_losses, which score_lds, run_regression and write_dataset find under
---data.y_name test_losses. Rows that have it are skipped, so the same command resumes; with --claim
+--y_name test_losses. Rows that have it are skipped, so the same command resumes; with --claim
 any number of workers share the rows. A missing or stale checkpoint is an error. Later calls must
 name the same task and settings.
 """
@@ -16,54 +16,51 @@ from pathlib import Path
 
 import numpy as np
 
-from coarlib.commands.arguments import PLAIN, Param, parse, row_slice, run
-from coarlib.commands.store.make_dataset import TASK_PARAMS, WORKER_PARAMS, task_settings
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.store.make_dataset import WORKER
 from coarlib.devices import resolve_device
 from coarlib.filling.added_outputs import add_output
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
 from coarlib.filling.worker import FillOptions
 from coarlib.store import Store
 from coarlib.store.added import added_path
-from coarlib.task import load_task
 
-POSITIONAL = {
-    "store": Param(str, "directory of the store", required=True),
-    "key": Param(str, "name of the output", required=True),
-}
 _AS_WORKERS = ("device", "threads", "claim", "rows_per_batch", "rerun", "allow_nonfinite")
-SECTIONS = {
-    PLAIN: {
-        **TASK_PARAMS,
+COMMAND = Command(
+    "add_output",
+    __doc__,
+    {
+        "store": common.store(),
+        "key": Param(str, "name of the output", required=True, positional=True),
+        "task": common.task(),
+        "set": common.settings(),
         "checkpoints": Param(str, "where the models are, handed to the task as checkpoints="),
         "dtype": Param(str, "dtype of the stored output", default="float32"),
-        "rows": Param(str, "only rows START:STOP"),
-        **{name: WORKER_PARAMS[name] for name in _AS_WORKERS},
-    }
-}
+        "rows": common.rows(),
+        **{name: WORKER[name] for name in _AS_WORKERS},
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fill the output that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    given = args.options
+    args = COMMAND.parse(argv)
     store = Store.open(args.store)
-    rows = (0, store.num_models)
-    if given.rows is not None:
-        rows = row_slice(given.rows, store.num_models, "--rows")
-    settings = task_settings(given.task_args, "--task_args")
-    if given.checkpoints is not None:
-        settings["checkpoints"] = given.checkpoints
-    task = load_task(given.task, settings, args.store)
+    rows = common.rows_of(args.rows, store.num_models)
+    if args.checkpoints is not None:
+        args.set["checkpoints"] = args.checkpoints
+    task = common.load_task(args, args.store)
     options = FillOptions(
-        rerun=given.rerun,
-        rows_per_batch=given.rows_per_batch,
-        allow_nonfinite=given.allow_nonfinite,
-        claim=given.claim,
-        origin={"task": given.task, "settings": settings, "directory": str(Path.cwd())},
+        rerun=args.rerun,
+        rows_per_batch=args.rows_per_batch,
+        allow_nonfinite=args.allow_nonfinite,
+        claim=args.claim,
+        origin={"task": args.task, "settings": args.set, "directory": str(Path.cwd())},
     )
-    device = resolve_device(given.device, given.threads)
+    device = resolve_device(args.device, args.threads)
     report = add_output(
-        store, args.key, task, np.arange(*rows), device, options=options, dtype=given.dtype
+        store, args.key, task, np.arange(*rows), device, options=options, dtype=args.dtype
     )
     added = Store.open(added_path(store, args.key))
     print(
@@ -73,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
+    print(common.next_step("run_regression", args.store, y_name=args.key))
 
 
 if __name__ == "__main__":

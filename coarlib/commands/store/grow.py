@@ -1,25 +1,32 @@
 """Add rows to a store in place; data is never moved and workers may be running.
 
-coar grow STORE --num_models 100000
+coar grow STORE --rows 100000
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commands.arguments import PLAIN, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, run
 from coarlib.store import Store
 from coarlib.store.grow import grow
 
-POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
-SECTIONS = {PLAIN: {"num_models": Param(Whole(1), "rows in all, afterwards", required=True)}}
+COMMAND = Command(
+    "grow",
+    __doc__,
+    {
+        "store": common.store(),
+        "rows": common.rows("all rows, afterwards", "num_models", required=True),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Grow the store that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    args = COMMAND.parse(argv)
     before = Store.open(args.store)
-    after = grow(before, args.options.num_models)
+    after = grow(before, common.count_of(args.rows))
     print(f"{args.store} has {after.num_models} rows (before: {before.num_models})")
 
 

@@ -1,45 +1,66 @@
 """Make a store of a published bank of retrained models: masks or index lists, and outputs.
 
-    python -m estimate.import_bank --logging.logdir STORE --bank.masks mask.npy \\
-        --bank.outputs val_margins.npy
+    coar import_bank STORE --masks mask.npy --outputs val_margins.npy
 
 Masks: .npy of masks [M, N] or of indices [M, k], or quanda's lds_subsets.yaml; index lists need
---bank.num_examples. Outputs: .npy [M, T]. Then score_lds, write_dataset and run_regression work.
+--num_examples. Outputs: .npy [M, T]. Then score_lds, write_dataset and run_regression work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coarlib.commands.arguments import Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.interop.banks import read_masks, write_bank
 from coarlib.scoring.score_files import load_scores
 
-SECTIONS = {
-    "logging": {"logdir": Param(str, "directory of the new store", required=True)},
-    "bank": {
-        "masks": Param(str, "masks or index lists: .npy, or quanda's .yaml", required=True),
-        "outputs": Param(str, "outputs of the models, [M, T]: .npy or .pt", required=True),
-        "num_examples": Param(Whole(1), "N, where the file holds index lists"),
-        "x_name": Param(str, "name of the store's array of masks", default="masks"),
-        "y_name": Param(str, "name of the store's array of outputs", default="test_margins"),
+COMMAND = Command(
+    "import_bank",
+    __doc__,
+    {
+        "store": common.store("directory of the new store", "logging.logdir"),
+        "masks": Param(
+            str,
+            "masks or index lists: .npy, or quanda's .yaml",
+            required=True,
+            also=("bank.masks",),
+        ),
+        "outputs": Param(
+            str,
+            "outputs of the models, [M, T]: .npy or .pt",
+            required=True,
+            also=("bank.outputs",),
+        ),
+        "num_examples": Param(
+            Whole(1), "N, where the file holds index lists", also=("bank.num_examples",)
+        ),
+        "x_name": Param(
+            str, "name of the store's array of masks", default="masks", also=("bank.x_name",)
+        ),
+        "y_name": Param(
+            str,
+            "name of the store's array of outputs",
+            default="test_margins",
+            also=("bank.y_name",),
+        ),
     },
-}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the bank and write the store."""
-    args = parse(__doc__ or "", SECTIONS, argv)
-    bank = args.bank
+    args = COMMAND.parse(argv)
     store = write_bank(
-        args.logging.logdir,
-        read_masks(bank.masks, bank.num_examples),
-        load_scores(bank.outputs),
-        x_name=bank.x_name,
-        y_name=bank.y_name,
-        notes=f"imported from {bank.masks} and {bank.outputs}",
+        args.store,
+        read_masks(args.masks, args.num_examples),
+        load_scores(args.outputs),
+        x_name=args.x_name,
+        y_name=args.y_name,
+        notes=f"imported from {args.masks} and {args.outputs}",
     )
     print(f"{store.path} holds {store.num_models} rows: {store.describe()}")
+    print(common.next_step("run_regression", args.store))
 
 
 if __name__ == "__main__":

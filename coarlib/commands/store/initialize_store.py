@@ -1,10 +1,12 @@
-"""Initialise a store of memory-mapped arrays from a JSON spec.
+"""Initialise a store of memory-mapped arrays, from a task or from a JSON spec.
 
-    python -m initialize_store --logging.logdir STORE --logging.spec specs/digits.json
+    coar initialize_store STORE --task digits --rows 1000 --keep 0.95
+    coar initialize_store STORE --spec specs/digits.json
 
-Creates STORE with one .npy array a schema key (num_models rows each), the _completed flags and the
-row checksums; files are sparse and take no room until workers fill them. Running it twice changes
-nothing; with another spec it refuses and names the difference.
+Creates STORE with one .npy array for each key of the schema, the _completed flags and the row
+checksums; files are sparse and take no room until workers fill them. With --task, names, shapes and
+dtypes are the task's. Running it twice changes nothing; with another spec it refuses and names the
+difference.
 """
 
 from __future__ import annotations
@@ -15,36 +17,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.errors import SpecError
+from coarlib.setups import shipped_file
 from coarlib.store import Store, initialize
 from coarlib.store.spec import load_spec
 
-SECTIONS = {
-    "logging": {
-        "logdir": Param(str, "directory of the store to create", required=True),
+COMMAND = Command(
+    "initialize_store",
+    __doc__,
+    {
+        "store": common.store("directory of the store to create", "logging.logdir"),
         "spec": Param(
-            str, "JSON file with num_models, schema and optionally design", required=True
+            str,
+            "JSON file with num_models, schema and optionally design",
+            required=True,
+            also=("logging.spec",),
         ),
-        "masks": Param(str, ".npy file, bool [num_models, N], for an explicit design"),
-        "labels": Param(str, ".npy file, classes [N], for a stratified or class_balanced design"),
-    }
-}
+        "masks": Param(
+            str,
+            ".npy file, bool [num_models, N], for an explicit design",
+            also=("logging.masks",),
+        ),
+        "labels": Param(
+            str,
+            ".npy file, classes [N], for a stratified or class_balanced design",
+            also=("logging.labels",),
+        ),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Create the store that the arguments describe."""
-    args = parse(__doc__ or "", SECTIONS, argv).logging
+    args = COMMAND.parse(argv)
     masks, labels = _load("masks", args.masks), _load("labels", args.labels)
-    created = initialize(args.logdir, load_spec(args.spec), masks, labels)
-    store = Store.open(args.logdir)
+    created = initialize(args.store, load_spec(shipped_file(args.spec)), masks, labels)
+    store = Store.open(args.store)
     done = len(store.completed_rows())
     if created:
-        print(f"created {args.logdir}: {store.describe()}")
-        print(f"{store.num_models} rows to fill: python -m estimate.<set-up>.make_dataset")
+        print(f"created {args.store}: {store.describe()}")
+        print(f"{store.num_models} rows to fill: coar make_dataset {args.store} --task TASK")
     else:
         print(
-            f"{args.logdir} is already there with this spec ({done} of {store.num_models} rows "
+            f"{args.store} is already there with this spec ({done} of {store.num_models} rows "
             "completed); nothing changed"
         )
 

@@ -1,27 +1,27 @@
 """Fill rows of a store: compute what a task measures under each row's mask.
 
-    python -m estimate.make_dataset --expt.base_dir STORE --expt.task my_task.py:MyTask \\
-        --expt.start_index 0 --expt.end_index 100
+    coar make_dataset STORE --task digits
+    coar make_dataset STORE --task my_task.py:MyTask --set batch_size=50 --rows 0:100
 
 Rows that are completed already are skipped, so the same command resumes after any crash, and any
-number of workers may fill disjoint (or even the same) ranges at once. Each set-up has its own
-estimate.<set-up>.make_dataset, which knows its task and its settings. SIGTERM, SIGUSR1 and Ctrl-C
-finish the rows in hand and exit with 75; a second signal drops them and exits with 76.
+number of workers may fill disjoint (or even the same) ranges at once, or share them out by
+--claim. Each set-up has its own estimate.<set-up>.make_dataset, which knows its task. SIGTERM,
+SIGUSR1 and Ctrl-C finish the rows in hand and exit with 75; a second signal drops them and exits
+with 76.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.commands.arguments import Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, TaskError
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
@@ -29,91 +29,125 @@ from coarlib.filling.worker import FillOptions, FillReport, fill, row_range
 from coarlib.masks import MaskDesign
 from coarlib.store import Store, settle_design
 from coarlib.store.claims import DEFAULT_TTL
-from coarlib.task import Task, load_task
+from coarlib.task import Task
 
-WORKER_PARAMS = {
-    "base_dir": Param(str, "directory of the store", required=True),
-    "start_index": Param(int, "first row to fill", default=0),
-    "end_index": Param(int, "row after the last one to fill; -1 = all", default=-1),
-    "num_partitions": Param(Whole(1), "split the row range among this many workers", default=1),
-    "partition_index": Param(Whole(0), "which part of the split is this worker's", default=0),
-    "rerun": Param(Boolean(), "compute completed rows again", default=False),
-    "rows_per_batch": Param(Whole(1), "rows computed and committed together; default: the task's"),
-    "subsample_prob": Param(
-        float, "probability that a component is kept, if the spec has no design"
+WORKER = {
+    "store": common.store("directory of the store", "expt.base_dir"),
+    "rows": common.rows("fill only these rows"),
+    "start_index": Param(Whole(), "first row to fill", default=0, also=("expt.start_index",)),
+    "end_index": Param(
+        Whole(), "row after the last one to fill; -1 = all", default=-1, also=("expt.end_index",)
     ),
-    "seed": Param(int, "seed of the masks, if the spec has no design", default=0),
-    "mask_size": Param(int, "width of a mask, checked against the store"),
-    "allow_nonfinite": Param(Boolean(), "record rows with NaN or inf", default=False),
-    "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="auto"),
-    "claim": Param(
-        Boolean(),
-        "share the rows out among all workers started so, until none is left",
-        default=False,
+    "num_partitions": Param(
+        Whole(1),
+        "split the row range among this many workers",
+        default=1,
+        also=("expt.num_partitions",),
+    ),
+    "partition_index": Param(
+        Whole(0),
+        "which part of the split is this worker's",
+        default=0,
+        also=("expt.partition_index",),
+    ),
+    "rerun": common.flag("compute completed rows again", "expt.rerun"),
+    "rows_per_batch": Param(
+        Whole(1),
+        "rows computed and committed together; default: the task's",
+        also=("expt.rows_per_batch",),
+    ),
+    "keep": Param(
+        float,
+        "probability that a component is kept, if the spec has no design",
+        also=("subsample_prob", "expt.subsample_prob"),
+    ),
+    "seed": Param(
+        Whole(0), "seed of the masks, if the spec has no design", default=0, also=("expt.seed",)
+    ),
+    "mask_size": Param(
+        Whole(), "width of a mask, checked against the store", also=("expt.mask_size",)
+    ),
+    "allow_nonfinite": common.flag("record rows with NaN or inf", "expt.allow_nonfinite"),
+    "device": common.device("expt.device"),
+    "claim": common.flag(
+        "share the rows out among all workers started so, until none is left", "expt.claim"
     ),
     "claim_ttl": Param(
-        float, "seconds without a heartbeat after which a block is taken over", default=DEFAULT_TTL
+        float,
+        "seconds without a heartbeat after which a block is taken over",
+        default=DEFAULT_TTL,
+        also=("expt.claim_ttl",),
     ),
-    "claim_wait": Param(
-        Boolean(), "wait at the end for other workers' blocks, in case they die", default=True
+    "claim_wait": common.flag(
+        "wait at the end for other workers' blocks, in case they die",
+        "expt.claim_wait",
+        default=True,
     ),
-    "threads": Param(Whole(1), "CPU threads of this worker; default: all cores"),
+    "threads": Param(
+        Whole(1), "CPU threads of this worker; default: all cores", also=("expt.threads",)
+    ),
+    "dry_run": common.flag("say which rows would be filled, and stop"),
 }
-
-TASK_PARAMS = {
-    "task": Param(str, "package.module:Class or file.py:Class", required=True),
-    "task_args": Param(str, "JSON object with the task's settings", default="{}"),
-}
+COMMAND = Command(
+    "make_dataset",
+    __doc__,
+    {
+        "store": WORKER["store"],
+        "task": common.task("expt.task"),
+        "set": common.settings("expt.task_args"),
+        **WORKER,
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fill rows from the task named by ``--expt.task``."""
-    args = parse(__doc__ or "", {"expt": {**TASK_PARAMS, **WORKER_PARAMS}}, argv).expt
-    settings = task_settings(args.task_args, "--expt.task_args")
-    origin = {"task": args.task, "settings": settings}
-    _fill(args, lambda: load_task(args.task, settings, args.base_dir), origin)
+    """Fill rows from the task named by ``--task``."""
+    fill_from(COMMAND.parse(argv))
 
 
-def task_settings(text: str, name: str) -> dict[str, Any]:
-    """Read a task's settings from JSON; ArgumentError names the argument ``name``."""
-    try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"{name} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ArgumentError(f"{name} must be a JSON object")
-    return settings
+def fill_from(args: Arguments) -> None:
+    """Fill rows as the arguments of make_dataset say."""
+    origin = {"task": args.task, "settings": args.set}
+    _fill(args, lambda: common.load_task(args, args.store), origin)
 
 
-def fill_with(
-    task_class: type[Task],
-    params: Mapping[str, Param],
-    argv: Sequence[str] | None,
-    description: str,
-) -> None:
-    """Run a set-up's make_dataset.
+def setup_command(task_class: type[Task], params: Mapping[str, Param], text: str) -> Command:
+    """Return the make_dataset of a set-up, which knows its task.
 
     Parameters
     ----------
     task_class : subclass of Task
-        Called with the values of ``params`` as keyword arguments.
     params : mapping of name to Param
-        The set-up's own settings; each is an ``--expt.<name>`` argument.
+        The set-up's own settings; each is also an ``--expt.<name>`` argument.
+    text : str
+        The module's docstring.
     """
-    args = parse(description, {"expt": {**WORKER_PARAMS, **params}}, argv).expt
-    settings = {name: getattr(args, name) for name in params}
-    name = f"{task_class.__module__}:{task_class.__qualname__}"
-    _fill(args, lambda: task_class(**settings), {"task": name, "settings": settings})
+    for key, param in params.items():
+        param.also = (f"expt.{key}",)
+    setup = task_class.__module__.split(".")[-2]
+    return Command(f"{setup}.make_dataset", text, {**WORKER, **params})
 
 
-def _fill(args: SimpleNamespace, build_task: Callable[[], Task], origin: Mapping[str, Any]) -> None:
-    store = Store.open(args.base_dir)
+def fill_with(command: Command, task_class: type[Task], argv: Sequence[str] | None) -> None:
+    """Run a set-up's make_dataset: its own settings are the arguments of ``task_class``."""
+    args = command.parse(argv)
+    settings = {key: getattr(args, key) for key in command.own if key not in WORKER}
+    args.task = f"{task_class.__module__}:{task_class.__qualname__}"
+    _fill(args, lambda: task_class(**settings), {"task": args.task, "settings": settings})
+
+
+def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, Any]) -> None:
+    store = Store.open(args.store)
     rows = _rows(args, store)
+    if args.dry_run:
+        missing = np.setdiff1d(rows, store.completed_rows())
+        print(f"{len(missing)} of {len(rows)} rows of {args.store} would be filled by {args.task}")
+        return
     _settle_masks(args, store)
     if args.claim and args.rerun:
-        raise ArgumentError("--expt.claim shares out missing rows; it cannot go with --expt.rerun")
+        raise ArgumentError("--claim shares out missing rows; it cannot go with --rerun")
     if args.claim_ttl <= 0:
-        raise ArgumentError(f"--expt.claim_ttl must be above 0 seconds, not {args.claim_ttl}")
+        raise ArgumentError(f"--claim_ttl must be above 0 seconds, not {args.claim_ttl}")
     options = FillOptions(
         rerun=args.rerun,
         rows_per_batch=args.rows_per_batch,
@@ -128,45 +162,48 @@ def _fill(args: SimpleNamespace, build_task: Callable[[], Task], origin: Mapping
     print(_summary(report, store))
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
+    if len(store.completed_rows()) == store.num_models:
+        print(common.next_step("run_regression", args.store))
 
 
-def _rows(args: SimpleNamespace, store: Store) -> NDArray[np.int64]:
+def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
+    if args.rows is not None:
+        if {"start_index", "end_index"} & args.given:
+            raise ArgumentError("--rows A:B takes the place of --start_index and --end_index")
+        args.start_index, args.end_index = common.rows_of(args.rows, store.num_models)
     end = store.num_models if args.end_index == -1 else args.end_index
     rows = row_range(args.start_index, end, store.num_models)
     if args.partition_index >= args.num_partitions:
         raise ArgumentError(
-            f"--expt.partition_index is {args.partition_index} but there are "
+            f"--partition_index is {args.partition_index} but there are "
             f"{args.num_partitions} partitions (0 to {args.num_partitions - 1})"
         )
     return np.array_split(rows, args.num_partitions)[args.partition_index]
 
 
-def _settle_masks(args: SimpleNamespace, store: Store) -> None:
+def _settle_masks(args: Arguments, store: Store) -> None:
     """Settle the design of a store whose spec has none, as upstream's arguments say."""
     key = store.mask_key
     if args.mask_size is not None and key is not None:
         width = store.spec.schema[key].shape[0]
         if width != args.mask_size:
             raise TaskError(
-                f"--expt.mask_size is {args.mask_size} but {key} of {store.path} has {width} "
+                f"--mask_size is {args.mask_size} but {key} of {store.path} has {width} "
                 "features a row"
             )
-    if args.subsample_prob is None:
+    if args.keep is None:
         return
-    if not 0 < args.subsample_prob <= 1:
-        raise ArgumentError(
-            f"--expt.subsample_prob must be above 0 and at most 1, not {args.subsample_prob}"
-        )
+    if not 0 < args.keep <= 1:
+        raise ArgumentError(f"--keep must be above 0 and at most 1, not {args.keep}")
     if key is None:
         raise ArgumentError(
-            f"--expt.subsample_prob draws masks, but {store.path} has no mask array (bool, one "
-            "dimension)"
+            f"--keep draws masks, but {store.path} has no mask array (bool, one dimension)"
         )
     seed = args.seed if store.design is None else store.design.seed
     settle_design(
         store.path,
         store.spec,
-        MaskDesign(array=key, kind="bernoulli", keep_prob=args.subsample_prob, seed=seed),
+        MaskDesign(array=key, kind="bernoulli", keep_prob=args.keep, seed=seed),
     )
 
 

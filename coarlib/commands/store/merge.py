@@ -13,19 +13,24 @@ from collections.abc import Sequence
 
 from fastargs.validation import Anything
 
-from coarlib.commands.arguments import Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.store import Store
 from coarlib.store.merge import merge
 
-POSITIONAL = {
-    "out": Param(str, "directory of the store to make or extend", required=True),
-    "stores...": Param(Anything(), "stores to read", required=True),
-}
+COMMAND = Command(
+    "merge",
+    __doc__,
+    {
+        "out": common.store("directory of the store to make or extend"),
+        "stores": Param(Anything(), "stores to read", required=True, positional=True, many=True),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Merge the stores that the arguments name."""
-    args = parse(__doc__ or "", {}, argv, positional=POSITIONAL)
+    args = COMMAND.parse(argv)
     report = merge(args.out, [Store.open(path) for path in args.stores], quiet=False)
     for path in report.unverified:
         print(f"warning: {path} carries no checksums: its rows are unverified", file=sys.stderr)
@@ -35,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{len(store.completed_rows())} of {store.num_models} rows completed"
         + (f"; {report.copied_added} rows of added outputs" if report.copied_added else "")
     )
+    print(common.next_step("status", args.out))
 
 
 if __name__ == "__main__":

@@ -10,20 +10,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.store import Store
 from coarlib.store.provenance import batch_of
 
-POSITIONAL = {
-    "store": Param(str, "directory of the store", required=True),
-    "row": Param(Whole(0), "index of the row", required=True),
-}
-SECTIONS = {PLAIN: {"json": Param(Boolean(), "one JSON object", default=False)}}
+COMMAND = Command(
+    "provenance",
+    __doc__,
+    {
+        "store": common.store(),
+        "row": Param(Whole(0), "index of the row", required=True, positional=True),
+        "json": common.flag("one JSON object"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the record of the row that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
+    args = COMMAND.parse(argv)
     store = Store.open(args.store)
     batch = batch_of(Path(args.store), args.row)
     facts = {
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows_of_batch": [list(pair) for pair in batch.ranges],
         **batch.worker,
     }
-    if args.options.json:
+    if args.json:
         print(json.dumps(facts))
         return
     for key, value in facts.items():

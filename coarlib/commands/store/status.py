@@ -12,41 +12,41 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from coarlib.cluster.overview import overview
-from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.store import Store
 from coarlib.store.status import StoreStatus, slurm_array, status
 
-POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
-SECTIONS = {
-    PLAIN: {
-        "json": Param(Boolean(), "one JSON object, for scripts", default=False),
-        "watch": Param(Boolean(), "refresh until the store is full", default=False),
+COMMAND = Command(
+    "status",
+    __doc__,
+    {
+        "store": common.store(),
+        "json": common.flag("one JSON object, for scripts"),
+        "watch": common.flag("refresh until the store is full"),
         "interval": Param(float, "seconds between refreshes", default=5.0),
         "rows_per_task": Param(Whole(1), "rows of one SLURM array task", default=100),
-    }
-}
+    },
+)
 SHOWN_RANGES = 12
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the status of the store that the arguments name."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    options = args.options
+    args = COMMAND.parse(argv)
     while True:
         found = status(Store.open(args.store))
-        if options.watch and sys.stdout.isatty():
+        if args.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         jobs = overview(args.store)
-        if options.json:
+        if args.json:
             print(json.dumps({**asdict(found), "jobs": jobs and jobs.as_dict()}))
         else:
-            print(
-                "\n".join([describe(found, options.rows_per_task), *(jobs.lines() if jobs else [])])
-            )
-        if not options.watch or found.complete == found.num_models:
+            print("\n".join([describe(found, args.rows_per_task), *(jobs.lines() if jobs else [])]))
+        if not args.watch or found.complete == found.num_models:
             return
         sys.stdout.flush()
-        time.sleep(max(0.1, options.interval))
+        time.sleep(max(0.1, args.interval))
 
 
 def describe(found: StoreStatus, rows_per_task: int) -> str:
@@ -57,7 +57,7 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
         f"  claimed      {found.claimed}",
         f"  missing      {found.missing}",
         f"  torn         {found.torn}"
-        + (" (verify --repair)" if found.torn else " (verify reads the bytes)"),
+        + (" (coar verify --repair)" if found.torn else " (verify reads the bytes)"),
         f"  rate         {_rate(found)}",
         f"  workers      {_workers(found)}",
         f"  on disk      {_size(found.bytes_on_disk)} of {_size(found.bytes_when_full)} when full",

@@ -11,37 +11,36 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
 
-from coarlib.commands.arguments import PLAIN, Boolean, Param, Whole, parse, row_slice, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.store import Store
 from coarlib.store.added import added_outputs, added_path, stale_rows
 from coarlib.store.verify import verify
 
-POSITIONAL = {"store": Param(str, "directory of the store", required=True)}
-SECTIONS = {
-    PLAIN: {
-        "rows": Param(str, "only rows START:STOP"),
-        "repair": Param(Boolean(), "mark torn rows as not completed", default=False),
+COMMAND = Command(
+    "verify",
+    __doc__,
+    {
+        "store": common.store(),
+        "rows": common.rows(),
+        "repair": common.flag("mark torn rows as not completed"),
         "threads": Param(Whole(1), "threads; default: all cores"),
-    }
-}
+    },
+)
 SHOWN = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Verify the store that the arguments name, and the outputs added to it."""
-    args = parse(__doc__ or "", SECTIONS, argv, positional=POSITIONAL)
-    options = args.options
+    args = COMMAND.parse(argv)
     store = Store.open(args.store)
-    rows = (0, store.num_models)
-    if options.rows is not None:
-        rows = row_slice(options.rows, store.num_models, "--rows")
-    sound = _verify(store, rows, options)
+    rows = common.rows_of(args.rows, store.num_models)
+    sound = _verify(store, rows, args)
     for output in added_outputs(store):
         added = Store.open(added_path(store, output))
         print(f"added output {output}:")
-        sound &= _verify(added, (rows[0], min(rows[1], added.num_models)), options)
+        sound &= _verify(added, (rows[0], min(rows[1], added.num_models)), args)
         if stale := len(stale_rows(store, added)):
             print(f"{stale} rows are stale: run coar add_output with --rerun")
             sound = False
@@ -49,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _verify(store: Store, rows: tuple[int, int], options: SimpleNamespace) -> bool:
+def _verify(store: Store, rows: tuple[int, int], args: Arguments) -> bool:
     """Verify (and repair) rows of one store, in words; whether nothing is left to do."""
     started = time.monotonic()
-    report = verify(store, rows, options.repair, options.threads, quiet=False)
+    report = verify(store, rows, args.repair, args.threads, quiet=False)
     seconds = time.monotonic() - started
     print(
         f"{report.checked} completed rows checked in {seconds:.1f} s "

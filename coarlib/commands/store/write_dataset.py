@@ -1,7 +1,6 @@
 """Write the finished rows of a store as a .beton for ffcv, fast_l1 and run_regression.
 
-    python -m write_dataset --cfg.data_dir STORE --cfg.out_path X.beton \\
-        --cfg.x_name masks --cfg.y_name test_margins
+    coar write_dataset STORE --out X.beton
 
 The file has one sample a completed row: mask (bool), targets (float32) and idx, the row of the
 store. It appears under its name only when it is whole; an interrupted write starts over.
@@ -13,38 +12,51 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coarlib.beton.dataset import write_store
-from coarlib.commands.arguments import Boolean, Param, parse, run
+from coarlib.commands import common
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.store import Store
 
-SECTIONS = {
-    "cfg": {
-        "data_dir": Param(str, "directory of the store", required=True),
-        "out_path": Param(str, "the .beton to write", required=True),
-        "x_name": Param(str, "the store's array of masks (default: the design's)"),
-        "y_name": Param(str, "the store's array of outputs (default: the only one)"),
-        "y_slice": Param(str, "write these targets only: a:b or a single index"),
-        "y_dtype": Param(str, "float32, float64, or float16 (not for ffcv)", default="float32"),
-        "completed_name": Param(str, "the array of finished flags", default="_completed"),
-        "ignore_completed": Param(Boolean(), "write unfinished rows too", default=False),
-    }
-}
+COMMAND = Command(
+    "write_dataset",
+    __doc__,
+    {
+        "store": common.store("directory of the store", "cfg.data_dir"),
+        "out": common.out("the .beton to write; default: beside the store", "cfg.out_path"),
+        "x_name": common.x_name("cfg.x_name"),
+        "y_name": common.y_name("cfg.y_name"),
+        "targets": Param(
+            str, "write these targets only: A:B or a single index", also=("cfg.y_slice",)
+        ),
+        "dtype": Param(
+            str,
+            "float32, float64, or float16 (not for ffcv)",
+            default="float32",
+            also=("cfg.y_dtype",),
+        ),
+        "completed_name": Param(
+            str, "the array of finished flags", default="_completed", also=("cfg.completed_name",)
+        ),
+        "ignore_completed": common.flag("write unfinished rows too", "cfg.ignore_completed"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the data set that the arguments describe."""
-    cfg = parse(__doc__ or "", SECTIONS, argv).cfg
+    args = COMMAND.parse(argv)
+    out = args.out or Path(args.store).with_suffix(".beton")
     count = write_store(
-        Store.open(cfg.data_dir),
-        cfg.out_path,
-        cfg.x_name,
-        cfg.y_name,
-        y_slice=cfg.y_slice,
-        y_dtype=cfg.y_dtype,
-        completed_name=cfg.completed_name,
-        ignore_completed=cfg.ignore_completed,
+        Store.open(args.store),
+        out,
+        args.x_name,
+        args.y_name,
+        y_slice=args.targets,
+        y_dtype=args.dtype,
+        completed_name=args.completed_name,
+        ignore_completed=args.ignore_completed,
     )
-    size = Path(cfg.out_path).stat().st_size
-    print(f"wrote {count} rows to {cfg.out_path} ({size / 1e6:.1f} MB)")
+    print(f"wrote {count} rows to {out} ({Path(out).stat().st_size / 1e6:.1f} MB)")
+    print(common.next_step("run_regression", out))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""One argument of a command: fastargs' ``Param`` with other names and a place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import fastargs
+from fastargs.validation import Anything, Checker, Int
+
+from coarlib.commands.checkers import Boolean, Whole
+from coarlib.errors import ArgumentError
+
+
+class Param(fastargs.Param):
+    """An argument: fastargs' ``Param``, with other names and a place.
+
+    Parameters
+    ----------
+    checker : type or fastargs Checker
+        How a value is read.
+    desc : str
+    default : optional
+        Read like a given value.
+    required : bool
+    also : tuple of str
+        Other names that mean the same, for ever: ``"expt.base_dir"``.
+    positional : bool
+        Given by its place.
+    many : bool
+        May be given several times, or takes all words that are left; its checker gets a list.
+    """
+
+    checker: Checker
+
+    def __init__(
+        self,
+        checker: type | Checker,
+        desc: str = "",
+        default: object = None,
+        required: bool = False,
+        *,
+        also: Sequence[str] = (),
+        positional: bool = False,
+        many: bool = False,
+    ) -> None:
+        super().__init__(checker, desc, default, required)
+        if isinstance(self.checker, Int):
+            self.checker = Whole()
+        self.also, self.positional, self.many = tuple(also), positional, many
+
+    def read(self, value: object, source: str) -> Any:
+        """Check a value; ArgumentError names ``source``, where it was given."""
+        try:
+            return self.checker.check(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            wanted = self.checker.help()
+            raise ArgumentError(f"{source} must be {wanted}, not {value!r}") from error
+
+
+# What every command takes.
+COMMON: dict[str, Param] = {
+    "config": Param(
+        Anything(), "YAML or JSON file with arguments; later files win", also=("config-file",),
+        many=True,
+    ),
+    "quiet": Param(Boolean(), "show no progress bars", default=False),
+}  # fmt: skip
