@@ -7,6 +7,7 @@ says that it is not.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from coarlib import scoring
 from coarlib.errors import ScoringError, TaskError
 from coarlib.retraining.directory import (
     INDICES,
+    architecture,
     read_indices,
     read_metadata,
     retrain_lds,
@@ -163,7 +165,7 @@ def brittleness(  # noqa: PLR0917 - the signature is dattri's
         None if no size flips the prediction. :func:`coarlib.scoring.brittleness` does many test
         samples at once.
     """
-    column = as_array(scores, "scores").reshape(-1, 1)
+    column = as_array(scores, "scores").reshape(-1)
     examples = sampled_examples(train_loader)
     if len(column) != len(examples):
         raise ScoringError(
@@ -176,23 +178,16 @@ def brittleness(  # noqa: PLR0917 - the signature is dattri's
             "(coarlib.scoring.brittleness takes many)"
         )
 
-    def flips(masks: Any, _: Any) -> list[bool]:
-        return [
-            _predicted(
-                subset_loader(train_loader, examples[mask]),
-                test_loader,
-                train_func,
-                eval_func,
-                device,
-            )
-            != label.item()
-            for mask in masks
-        ]
-
-    sizes = list(DEFAULT_SEARCH_SPACE if search_space is None else search_space)
-    usable = [size for size in sizes if size <= len(column)]
-    smallest = scoring.brittleness(column, flips, usable, batch_size=1)[0]
-    return None if np.isinf(smallest) else int(smallest)
+    highest = np.argsort(column)[::-1]
+    for size in DEFAULT_SEARCH_SPACE if search_space is None else search_space:
+        if size > len(column):
+            continue
+        # A set's order is what dattri's loader follows; it is the same for the same numbers.
+        kept = list(set(examples.tolist()) - set(examples[highest[:size]].tolist()))
+        model = train_func(subset_loader(train_loader, kept)).to(device).eval()
+        if eval_func(model, test_loader).item() != label.item():
+            return int(size)
+    return None
 
 
 def calculate_lds_ground_truth(
@@ -214,7 +209,7 @@ def calculate_lds_ground_truth(
 
     Returns
     -------
-    values : float64 tensor [M, T]
+    values : float32 tensor [M, T]
         Mean over runs; higher = better.
     indices : int64 tensor [M, k]
 
@@ -235,7 +230,7 @@ def calculate_lds_ground_truth(
             if not file.is_file():
                 raise TaskError(f"{file} is missing; the same call of retrain_lds trains the rest")
             runs.append(_target(target_func(file, test_dataloader)))
-        values.append(torch.stack(runs).mean(dim=0))
+        values.append(_mean(runs))
     result = torch.stack(values)
     return result if higher_is_better else -result, torch.stack(indices)
 
@@ -246,68 +241,97 @@ def calculate_loo_ground_truth(
     test_dataloader: DataLoader[Any],
     *,
     model: torch.nn.Module | None = None,
+    allow_pickle: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Evaluate the models of a ``retrain_loo`` directory.
+    """Evaluate the models of a ``retrain_loo`` directory, dattri's or ours.
 
     Parameters
     ----------
     target_func : callable
-        ``(model, test loader) -> [T]`` if ``model`` is given, which gets each state in turn, in
-        evaluation mode; else ``(checkpoint path, test loader) -> [T]``.
+        ``(model, test loader) -> [T]``, as dattri documents it, gets each model in evaluation
+        mode. Where its first argument is called a path or checkpoint (``ckpt_path``), it gets the
+        file instead.
     retrain_dir : str or Path
-        Made by :func:`retrain_loo`. Whole modules as dattri pickles them are not loaded.
     test_dataloader : DataLoader
     model : nn.Module, optional
+        Gets each state in turn. Without it, the architecture is the one that :func:`retrain_loo`
+        trained in this process.
+    allow_pickle : bool
+        Load whole modules as dattri pickles them. A pickle runs code: only for files you trust.
 
     Returns
     -------
-    values : float64 tensor [K, T]
-        As measured, neither negated nor relative to the full model: :func:`loo_corr` needs
+    values : float32 tensor [K, T]
+        Mean over runs, neither negated nor relative to the full model: :func:`loo_corr` needs
         neither, and takes ``higher_is_better``.
-    removed : int64 tensor [K]
+    removed : float32 tensor [K]
         Which example each model lacks, ascending.
 
     Raises
     ------
     TaskError
-        If the directory is not one, holds no model, or a file is not a plain state dict.
+        If the directory is not one, holds no model, or there is no architecture for its states.
     """
     read_metadata(retrain_dir, "loo")
     found = {
-        int(file.parent.name.removeprefix("index_")): file
-        for file in Path(retrain_dir).glob("index_*/model_weights.pt")
+        int(folder.name.removeprefix("index_")): sorted(folder.glob("model_weights*.pt"))
+        for folder in Path(retrain_dir).glob("index_*")
     }
+    found = {index: files for index, files in found.items() if files}
     if not found:
         raise TaskError(f"{retrain_dir} holds no retrained models (index_*/model_weights.pt)")
+    by_path = _takes_path(target_func)
     values = []
-    for _, file in sorted(found.items()):
-        subject = file if model is None else _with_state(model, file)
-        values.append(_target(target_func(subject, test_dataloader)))
-    return torch.stack(values), torch.tensor(sorted(found))
+    for _, files in sorted(found.items()):
+        subjects = (f if by_path else _loaded(f, model, retrain_dir, allow_pickle) for f in files)
+        values.append(_mean([_target(target_func(each, test_dataloader)) for each in subjects]))
+    return torch.stack(values), torch.tensor(sorted(found), dtype=torch.float32)
 
 
-def _with_state(model: torch.nn.Module, file: Path) -> torch.nn.Module:
+def _takes_path(function: Callable[..., Any]) -> bool:
+    """Whether a target function documents a checkpoint's path as its first argument."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    words = ("" if first is None else f"{first.name} {first.annotation}").lower()
+    return any(word in words for word in ("path", "ckpt", "checkpoint", "file"))
+
+
+def _loaded(
+    file: Path, model: torch.nn.Module | None, retrain_dir: str | Path, allow_pickle: bool
+) -> torch.nn.Module:
     try:
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = torch.load(file, map_location="cpu", weights_only=not allow_pickle)
     except Exception as error:  # torch raises many kinds for a pickled or foreign file
+        reason = " ".join(str(error).split())[:120]
+        raise TaskError(
+            f"{file} is not a state dict of tensors; if it is a whole module as dattri saves them, "
+            f"and you trust it, allow_pickle=True loads it ({reason})"
+        ) from error
+    if isinstance(state, torch.nn.Module):
+        return state.eval()
+    model = architecture(retrain_dir) if model is None else model
+    if model is None:
+        raise TaskError(
+            f"{file} holds a state, and no architecture: give model=, or a target function of "
+            "(ckpt_path, dataloader)"
+        )
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TaskError(f"{file} is not a state dict of the model: {reason}") from error
     return model.eval()
 
 
+def _mean(runs: list[torch.Tensor]) -> torch.Tensor:
+    """Mean in dattri's order of additions, so that it is dattri's to the last bit."""
+    total = torch.zeros_like(runs[0])
+    for run in runs:
+        total += run
+    return total / len(runs)
+
+
 def _target(values: Any) -> torch.Tensor:
-    return torch.as_tensor(values).detach().double().cpu().reshape(-1)
-
-
-def _predicted(
-    loader: DataLoader[Any],
-    test_loader: DataLoader[Any],
-    train_func: Callable[..., torch.nn.Module],
-    eval_func: Callable[..., torch.Tensor],
-    device: torch.device | str,
-) -> Any:
-    model = train_func(loader).to(device).eval()
-    return eval_func(model, test_loader).item()
+    return torch.as_tensor(values).detach().float().cpu().reshape(-1)
 
 
 def _as_lists(indices: Any) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
@@ -24,16 +23,18 @@ def sampled_examples(loader: DataLoader[Any]) -> NDArray[np.int64]:
 
 
 def subset_loader(
-    loader: DataLoader[Any], examples: Any, generator: torch.Generator | None = None
+    loader: DataLoader[Any], examples: Any, *, shuffle: bool = False
 ) -> DataLoader[Any]:
-    """Return a shuffling loader like ``loader`` over ``examples`` of its dataset only."""
+    """Return a loader like ``loader`` over ``examples`` of its dataset only.
+
+    Shuffled by torch's global generator, as dattri's loaders are, or in the order given.
+    """
     return DataLoader(
         Subset(loader.dataset, [int(index) for index in examples]),
         batch_size=loader.batch_size,
-        shuffle=True,
+        shuffle=shuffle,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
         drop_last=loader.drop_last,
-        generator=generator,
     )

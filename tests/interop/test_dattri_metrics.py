@@ -128,3 +128,39 @@ def test_brittleness_finds_the_smallest_removal_that_flips(sampler):
     assert ours.brittleness(*args, search_space=[0]) is None
     with pytest.raises(ScoringError, match="scores are of 3 examples"):
         ours.brittleness(loader, test, torch.ones(3), nearest_mean, predict)
+
+
+def trained_on(loader):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return model
+
+
+def label_of(model, loader):
+    (inputs, _) = next(iter(loader))
+    return model(inputs).argmax(dim=1)
+
+
+def test_brittleness_is_dattris(theirs):
+    """In dattri's order of examples, which small batches make matter."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(40, 2, generator=generator)
+    labels = (inputs.sum(1) + 0.5 * torch.randn(40, generator=generator) > 0).long()
+    chosen = torch.randperm(40, generator=generator).tolist()
+    loader = DataLoader(
+        TensorDataset(inputs, labels), batch_size=3, sampler=SubsetRandomSampler(range(40))
+    )
+    found = []
+    for place in chosen[:20]:
+        near = torch.randn(1, 2, generator=generator) * 0.3
+        test = DataLoader(TensorDataset(near, labels[place : place + 1]))
+        scores = (inputs @ near[0]) * (2 * labels - 1) * (2 * labels[place] - 1)
+        args = (loader, test, scores, trained_on, label_of)
+        found.append(ours.brittleness(*args, search_space=range(40)))
+        assert found[-1] == theirs.brittleness(*args, search_space=list(range(40)))
+    assert len(set(found) - {None, 0}) > 3

@@ -161,22 +161,39 @@ def test_a_sampler_of_some_examples_is_respected(tmp_path, mode):
     assert sorted(matches.tolist()) == kept
 
 
-def test_leave_one_out_models_are_plain_states_with_their_own_seeds(tmp_path):
+def test_leave_one_out_models_are_plain_states_of_one_seed(tmp_path):
     seen = []
     ours.retrain_loo(train, TRAIN, tmp_path, [4, 11], seed=2, seen=seen)
     ours.retrain_loo(train, TRAIN, tmp_path, [7], seed=2)
-    assert {seed for seed, _ in seen} == {6, 13}
+    assert {seed for seed, _ in seen} == {2}
     yaml.safe_load((tmp_path / "metadata.yml").read_text())
     values, removed = ours.calculate_loo_ground_truth(losses_of, tmp_path, TEST, model=new_model())
-    assert (removed.tolist(), removed.dtype) == ([4, 7, 11], torch.int64)
+    assert (removed.tolist(), removed.dtype) == ([4, 7, 11], torch.float32)
     by_path, _ = ours.calculate_loo_ground_truth(losses, tmp_path, TEST)
+    remembered, _ = ours.calculate_loo_ground_truth(losses_of, tmp_path, TEST)
     assert torch.equal(values, by_path)
+    assert torch.equal(values, remembered)
     assert (values > 0).all()  # as measured
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    with pytest.raises(TaskError, match="no architecture: give model="):
+        ours.calculate_loo_ground_truth(losses_of, tmp_path / "moved", TEST)
     with pytest.raises(TaskError, match="cannot leave out example 30 of 30"):
         ours.retrain_loo(train, TRAIN, tmp_path, [30])
     torch.save(new_model(), tmp_path / "index_4" / "model_weights.pt")  # as dattri saves
-    with pytest.raises(TaskError, match="not a state dict"):
+    with pytest.raises(TaskError, match=r"not a state dict .* allow_pickle=True"):
         ours.calculate_loo_ground_truth(losses_of, tmp_path, TEST, model=new_model())
+    ours.calculate_loo_ground_truth(losses_of, tmp_path, TEST, allow_pickle=True)
+
+
+def test_several_runs_are_averaged_pairs(tmp_path):
+    ours.retrain_loo(train, TRAIN, tmp_path / "one", [3, 5], seed=2)
+    ours.retrain_loo(train, TRAIN, tmp_path / "other", [3, 5], seed=3)
+    ours.retrain_loo(train, TRAIN, tmp_path / "both", [3, 5], seed=2, num_runs=2)
+    found = [
+        ours.calculate_loo_ground_truth(losses, tmp_path / name, TEST)[0]
+        for name in ("one", "other", "both")
+    ]
+    torch.testing.assert_close((found[0] + found[1]) / 2, found[2])
 
 
 def test_unfinished_and_foreign_directories_are_named(tmp_path):
@@ -193,3 +210,120 @@ def test_unfinished_and_foreign_directories_are_named(tmp_path):
         with pytest.raises(TaskError, match=words):
             ours.retrain_lds(train, TRAIN, tmp_path / "new", seed=0, **options)
     assert not (tmp_path / "new").exists()
+
+
+def seeded_train(loader, seed=None):
+    torch.manual_seed(seed)
+    return train(loader)
+
+
+def test_models_and_ground_truth_are_dattris_to_the_last_bit(tmp_path, monkeypatch):
+    """Its loaders draw from torch's global generator, or do not shuffle; so do ours."""
+    module = _dattris_retraining()
+    theirs = pytest.importorskip("dattri.metric.ground_truth")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lds = {"num_subsets": 3, "num_runs_per_subset": 2, "seed": 11}
+    truth = []
+    for who, retrain_lds in (("ours", ours.retrain_lds), ("theirs", module.retrain_lds)):
+        retrain_lds(seeded_train, TRAIN, str(tmp_path / who), **lds)
+        for read in (ours.calculate_lds_ground_truth, theirs.calculate_lds_ground_truth):
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            truth.append(read(losses, str(tmp_path / who), TEST))
+    assert_equal(state(tmp_path / "ours"), state(tmp_path / "theirs"))
+    for values, indices in truth:
+        assert (values.dtype, indices.dtype) == (torch.float32, torch.int64)
+        assert torch.equal(values, truth[0][0])
+        assert torch.equal(indices, truth[0][1])
+
+
+def test_leaving_out_gives_dattris_numbers_and_reads_its_directory(tmp_path, monkeypatch):
+    module = _dattris_retraining()
+    theirs = pytest.importorskip("dattri.metric.ground_truth")
+    ours.retrain_loo(seeded_train, TRAIN, tmp_path / "ours", [1, 20], seed=4)
+    module.retrain_loo(seeded_train, TRAIN, str(tmp_path / "theirs"), [1, 20], seed=4)
+    found = ours.calculate_loo_ground_truth(losses_of, tmp_path / "ours", TEST)
+    again = ours.calculate_loo_ground_truth(losses_of, tmp_path / "theirs", TEST, allow_pickle=True)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # what dattri needs since torch 2.6
+    dattris = theirs.calculate_loo_ground_truth(
+        lambda model, loader: losses_of(model.eval(), loader), str(tmp_path / "theirs"), TEST
+    )
+    for other in (again, dattris):
+        for one, expected in zip(other, found, strict=True):
+            assert one.dtype == expected.dtype == torch.float32
+            assert torch.equal(one, expected)
+
+
+def test_a_directory_that_dattri_left_unfinished_is_continued(tmp_path):
+    module = _dattris_retraining()
+    options = {"num_subsets": 4, "seed": 9}
+    module.retrain_lds(seeded_train, TRAIN, str(tmp_path / "whole"), **options)
+    for metadata in (True, False):
+        path = tmp_path / f"part {metadata}"
+        shutil.copytree(tmp_path / "whole", path)
+        shutil.rmtree(path / "3")
+        (path / "2" / "model_weights_0.pt").unlink()
+        file = path / "1" / "model_weights_0.pt"
+        file.write_bytes(file.read_bytes()[:-100])  # killed while saving
+        if not metadata:  # written last
+            (path / "metadata.yml").unlink()
+        with pytest.raises(TaskError, match=r"records no seed|say the seed"):
+            ours.retrain_lds(seeded_train, TRAIN, path, 4)
+        if not metadata:
+            with pytest.raises(TaskError, match="another subset than the one that seed draws"):
+                ours.retrain_lds(seeded_train, TRAIN, path, 4, seed=8)
+        ours.retrain_lds(seeded_train, TRAIN, path, **options)
+        assert_equal(state(path), state(tmp_path / "whole"))
+
+
+def test_the_documented_functions_of_one_argument_are_called_as_documented(tmp_path):
+    def train_func(dataloader):
+        model = new_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        criterion = torch.nn.CrossEntropyLoss()
+        model.train()
+        for inputs, labels in dataloader:
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            loss = criterion(outputs, labels)
+            loss.backward()
+            optimizer.step()
+        return model
+
+    def target_func(model, dataloader):
+        model.eval()
+        with torch.no_grad():
+            return torch.cat([LOSS(model(x), y, reduction="none") for x, y in dataloader])
+
+    ours.retrain_loo(
+        train_func=train_func, dataloader=TRAIN, path=str(tmp_path / "loo"), indices=[0, 7], seed=0
+    )
+    values, _ = ours.calculate_loo_ground_truth(
+        target_func=target_func, retrain_dir=str(tmp_path / "loo"), test_dataloader=TEST
+    )
+    assert values.shape == (2, 10)
+    r, p = ours.loo_corr(torch.randn(30, 10)[[0, 7]], (values, torch.arange(2.0)))
+    assert r.shape == p.shape == (10,)
+    ours.retrain_lds(
+        train_func=train_func,
+        dataloader=TRAIN,
+        path=str(tmp_path / "lds"),
+        num_subsets=3,
+        subset_ratio=0.5,
+        num_runs_per_subset=1,
+        start_id=0,
+        total_num_subsets=0,
+        seed=1,
+    )
+    truth = ours.calculate_lds_ground_truth(
+        target_func=losses, retrain_dir=str(tmp_path / "lds"), test_dataloader=TEST
+    )
+    r, p = ours.lds(score=torch.randn(30, 10), ground_truth=truth)
+    assert r.shape == p.shape == (10,)
+    flipped, indices = ours.flip_label(label=LABELS, label_space=[0, 1], p=0.1)
+    auc, curve = ours.mislabel_detection_auc(
+        score=torch.randn(40), ground_truth=(flipped != LABELS).long()
+    )
+    assert 0 <= auc <= 1
+    assert len(curve) == 3
+    assert len(indices) == 4
