@@ -76,6 +76,14 @@ class ReportError(CoarlibError):
     """What a report is asked to show cannot be read or does not fit together."""
 
 
+def printable(text: object) -> str:
+    """Return text for a terminal: control characters, and what no encoding has, are escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+
+
 def nearest(word: str, known: Collection[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,8 +38,15 @@ def names(file: str = TASK_FILE) -> dict[str, Path]:
 
 
 def is_shipped(task: str) -> bool:
-    """Whether ``task`` names code that came with coarlib, not code that a stranger wrote."""
-    return task in names() or task.partition(":")[0].split(".")[0] == PACKAGE
+    """Whether ``task`` is the whole name of a task that came with coarlib.
+
+    What a store says may choose among these and nothing else: it may come from a stranger.
+    """
+    place, colon, wanted = task.partition(":")
+    known = {name: f"{PACKAGE}.{name}.{Path(TASK_FILE).stem}" for name in names()}
+    if place not in known and place not in known.values():
+        return False
+    return not colon or re.fullmatch(r"[A-Z]\w*Task", wanted, re.ASCII) is not None
 
 
 def shipped_file(path: str | Path, kind: str = "specs") -> Path:

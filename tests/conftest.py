@@ -37,9 +37,12 @@ def store(tmp_path, spec_content):
 
 @pytest.fixture
 def make_rows():
-    """Build arrays for rows of a store, different in every row."""
+    """Build arrays for rows of a store, different in every row, with the masks of its design."""
 
     def make(store, rows):
+        masks = {}
+        if store.design is not None:
+            masks = {store.design.array: store.draw_masks(store.design, rows)}
         return {
             key: (np.arange(array.row_bytes // array.dtype.itemsize) + rows[:, None] * 7 + 1)
             .reshape(len(rows), *array.shape)
@@ -47,7 +50,7 @@ def make_rows():
             .__mod__(2 if array.dtype == np.bool_ else 251)
             .astype(array.dtype)
             for key, array in store.spec.schema.items()
-        }
+        } | masks
 
     return make
 

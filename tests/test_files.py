@@ -1,11 +1,13 @@
 """Whole files: a reader sees the old content or the new, never a part."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from coarlib.files import whole_file
+from coarlib.files import draft_of, sweep, whole_directory, whole_file
 
 
 def test_the_file_appears_whole_with_the_users_umask(tmp_path):
@@ -50,3 +52,37 @@ def test_of_many_writers_the_first_wins_or_the_last_as_asked(tmp_path):
     with whole_file(tmp_path / "False", replace=False) as file:
         file.write(b"late")
     assert len((tmp_path / "False").read_bytes()) == 1000
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from coarlib.files import whole_directory\n"
+        "with whole_directory(Path(sys.argv[1])) as draft:\n"
+        "    (draft / 'part').write_bytes(b'x'); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "s[1]"
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    mine = draft_of(path)
+    mine.touch()
+    elsewhere = mine.with_name(".s[1].00000000-1-00000000")
+    elsewhere.touch()
+    other = tmp_path / ".s[1].notes"
+    other.touch()
+    with whole_directory(path) as draft:
+        os.rename(draft, path)
+    assert set(tmp_path.iterdir()) == {path, mine, elsewhere, other}
+    os.utime(elsewhere, (0, 0))
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {path, mine, other}
+
+
+def test_a_directory_has_the_group_and_the_bits_of_its_place(tmp_path):
+    tmp_path.chmod(0o2770)
+    old = os.umask(0o002)
+    try:
+        with whole_directory(tmp_path / "new") as draft:
+            os.rename(draft, tmp_path / "new")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o2775

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from coarlib.errors import ClusterError, nearest
+from coarlib.loading import load_yaml
 
 __all__ = ["Environment", "Plan", "Resources", "Step", "load_plan", "parse_plan"]
 
@@ -225,12 +226,7 @@ def load_plan(path: str | Path) -> Plan:
     ClusterError
         If the file cannot be read, or a key is unknown, missing or wrong.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ClusterError(f"cannot read the plan {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ClusterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = load_yaml(path, ClusterError)
     try:
         return parse_plan(content)
     except ClusterError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from coarlib.cluster.plan import load_plan
 from coarlib.errors import ClusterError
+from coarlib.loading import parse_json
 
 __all__ = ["Submitted", "last_round", "log_files", "read_jobs", "run_directory", "tail"]
 
@@ -59,9 +59,9 @@ def read_jobs(run_dir: Path) -> list[Submitted]:
     found = []
     for line in lines:
         try:
-            record = json.loads(line)
+            record = parse_json(line, "a line of jobs", ClusterError)
             found.append(Submitted(str(record["job"]), record["kind"], int(record["round"])))
-        except (ValueError, KeyError, TypeError):
+        except (ClusterError, ValueError, KeyError, TypeError):
             continue
     return found
 

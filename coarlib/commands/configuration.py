@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
-import yaml
-
 from coarlib.errors import ArgumentError
+from coarlib.loading import load_json, load_yaml
 
 
 def read_file(path: Path, known: Collection[str]) -> dict[str, object]:
@@ -38,17 +36,8 @@ def read_file(path: Path, known: Collection[str]) -> dict[str, object]:
 
 
 def _content(path: Path) -> dict[str, object]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(f"cannot read configuration file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ArgumentError(f"configuration file {path} is not text") from error
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ArgumentError(f"configuration file {path} cannot be parsed: {reason}") from error
+    load = load_json if path.suffix == ".json" else load_yaml
+    content = load(path, ArgumentError)
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import NonFiniteError, RowRangeError, TaskError
+from coarlib.errors import ArgumentError, NonFiniteError, RowRangeError, StoreError, TaskError
 from coarlib.filling.row_checks import check_rows
 from coarlib.filling.stopping import Abandoned, StopSignals
 from coarlib.masks import MaskDesign
 from coarlib.progress import Progress
 from coarlib.store import RowWriter, Store
+from coarlib.store.adopt import adoptable
 from coarlib.store.checksum import row_checksums
 from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
 from coarlib.store.components import settle_components
 from coarlib.store.design import settle_labels
+from coarlib.store.identity import identity_of_row, settle_identity
 from coarlib.store.provenance import WorkerLog
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 # How often a worker that has nothing left to claim looks again.
 MAX_SECONDS_BETWEEN_LOOKS = 10.0
+MOST_TTL = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class FillOptions:
         Seconds without a heartbeat after which another worker's block is taken over.
     claim_wait : bool
         At the end, wait for blocks of other workers (and take them over should they die).
+    allow_other_task : bool
+        Make rows although another task made some (see :mod:`coarlib.store.identity`).
     origin : dict
         What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
     """
@@ -63,7 +68,14 @@ class FillOptions:
     claim: bool = False
     claim_ttl: float = DEFAULT_TTL
     claim_wait: bool = True
+    allow_other_task: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.claim_ttl <= MOST_TTL:  # inf and nan would stop the heartbeat
+            raise ArgumentError(
+                f"claim_ttl must be above 0 and at most {MOST_TTL:g} seconds, not {self.claim_ttl}"
+            )
 
 
 @dataclass
@@ -133,6 +145,9 @@ def fill(
             _check_width(store, task)
             settle_labels(store.path, store.spec, task.labels)
             settle_components(store.path, task.component_table)
+            settle_identity(
+                store.path, task.identity(), _name(task, options), options.allow_other_task
+            )
             _Filler(store, task, design, options, report).run(todo, stop)
         except Abandoned:
             report.abandoned = True
@@ -147,16 +162,21 @@ def _left_open(store: Store, rows: NDArray[np.int64], report: FillReport) -> boo
     return report.abandoned or bool((~store.completed_among(rows)).any())
 
 
+def _name(task: Task, options: FillOptions) -> str:
+    return str(options.origin.get("task", f"{type(task).__module__}:{type(task).__qualname__}"))
+
+
 def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
-    name = f"{type(task).__module__}:{type(task).__qualname__}"
-    return {"task": name, **options.origin, "model_digest": task.identity()}
+    return {"task": _name(task, options), **options.origin, "identity": task.identity()}
 
 
 def _rows_to_do(
     store: Store, rows: NDArray[np.int64], options: FillOptions, report: FillReport
 ) -> NDArray[np.int64]:
-    committed = store.completed()[rows]
-    unflagged = rows[committed & (store.flags()[rows] != 1)]
+    committed, flags = store.completed()[rows], store.flags()[rows]
+    if not options.rerun:
+        _refuse_to_overwrite(store, rows[~committed & (flags != 0)])
+    unflagged = rows[committed & (flags != 1)]
     if len(unflagged):  # a writer died between checksum and flag
         with RowWriter(store) as writer:
             writer.mark_completed(unflagged)
@@ -164,6 +184,16 @@ def _rows_to_do(
         return rows
     report.skipped = int(committed.sum())
     return rows[~committed]
+
+
+def _refuse_to_overwrite(store: Store, rows: NDArray[np.int64]) -> None:
+    """Raise StoreError if flagged rows without a checksum are whole: another program's work."""
+    good = sorted(adoptable(store, rows).good) if len(rows) else []
+    if good:
+        raise StoreError(
+            f"{len(good)} rows of {store.path} were written by another program (the first is "
+            f"{good[0]}): adopt them (coar verify), drop them there, or compute them again (rerun)"
+        )
 
 
 def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) -> None:
@@ -275,7 +305,15 @@ class _Filler:
         if self.design is None:
             return dict(self.task.rows(rows, np.empty((len(rows), 0), np.bool_)))
         masks = self.store.draw_masks(self.design, rows)
-        return {self.design.array: masks, **self.task.rows(rows, masks)}
+        found = {self.design.array: masks, **self.task.rows(rows, masks)}
+        if found[self.design.array] is not masks and not np.array_equal(
+            found[self.design.array], masks
+        ):
+            raise TaskError(
+                f"the task returned other {self.design.array} than the store's design draws; leave "
+                "them out, or initialise a store without a design"
+            )
+        return found
 
 
 def _refusal(report: FillReport) -> str:
@@ -288,14 +326,27 @@ def _refusal(report: FillReport) -> str:
     )
 
 
-def recompute(store: Store, task: Task, row: int, device: torch.device) -> dict[str, float]:
+def recompute(
+    store: Store, task: Task, row: int, device: torch.device, allow_other_task: bool = False
+) -> dict[str, float]:
     """Compute ``row`` again and return the largest difference of each array from the store's.
 
     Differences are taken between stored values, so rounding to the stored dtype is included; a
     NaN in one place only counts as infinite.
+
+    Raises
+    ------
+    StoreError
+        If another task made the row and ``allow_other_task`` is not said.
     """
     design, rows = store.design, np.array([row], dtype=np.int64)
     task.prepare(device)
+    made_by, mine = identity_of_row(store.path, row), task.identity()
+    if None not in (made_by, mine) and made_by != mine and not allow_other_task:
+        raise StoreError(
+            f"row {row} of {store.path} was made by another task (identity {made_by}) than this "
+            f"one ({mine}): give its model, data and settings, or allow it (allow_other_task)"
+        )
     _check_width(store, task)
     filler = _Filler(store, task, design, FillOptions(), FillReport())
     arrays, _ = check_rows(store.spec.schema, rows, filler._compute(rows))

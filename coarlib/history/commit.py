@@ -18,6 +18,7 @@ from coarlib.errors import HistoryError
 from coarlib.files import whole_file
 from coarlib.history.optimizers import SECOND_MOMENT_KEY, OptimizerKind
 from coarlib.identity import Identity
+from coarlib.loading import load_json
 
 COMMIT_FILE = "commit.json"
 
@@ -56,11 +57,11 @@ class Commit:
         """
         file = path / COMMIT_FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            if not file.exists():
+                return None
+            content = load_json(file, HistoryError)
             return cls(int(content["step"]), int(content["digest"]), str(content["optimizer"]))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"{file} is damaged: {error}") from error
 
 

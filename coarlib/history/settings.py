@@ -31,6 +31,7 @@ from coarlib.errors import HistoryError
 from coarlib.files import whole_file
 from coarlib.history.optimizers import HYPER, OptimizerKind
 from coarlib.history.parameters import ParameterTable
+from coarlib.loading import load_json
 from coarlib.store import initialize
 from coarlib.store.spec import ArraySpec, StoreSpec
 
@@ -209,14 +210,14 @@ def read_settings(path: Path) -> Settings:
     """Read ``history.json``; HistoryError if it is missing or damaged."""
     file = path / SETTINGS_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        if not file.is_file():
+            raise HistoryError(f"{path} holds no training history (there is no {file.name})")
+        content = load_json(file, HistoryError)
         if content["format_version"] > FORMAT_VERSION:
             raise HistoryError(f"{file} has a newer format; update coarlib to read it")
         settings = Settings.from_json(content)
         if content["format_version"] < FORMAT_VERSION and settings.has_ends:
             raise HistoryError(f"{path} is a window recorded by an older coarlib; record it again")
         return settings
-    except OSError as error:
-        raise HistoryError(f"{path} holds no training history ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise HistoryError(f"{file} is damaged: {error}") from error

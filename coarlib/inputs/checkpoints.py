@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from coarlib.errors import SetupError
+from coarlib.loading import load_pt
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."  # left by nn.DataParallel
@@ -42,16 +43,7 @@ def read_weights(path: str | Path, where_to_get: str) -> dict[str, torch.Tensor]
     path = Path(path)
     if not path.is_file():
         raise SetupError(f"there is no model at {path}; {where_to_get}")
-    try:
-        content = _load(path)
-    except pickle.UnpicklingError as error:
-        raise SetupError(
-            f"{path} holds more than weights, which is not opened because it could run code; "
-            "save model.state_dict() there instead"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise SetupError(f"{path} cannot be read as weights: {reason}") from error
+    content = load_pt(path, SetupError, read=_load)
     if isinstance(content, nn.Module):
         content = _tensors_of(content)
     for key in _WRAPPERS:
@@ -76,6 +68,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: ob
 
 def _load(path: Path) -> Any:
     """Unpickle weights, and whole modules as inert stand-ins of their classes."""
+    try:
+        return _unpickle(path)
+    except pickle.UnpicklingError as error:
+        raise SetupError(
+            f"{path} holds more than weights, which is not opened because it could run code; "
+            "save model.state_dict() there instead"
+        ) from error
+
+
+def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.ablation.examples import Examples
 from coarlib.errors import SetupError
+from coarlib.loading import load_npy, load_npz
 
 IMAGES, LABELS = "x", "y"
 # Mean and standard deviation of the channels, in units of pixel values 0 … 255.
@@ -93,21 +94,15 @@ def image_examples(
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        # Copy on write: torch wants a writable array, and the file stays as it is.
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SetupError(f"{path} is missing or not a NumPy array file") from error
+    # Copy on write: torch wants a writable array, and the file stays as it is.
+    return load_npy(path, SetupError, mode="c")
 
 
 def _from_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return file[IMAGES], file[LABELS]
-    except KeyError as error:
-        raise SetupError(f"{path} must hold the arrays x (images) and y (labels)") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise SetupError(f"{path} is not an .npz of plain arrays") from error
+    content = load_npz(path, SetupError)
+    if not {IMAGES, LABELS} <= set(content):
+        raise SetupError(f"{path} must hold the arrays x (images) and y (labels)")
+    return content[IMAGES], content[LABELS]
 
 
 def _from_beton(path: Path, crop: tuple[int, float] | None) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from coarlib.ablation.examples import Examples
 from coarlib.errors import SetupError
+from coarlib.loading import parse_json
 from coarlib.outputs import next_tokens
 
 
@@ -33,8 +33,12 @@ def read_texts(path: str | Path, where_to_get: str, count: int) -> list[str]:
         raise SetupError(f"there are no texts at {path}; {where_to_get}")
     try:
         content = path.read_text(encoding="utf-8")
-        texts = json.loads(content) if path.suffix == ".json" else content.splitlines()
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        texts = (
+            parse_json(content, str(path), SetupError)
+            if path.suffix == ".json"
+            else content.splitlines()
+        )
+    except UnicodeDecodeError as error:
         raise SetupError(f"{path} is neither a JSON list of texts nor a text file") from error
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise SetupError(f"{path} must hold a list of texts")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_file
+from coarlib.loading import load_npy
 from coarlib.retraining.directory import INDICES, read_indices, read_metadata
 from coarlib.scoring.score_files import numbered_files, read_tensors
 from coarlib.statistics.arrays import as_array, blocks, masks_from_indices
@@ -122,10 +123,7 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     if path.suffix in (".yaml", ".yml"):
         indices: Any = read_quanda_subsets(path)
     else:
-        try:
-            indices = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
+        indices = load_npy(path, ScoringError)
         if indices.dtype == bool or indices.dtype.kind == "f" or indices.shape[-1] == num_examples:
             return np.asanyarray(indices)
     if num_examples is None:

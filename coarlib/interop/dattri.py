@@ -17,6 +17,7 @@ import torch
 
 from coarlib import scoring
 from coarlib.errors import ScoringError, TaskError
+from coarlib.loading import load_pt
 from coarlib.retraining.directory import (
     INDICES,
     architecture,
@@ -299,7 +300,11 @@ def _loaded(
     file: Path, model: torch.nn.Module | None, retrain_dir: str | Path, allow_pickle: bool
 ) -> torch.nn.Module:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=not allow_pickle)
+        state = load_pt(
+            file,
+            TaskError,
+            read=lambda path: torch.load(path, map_location="cpu", weights_only=not allow_pickle),
+        )
     except Exception as error:  # torch raises many kinds for a pickled or foreign file
         reason = " ".join(str(error).split())[:120]
         raise TaskError(

@@ -17,6 +17,7 @@ from coarlib.errors import HistoryError
 from coarlib.history.optimizers import SECOND_MOMENT_KEY, OptimizerKind
 from coarlib.history.parameters import ParameterTable
 from coarlib.history.training import random_or_coupled, refuse_inexact
+from coarlib.loading import load_pt
 
 
 class ModelPath(nn.Module):
@@ -253,4 +254,4 @@ def _save(content: Any, path: str | Path | None) -> None:
 def _load(path: str | Path | None) -> list[Any]:
     if path is None:
         raise HistoryError("load_checkpoints() needs a checkpoint_path")
-    return list(torch.load(path, weights_only=True))
+    return list(load_pt(path, HistoryError))

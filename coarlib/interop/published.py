@@ -8,12 +8,12 @@ sha256 in the cache has been checked.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
-import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError, TornRowError
-from coarlib.files import whole_file
+from coarlib.files import whole_directory, whole_file
 from coarlib.interop.banks import read_masks
 from coarlib.progress import Progress
 from coarlib.scoring.score_files import load_scores
@@ -145,18 +145,20 @@ def _digest(path: Path) -> str:
 
 def _unpack(archive: Path, goal: Path) -> None:
     """Unpack beside ``goal`` and move there in one step; members outside it are refused."""
-    building = Path(tempfile.mkdtemp(prefix=".unpacking.", dir=goal.parent))
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(building, filter="data")
-        os.rename(building, goal)
-    except (tarfile.TarError, EOFError) as error:
+        with whole_directory(goal) as building, tarfile.open(archive) as tar:
+            tar.extractall(building, filter=_member)
+            os.rename(building, goal)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise StoreError(f"{archive} is not a tar archive that can be unpacked: {error}") from error
     except OSError:
         if not goal.is_dir():  # else another process was first
             raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+
+def _member(member: tarfile.TarInfo, goal: str) -> tarfile.TarInfo:
+    """Refuse what would leave ``goal``; permissions are those of any new file there."""
+    return tarfile.data_filter(member, goal).replace(mode=None, deep=False)  # type: ignore[arg-type]
 
 
 def _inner(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError, nearest
+from coarlib.loading import load_json
 from coarlib.path_kernel.accumulate import SOURCES, array_name
 from coarlib.regression import Attributions
 from coarlib.store import Store
@@ -112,10 +112,9 @@ _CAUSES = {
 
 def read_about(path: Path) -> dict[str, Any]:
     """Read what an explanation was asked; HistoryError if there is none."""
-    try:
-        about: dict[str, Any] = dict(json.loads((path / ABOUT_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise HistoryError(f"{path} holds no explanation: {error}") from error
+    about = load_json(path / ABOUT_FILE, HistoryError)
+    if not isinstance(about, dict):
+        raise HistoryError(f"{path} holds no explanation: {ABOUT_FILE} is no object")
     return about
 
 

@@ -1,27 +1,30 @@
 """A result directory: tensors in ``datamodels.pt``, arrays in .npz files, documents in JSON.
 
 Everything appears whole, and ``datamodels.pt`` last: a directory that holds it is complete.
+``digests.json`` holds a digest of each tensor and document; .npz and .pt files carry their own
+checksums besides, which their loaders compare.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
-from coarlib.errors import RegressionError
+from coarlib.errors import CoarlibError, RegressionError
 from coarlib.files import whole_file
+from coarlib.loading import load_json, load_npz, load_pt
+from coarlib.store.settle import digest_of, read_sealed_json, sealed_json
 
 DATAMODELS = "datamodels.pt"
-DAMAGE = (UnpicklingError, BadZipFile, KeyError, TypeError)
+DIGESTS = "digests.json"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -64,10 +67,9 @@ class ResultFiles:
             if content is not None:
                 with whole_file(path / name) as file:
                     file.write(json.dumps(_finite(content), indent=1, allow_nan=False).encode())
-        found = {
-            name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
-            for name, value in self.tensors.items()
-        }
+        with whole_file(path / DIGESTS) as file:
+            file.write(sealed_json(self.digests()))
+        found = {name: torch.from_numpy(_float32(value)) for name, value in self.tensors.items()}
         with whole_file(path / DATAMODELS) as file:
             torch.save(found, file)
 
@@ -93,26 +95,46 @@ class ResultFiles:
         if not (path / DATAMODELS).is_file():
             raise RegressionError(f"{path} holds no finished result ({DATAMODELS} is missing)")
         try:
-            saved = torch.load(path / DATAMODELS, weights_only=True, mmap=mmap, map_location="cpu")
-            return cls(
+            saved = load_pt(path / DATAMODELS, RegressionError, mmap=mmap)
+            found = cls(
                 {name: tensor.numpy() for name, tensor in saved.items()},
-                {name: _read_npz(path / name) for name in arrays},
-                {name: _read_json(path / name) for name in documents},
+                {name: _read(load_npz, path / name) or {} for name in arrays},
+                {name: _read(load_json, path / name) for name in documents},
             )
-        except (OSError, ValueError, RuntimeError, EOFError, AttributeError, *DAMAGE) as error:
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise RegressionError(f"{path} is damaged or not a result: {reason}") from error
+            digests = read_sealed_json(path / DIGESTS)
+        except (AttributeError, TypeError, RuntimeError, CoarlibError) as error:
+            raise RegressionError(f"{path} is damaged or not a result: {error}") from error
+        if digests is not None and _different(digests, found.digests()):
+            raise RegressionError(
+                f"{path} is damaged or was changed: {_different(digests, found.digests())} does "
+                f"not match its digest in {DIGESTS}"
+            )
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """Digest each tensor and each document as it is kept."""
+        tensors = {
+            f"{DATAMODELS} {name}": xxhash.xxh3_64_hexdigest(_float32(value).reshape(-1).data)
+            for name, value in self.tensors.items()
+        }
+        return tensors | {
+            name: digest_of(json.loads(json.dumps(_finite(content))))
+            for name, content in self.documents.items()
+            if content is not None
+        }
 
 
-def _read_npz(path: Path) -> Arrays:
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+def _read(load: Callable[..., Any], path: Path) -> Any:
+    return load(path, RegressionError) if path.is_file() else None
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _different(kept: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """Name what does not match; a document that was not read, or is gone, is not compared."""
+    return next((name for name in found if kept.get(name) != found[name]), None)
+
+
+def _float32(value: NDArray[Any]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(value, np.float32)
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ReportError
+from coarlib.loading import load_json, load_npz
 
 __all__ = ["FeatureNotes", "Notes", "as_pictures", "read_groups", "read_notes"]
 
@@ -146,17 +146,11 @@ def read_notes(path: str | Path) -> Notes:
         If it cannot be read without executing code from it, or holds none of these.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                content: Mapping[str, Any] = {key: file[key] for key in file.files}
-        else:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-            content = loaded if isinstance(loaded, dict) else {"texts": loaded}
-    except (OSError, ValueError, EOFError) as error:
-        raise ReportError(
-            f"{path} is not an .npz of plain arrays or a .json of texts: {error}"
-        ) from error
+    if path.suffix == ".npz":
+        content: Mapping[str, Any] = load_npz(path, ReportError)
+    else:
+        loaded = load_json(path, ReportError)
+        content = loaded if isinstance(loaded, dict) else {"texts": loaded}
     images, labels, texts = (
         next((content[key] for key in keys if key in content), None)
         for keys in (IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS)
@@ -191,8 +185,8 @@ def read_groups(path: str | Path) -> list[tuple[str, int]]:
         If it is something else.
     """
     try:
-        return groups_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ReportError) as error:
+        return groups_from_json(load_json(path, ReportError))
+    except ReportError as error:
         raise ReportError(f"{path} is not a JSON file of component groups: {error}") from error
 
 

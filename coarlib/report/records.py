@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ReportError
+from coarlib.loading import load_json, load_npz
 from coarlib.store import Store
 
 __all__ = [
@@ -57,9 +57,8 @@ def read_lds(path: str | Path, name: str | None = None) -> LDSRecord:
     correlation = None
     if arrays.is_file():
         try:
-            with np.load(arrays, allow_pickle=False) as file:
-                correlation = np.asarray(file["correlation"], np.float64)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            correlation = np.asarray(load_npz(arrays, ReportError)["correlation"], np.float64)
+        except (ValueError, KeyError) as error:
             raise ReportError(f"{arrays} is damaged: {error}") from error
     return LDSRecord(name or path.stem, summary, correlation)
 
@@ -173,7 +172,4 @@ def read_steps(path: str | Path) -> StepContributions:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path} cannot be read as JSON: {error}") from error
+    return load_json(path, ReportError)

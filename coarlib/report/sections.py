@@ -14,6 +14,8 @@ from coarlib.report.markup import Section, facts_table, figure, number, sentence
 from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
 from coarlib.scoring import Interval, bootstrap_interval, correlate
+from coarlib.store import Store
+from coarlib.store.identity import all_identities, rows_by_identity
 
 __all__ = ["health_section", "held_out_section", "learning_section", "run_section"]
 
@@ -35,6 +37,7 @@ def run_section(inputs: ReportInputs) -> Section:
         if design is not None:
             facts.append(("mask design", f"{design.kind}, seed {design.seed}"))
         facts.append(("task", ", ".join(record.tasks) or "not recorded"))
+        facts += _tasks(store)
         facts.append(("versions", "; ".join(sorted(record.versions)) or "not recorded"))
         if record.rows:
             rate = record.rows / max(record.seconds, 1e-9)
@@ -80,6 +83,14 @@ def run_section(inputs: ReportInputs) -> Section:
     if found is not None and found.summary:
         section.parts.append(_details("The fit's summary", short_json(found.summary)))
     return section
+
+
+def _tasks(store: Store) -> list[tuple[str, str]]:
+    """Say which tasks made the rows, if several did."""
+    if len(all_identities(store.path)) < 2:
+        return []
+    made = rows_by_identity(store).items()
+    return [("different tasks", "; ".join(f"{name}: {len(rows)} rows" for name, rows in made))]
 
 
 def _details(title: str, text: str) -> Markup:

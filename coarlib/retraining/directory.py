@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from coarlib.errors import TaskError
 from coarlib.files import whole_file
+from coarlib.loading import load_yaml
 from coarlib.progress import Progress
 from coarlib.retraining.loaders import sampled_examples, subset_loader
 from coarlib.retraining.randomness import seeded
@@ -198,13 +199,9 @@ def architecture(path: str | Path) -> torch.nn.Module | None:
 def read_metadata(path: str | Path, mode: str) -> dict[str, Any]:
     """Read ``metadata.yml``; TaskError if it is missing, unsafe, or of another mode."""
     file = Path(path) / METADATA
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise TaskError(f"{path} is not a directory of retrained models: no {METADATA}") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TaskError(f"{file} is not plain YAML: {reason}") from error
+    if not file.is_file():
+        raise TaskError(f"{path} is not a directory of retrained models: no {METADATA}")
+    content = load_yaml(file, TaskError, _Loader)
     if not isinstance(content, dict) or content.get("mode") != mode:
         found = content.get("mode") if isinstance(content, dict) else None
         raise TaskError(f"{file} has mode {found}, not {mode}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, nearest
+from coarlib.loading import load_npy, load_pt
 from coarlib.statistics.arrays import as_array
 
 __all__ = ["load_scores", "numbered_files", "read_tensors"]
@@ -115,21 +116,12 @@ def _chosen(where: Path, names: list[str], key: str | None) -> str:
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
     if key is not None:
         raise ScoringError(f"{path} holds one array, so no key can be chosen ({key!r})")
-    try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
+    return load_npy(path, ScoringError)
 
 
 def read_tensors(path: Path) -> Any:
     """Load what ``torch.save`` wrote; ScoringError if it is damaged or holds more than tensors."""
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        reason = str(error).split("\n")[0]
-        raise ScoringError(f"{path} cannot be read as plain tensors: {reason}") from error
+    return load_pt(path, ScoringError)
 
 
 def _read_torch(path: Path, key: str | None) -> Any:

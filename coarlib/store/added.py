@@ -18,7 +18,7 @@ from coarlib.errors import StoreError
 from coarlib.store.create import initialize
 from coarlib.store.grow import grow
 from coarlib.store.reader import Store
-from coarlib.store.spec import ArraySpec, StoreSpec
+from coarlib.store.spec import ArraySpec, StoreSpec, check_name
 
 __all__ = [
     "ADDED_DIR",
@@ -36,7 +36,8 @@ _DIGEST_SPEC = ArraySpec(np.dtype(np.uint64), ())
 
 
 def added_path(store: Store, output: str) -> Path:
-    """Return where the added output called ``output`` is kept."""
+    """Return where the added output ``output`` is kept; SpecError if it cannot be a name."""
+    check_name(output)
     return store.path / ADDED_DIR / output
 
 

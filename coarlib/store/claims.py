@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
+from coarlib.files import draft_of
+from coarlib.loading import load_json
 from coarlib.store.heartbeat import Heartbeat
 from coarlib.store.layout import CLAIMS_DIR
 from coarlib.store.processes import has_died, process_identity
@@ -114,8 +116,8 @@ def list_claims(directory: Path) -> tuple[dict[int, Claim], set[Claim]]:
 def owner_has_died(file: Path) -> bool:
     """Whether a claim's owner ran on this very system and is gone, so that no wait is needed."""
     try:
-        return has_died(json.loads(file.read_text()))
-    except (OSError, ValueError):
+        return has_died(load_json(file, StoreError))
+    except StoreError:
         return False
 
 
@@ -213,7 +215,7 @@ class Claims:
         its content: nobody has to wait for an owner who was killed before it could sign.
         """
         file = self._directory / claim.name
-        draft = self._directory / f".{claim.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        draft = draft_of(file)
         try:
             _sign(draft)
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coarlib.errors import StoreError
-from coarlib.store.settle import settle
+from coarlib.store.settle import read_sealed_json, sealed_json, settle
 
 COMPONENTS_FILE = "components.json"
 
@@ -29,12 +29,11 @@ def read_components(store: Path) -> list[dict[str, Any]] | None:
         If the file is not such a table.
     """
     path = store / COMPONENTS_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    found = read_sealed_json(path)
+    if found is None:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+    if isinstance(found, dict):
+        found = found.get("components")
     if not isinstance(found, list) or not all(isinstance(group, dict) for group in found):
         raise StoreError(f"{path} is no list of component groups")
     return found
@@ -56,9 +55,9 @@ def settle_components(store: Path, table: Table | None) -> None:
     """
     if table is None:
         return
-    content = json.dumps(list(table), indent=1)
-    settle(store / COMPONENTS_FILE, f"{content}\n".encode())
-    difference = first_difference(read_components(store) or [], json.loads(content))
+    mine = json.loads(json.dumps(list(table)))
+    settle(store / COMPONENTS_FILE, sealed_json({"components": mine}))
+    difference = first_difference(read_components(store) or [], mine)
     if difference:
         raise StoreError(
             f"the rows of {store} ablate other components than this task: {difference}; give the "

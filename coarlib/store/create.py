@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import SpecError, StoreError
-from coarlib.files import fsync_directory, whole_file
+from coarlib.files import fsync_directory, sweep, whole_directory, whole_file
+from coarlib.loading import load_json
 from coarlib.store.design import (
     check_masks,
     check_same_files,
@@ -24,13 +22,15 @@ from coarlib.store.design import (
 from coarlib.store.layout import (
     CLAIMS_DIR,
     FORMAT_VERSION,
+    SEALED_SINCE,
     SPEC_FILE,
     WORKERS_DIR,
     array_path,
     arrays_of,
     create_array,
 )
-from coarlib.store.spec import StoreSpec, parse_spec
+from coarlib.store.settle import DIGEST, damaged, digest_of, sealed_json
+from coarlib.store.spec import StoreSpec, parse_spec_content
 from coarlib.version import __version__
 
 
@@ -75,18 +75,12 @@ def initialize(
         check_same_files(path, masks, labels)
         return False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with whole_directory(path) as building:
+            _build(building, spec)
+            write_design_files(building, masks, labels)
+            return move_into_place(building, path, spec)
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
-    try:
-        _build(building, spec)
-        write_design_files(building, masks, labels)
-        return _move_into_place(building, path, spec)
-    except OSError as error:
-        raise StoreError(f"cannot create {path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _already_there(path: Path, spec: StoreSpec) -> bool:
@@ -108,7 +102,6 @@ def _already_there(path: Path, spec: StoreSpec) -> bool:
 
 
 def _build(building: Path, spec: StoreSpec) -> None:
-    building.chmod(0o777 & ~_umask())
     for key, array in arrays_of(spec).items():
         create_array(array_path(building, key), array, spec.num_models)
     (building / CLAIMS_DIR).mkdir()
@@ -116,7 +109,8 @@ def _build(building: Path, spec: StoreSpec) -> None:
     write_spec(building, spec)
 
 
-def _move_into_place(building: Path, path: Path, spec: StoreSpec) -> bool:
+def move_into_place(building: Path, path: Path, spec: StoreSpec) -> bool:
+    """Give a new store its name; False if another process made the same one first."""
     try:
         os.rename(building, path)  # replaces an empty directory, refuses any other
     except OSError as error:
@@ -130,10 +124,10 @@ def _move_into_place(building: Path, path: Path, spec: StoreSpec) -> bool:
     return True
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sweep_store(path: Path) -> None:
+    """Remove what killed processes left half-written in a store."""
+    for directory in (path, path / WORKERS_DIR, path / CLAIMS_DIR):
+        sweep(directory)
 
 
 def write_spec(path: Path, spec: StoreSpec) -> None:
@@ -146,44 +140,32 @@ def write_spec(path: Path, spec: StoreSpec) -> None:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
-    if made := _read_json(path / SPEC_FILE).get("coarlib"):
-        record["coarlib"] = made  # the record of the creation outlives growth
-    _write_json(path / SPEC_FILE, record)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; {} if there is no such file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
+    file = path / SPEC_FILE
+    if file.exists():  # the record of the creation outlives growth
+        record["coarlib"] |= {
+            key: value
+            for key, value in load_json(file, StoreError)["coarlib"].items()
+            if key.startswith("created")
+        }
+    with whole_file(file) as stream:
+        stream.write(sealed_json(record))
 
 
 def read_spec(path: Path) -> StoreSpec:
     """Read a store's own ``spec.json``; StoreError if it is damaged or from a newer format."""
     file = path / SPEC_FILE
-    try:
-        content = _read_json(file)
-        version = int(content.pop("coarlib", {})["format_version"])
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} is damaged: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"{file} is damaged: it has no format version (coarlib did not write it)"
-        ) from error
+    content = load_json(file, StoreError)
+    made = content.pop("coarlib", None) if isinstance(content, dict) else None
+    version = made.get("format_version") if isinstance(made, dict) else None
+    if type(version) is not int or version < 1:
+        raise StoreError(f"{file} is damaged: it has no format version (coarlib did not write it)")
     if version > FORMAT_VERSION:
         raise StoreError(f"{file} has format version {version}; update coarlib to read it")
+    if version >= SEALED_SINCE and content.pop(DIGEST, None) != digest_of(
+        {**content, "coarlib": made}
+    ):
+        raise damaged(file)
     try:
-        return parse_spec(json.dumps(content))
+        return parse_spec_content(content)
     except SpecError as error:
         raise StoreError(f"{file} is damaged: {error}") from error
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write ``file`` durably in one step."""
-    with whole_file(file, "w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.write("\n")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import SpecError, StoreError
-from coarlib.files import whole_file
 from coarlib.masks import MaskDesign, check_design_fits, parse_design
 from coarlib.store.layout import DESIGN_FILE, DESIGN_LABELS, DESIGN_MASKS, ArrayFile, array_path
-from coarlib.store.settle import settle
+from coarlib.store.settle import check_sealed_npy, read_sealed_json, sealed_json, sealed_npy, settle
 from coarlib.store.spec import StoreSpec, mask_width
 
 
@@ -56,12 +54,7 @@ def write_design_files(
     """Write what a design was handed, as .npy files beside the store's arrays."""
     for key, array in ((DESIGN_MASKS, masks), (DESIGN_LABELS, labels)):
         if array is not None:
-            with whole_file(array_path(directory, key)) as file:
-                _save(file, array)
-
-
-def _save(file: IO[bytes], array: NDArray[Any]) -> None:
-    np.lib.format.write_array(file, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+            settle(array_path(directory, key), sealed_npy(array))
 
 
 def check_same_files(
@@ -83,7 +76,10 @@ def check_same_files(
 def read_labels(path: Path) -> NDArray[np.int64] | None:
     """Read the labels that a store was given; None if it has none."""
     file = array_path(path, DESIGN_LABELS)
-    return np.array(ArrayFile.read(file).map()) if file.exists() else None
+    if not file.exists():
+        return None
+    check_sealed_npy(file)
+    return np.array(ArrayFile.read(file).map())
 
 
 def settle_labels(path: Path, spec: StoreSpec, labels: NDArray[Any] | None) -> None:
@@ -115,9 +111,7 @@ def settle_labels(path: Path, spec: StoreSpec, labels: NDArray[Any] | None) -> N
             f"the {design.kind} design of {path} needs the class of each feature, and the task "
             "has no labels: give them to initialize_store (--logging.labels FILE.npy)"
         )
-    content = io.BytesIO()
-    _save(content, mine)
-    settle(array_path(path, DESIGN_LABELS), content.getvalue())
+    settle(array_path(path, DESIGN_LABELS), sealed_npy(mine))
 
 
 def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign:
@@ -133,7 +127,7 @@ def settle_design(path: Path, spec: StoreSpec, design: MaskDesign) -> MaskDesign
     check_design_fits(design, spec.num_models, mask_width(spec, design.array))
     settled = read_design(path, spec)
     if settled is None:
-        settle(path / DESIGN_FILE, (json.dumps(design.as_json(), indent=1) + "\n").encode())
+        settle(path / DESIGN_FILE, sealed_json(design.as_json()))
         settled = read_design(path, spec)
     if settled != design:
         raise StoreError(
@@ -148,9 +142,10 @@ def read_design(path: Path, spec: StoreSpec) -> MaskDesign | None:
     file = path / DESIGN_FILE
     if spec.design is not None:
         return spec.design
-    if not file.exists():
+    content = read_sealed_json(file)
+    if content is None:
         return None
     try:
-        return parse_design(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, SpecError) as error:
+        return parse_design(content)
+    except SpecError as error:
         raise StoreError(f"{file} is damaged: {error}") from error

@@ -30,7 +30,9 @@ DESIGN_MASKS = "_design_masks"
 DESIGN_LABELS = "_design_labels"
 CLAIMS_DIR = "claims"
 WORKERS_DIR = "workers"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# From this version on spec.json holds a digest of itself.
+SEALED_SINCE = 2
 
 # A header that does not parse may be one that another process is just rewriting (growth).
 HEADER_ATTEMPTS = 3

@@ -17,8 +17,9 @@ from coarlib.progress import Progress
 from coarlib.store.added import ROW_DIGESTS, added_outputs, added_path
 from coarlib.store.checksum import row_checksums
 from coarlib.store.components import first_difference, read_components, settle_components
-from coarlib.store.create import initialize
+from coarlib.store.create import initialize, sweep_store
 from coarlib.store.design import read_labels, settle_design
+from coarlib.store.identity import check_same_identity, copy_identities
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
 from coarlib.store.reader import Store
 from coarlib.store.writer import RowWriter
@@ -39,17 +40,24 @@ class MergeReport:
     copied_added: int = 0
 
 
-def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> MergeReport:
+def merge(
+    out: str | Path,
+    sources: Sequence[Store],
+    quiet: bool = True,
+    allow_other_task: bool = False,
+) -> MergeReport:
     """Copy the committed rows of ``sources`` into the store ``out``, row i to row i.
 
     ``out`` is created if absent; rows that it has already with the same digest are left alone, so
     an interrupted merge is finished by running it again. Everything is checked before any row is
     copied, but for rows that turn out torn while they are read.
 
+    Rows that different tasks made are joined only if ``allow_other_task`` says so.
+
     Raises
     ------
     StoreError
-        If specs, designs or seeds differ, or two stores hold different values for one row.
+        If specs, designs, seeds or tasks differ, or two stores hold different values for one row.
     TornRowError
         If a source's row does not match its checksum.
     """
@@ -59,6 +67,8 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     target = Store.open(out) if _holds_something(out) else None
     stores = [*sources] if target is None else [target, *sources]
     _check_compatible(stores)
+    if not allow_other_task:
+        check_same_identity([store.path for store in stores])
     rows = max(source.num_models for source in sources)
     if target is not None and target.num_models < rows:
         raise StoreError(f"{out} has {target.num_models} rows, the sources {rows}; grow it first")
@@ -68,16 +78,24 @@ def merge(out: str | Path, sources: Sequence[Store], quiet: bool = True) -> Merg
     _settle_design(target, sources)
     for source in sources:
         settle_components(target.path, read_components(source.path))
+        copy_identities(source.path, target.path, allow_other_task)
     report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.has_checksums))
+    sweep_store(target.path)
     with RowWriter(target) as writer:
         for source in sources:
             _copy_rows(source, target, writer, report, quiet)
             _copy_provenance(source, target)
-    _merge_added(target, sources, report, quiet)
+    _merge_added(target, sources, report, quiet, allow_other_task)
     return report
 
 
-def _merge_added(target: Store, sources: Sequence[Store], report: MergeReport, quiet: bool) -> None:
+def _merge_added(
+    target: Store,
+    sources: Sequence[Store],
+    report: MergeReport,
+    quiet: bool,
+    allow_other_task: bool,
+) -> None:
     """Merge the outputs that were added to the sources, each by the rules of any store."""
     for output in sorted({name for source in sources for name in added_outputs(source)}):
         with_it = [
@@ -85,7 +103,7 @@ def _merge_added(target: Store, sources: Sequence[Store], report: MergeReport, q
             for source in sources
             if output in added_outputs(source)
         ]
-        found = merge(added_path(target, output), with_it, quiet)
+        found = merge(added_path(target, output), with_it, quiet, allow_other_task)
         report.copied_added += found.copied
 
 

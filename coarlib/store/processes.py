@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
+
+from coarlib.files import this_system
 
 ENDED = "ended"
 
@@ -21,16 +22,6 @@ def process_identity(pid: int) -> dict[str, object]:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         found["started"] = ENDED if fields[0] in "ZX" else fields[19]
     return found
-
-
-@cache
-def this_system() -> str | None:
-    """Return what two processes share if they can see each other: boot and process namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
 
 
 def has_died(identity: object) -> bool:

@@ -1,8 +1,8 @@
 """Where rows came from: each worker appends one JSON line a batch to ``workers/<name>.jsonl``.
 
-The line is written just before the batch is, so that no committed row lacks one, and holds the
+The line is on disk before the batch is committed, so that no committed row lacks one, and holds the
 rows' checksums: the line whose checksum is the row's own names its author, whatever the clocks of
-the workers say and however often the row was computed.
+the workers say and however often the row was computed. Each line ends in a digest of itself.
 """
 
 from __future__ import annotations
@@ -10,27 +10,34 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
+from coarlib.files import fsync_directory
+from coarlib.loading import parse_json
 from coarlib.store.heartbeat import Heartbeat
 from coarlib.store.layout import CHECKSUMS, WORKERS_DIR, ArrayFile, array_path
 from coarlib.store.processes import process_identity
-from coarlib.store.writer import contiguous_runs
+from coarlib.store.writer import WRITE_FLAGS, contiguous_runs
 from coarlib.version import __version__
 
 HEARTBEAT_SECONDS = 30.0
+# What a line ends in; a damaged digest still looks like the attempt at one.
+LINE_DIGEST = re.compile(rb'"digest": "([0-9a-f]{16})"}$')
 
 
 class WorkerLog:
@@ -46,10 +53,11 @@ class WorkerLog:
     def __init__(self, store: Path, task: dict[str, Any]) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
         self.path = store / WORKERS_DIR / f"{self.name}.jsonl"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = WRITE_FLAGS | os.O_APPEND | os.O_CREAT | os.O_EXCL
         try:
             self.path.parent.mkdir(exist_ok=True)
             self._descriptor = os.open(self.path, flags, 0o666)
+            fsync_directory(self.path.parent)
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
         who = {"worker": self.name, "host": socket.gethostname()}
@@ -80,7 +88,7 @@ class WorkerLog:
         self._append({"rows": ranges, **times, "digests": hexadecimal})
 
     def _append(self, record: dict[str, Any]) -> None:
-        data = (json.dumps(record, default=str) + "\n").encode()
+        data = _line(json.loads(json.dumps(record, default=str)))
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -118,6 +126,12 @@ class Batch:
         """How many rows the batch has."""
         return sum(stop - start for start, stop in self.ranges)
 
+    def rows_and_digests(self) -> Iterator[tuple[int, int]]:
+        """Yield each row with its checksum; nothing if the log does not hold them."""
+        if len(self.digests) == self.num_rows:
+            rows = (row for start, stop in self.ranges for row in range(start, stop))
+            yield from zip(rows, (int(digest, 16) for digest in self.digests), strict=True)
+
     @property
     def ended(self) -> float:
         """When it was computed (Unix seconds, the worker's clock)."""
@@ -129,18 +143,39 @@ class Batch:
 
     def wrote(self, row: int, digest: int) -> bool:
         """Whether this batch computed ``row`` with just the values that have this checksum."""
-        before = 0
-        for start, stop in self.ranges:
-            if start <= row < stop and len(self.digests) == self.num_rows:
-                return self.digests[before + row - start] == f"{digest:016x}"
-            before += stop - start
-        return False
+        return (row, digest) in self.rows_and_digests()
 
 
 def read_batches(store: Path) -> Iterator[Batch]:
-    """Yield every recorded batch of a store; a line cut short by a crash is passed over."""
-    for file in sorted((store / WORKERS_DIR).glob("*.jsonl")):
-        yield from parse_log(file.read_bytes(), file.stem)
+    """Yield every recorded batch of a store; a line that is cut short or damaged is passed over."""
+    for file in log_files(store):
+        yield from parse_log(read_log(file), file.stem)
+
+
+def log_files(store: Path) -> list[Path]:
+    """Return the logs of all workers, by name."""
+    return sorted(file for file in (store / WORKERS_DIR).glob("*.jsonl") if file.is_file())
+
+
+def read_log(file: Path) -> bytes:
+    """Read a worker's log; StoreError if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {file}: {error.strerror}") from error
+
+
+def damaged_lines(store: Path) -> list[str]:
+    """Name the lines of workers' logs that do not match their digest (``file:line``).
+
+    The last line, cut short by a crash, is not among them, nor are logs of older versions.
+    """
+    found = []
+    for file in log_files(store):
+        lines = read_log(file).split(b"\n")[:-1]
+        if any(map(LINE_DIGEST.search, lines)):
+            found += [f"{file}:{i}" for i, line in enumerate(lines, 1) if not line_is_whole(line)]
+    return found
 
 
 def parse_log(data: bytes, worker_name: str) -> Iterator[Batch]:
@@ -148,15 +183,47 @@ def parse_log(data: bytes, worker_name: str) -> Iterator[Batch]:
     worker: dict[str, Any] = {"worker": worker_name}
     for line in data.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_line(line)
             if "worker" in record:
                 worker = record
             elif "rows" in record:
-                ranges = tuple((int(start), int(stop)) for start, stop in record["rows"])
-                times = float(record["started"]), float(record["seconds"])
-                yield Batch(worker, ranges, *times, tuple(record.get("digests", ())))
-        except (ValueError, KeyError, TypeError):
+                yield _batch(worker, record)
+        except (StoreError, ValueError, KeyError, TypeError, OverflowError):
             continue
+
+
+def _batch(worker: dict[str, Any], record: dict[str, Any]) -> Batch:
+    """Check and return one record of a batch."""
+    ranges = tuple((int(start), int(stop)) for start, stop in record["rows"])
+    times = float(record["started"]), float(record["seconds"])
+    digests = tuple(record.get("digests", ()))
+    if not all(0 <= start < stop for start, stop in ranges) or not all(map(isfinite, times)):
+        raise ValueError("no rows, or no times")
+    if not all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests):
+        raise ValueError("no digests")
+    return Batch(worker, ranges, *times, digests)
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Read one line of a log; StoreError if it is cut short, damaged or something else."""
+    record = parse_json(line, "a line of a worker's log", StoreError)
+    if not isinstance(record, dict) or (LINE_DIGEST.search(line) and not line_is_whole(line)):
+        raise StoreError("a line of a worker's log is damaged")
+    return record
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    """Return a record as a line that ends in a digest of what stands before."""
+    text = json.dumps(record).encode()[:-1] + b", "
+    return text + b'"digest": "%016x"}\n' % xxhash.xxh3_64_intdigest(text)
+
+
+def line_is_whole(line: bytes) -> bool:
+    """Whether a line matches the digest at its end."""
+    found = LINE_DIGEST.search(line)
+    return found is not None and int(found[1], 16) == xxhash.xxh3_64_intdigest(
+        line[: found.start()]
+    )
 
 
 def batch_of(store: Path, row: int) -> Batch:

@@ -143,6 +143,11 @@ class Store:
     @classmethod
     def _open_foreign(cls, path: Path) -> Store:
         """Open a COAR or datamodels directory, whose arrays are its only spec."""
+        if array_path(path, CHECKSUMS).exists():
+            raise StoreError(
+                f"{path} is a damaged store: it has {CHECKSUMS}.npy but no {SPEC_FILE}; put its "
+                f"{SPEC_FILE} back (a store initialised alike elsewhere has the same)"
+            )
         if not array_path(path, COMPLETED).is_file():
             raise StoreError(
                 f"{path} is not a store: it has neither {SPEC_FILE} nor {COMPLETED}.npy"

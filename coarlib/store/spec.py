@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from coarlib.errors import SpecError
+from coarlib.loading import load_text, parse_json
 from coarlib.masks import MaskDesign, check_design_fits, parse_design
 
 KEYS = ("num_models", "schema", "design", "outputs", "notes")
@@ -73,6 +74,23 @@ class StoreSpec:
     design: MaskDesign | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a store, whoever builds the spec (names become files)."""
+        count = self.num_models
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise SpecError(f"num_models must be a positive whole number, not {count!r}")
+        _check_names(self.schema)
+        for key, array in self.schema.items():
+            if array.dtype.name not in DTYPES or any(size < 1 for size in array.shape):
+                raise SpecError(
+                    f"{key} cannot be {array.dtype} {list(array.shape)} a row: a store holds "
+                    "numbers and booleans, at least one of each"
+                )
+            if array.row_bytes * count > MAX_ARRAY_BYTES:
+                raise SpecError(f"schema.{key} would take more than {MAX_ARRAY_BYTES} bytes")
+        if self.design is not None:
+            check_design_fits(self.design, count, mask_width(self, self.design.array))
 
     @property
     def row_bytes(self) -> int:
@@ -192,11 +210,7 @@ def load_spec(path: str | Path) -> StoreSpec:
     SpecError
         If the file is missing, is not JSON, or says something that cannot be.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SpecError(f"cannot read the spec {path}: {reason}") from error
+    text = load_text(path, SpecError)
     try:
         return parse_spec(text)
     except SpecError as error:
@@ -205,24 +219,24 @@ def load_spec(path: str | Path) -> StoreSpec:
 
 def parse_spec(text: str) -> StoreSpec:
     """Parse and check the JSON text of a spec; SpecError names the key that is wrong."""
-    content = _parse_json(text)
+    return parse_spec_content(parse_json(text, "the spec", SpecError, allow_nan=False))
+
+
+def parse_spec_content(content: object) -> StoreSpec:
+    """Check the JSON object of a spec; SpecError names the key that is wrong."""
+    if not isinstance(content, dict):
+        raise SpecError("a spec must be a JSON object with num_models and schema")
     _check_keys(content, KEYS, "the spec")
     for key in ("num_models", "schema"):
         if key not in content:
             raise SpecError(f"{key} is missing from the spec")
-    num_models = content["num_models"]
-    if isinstance(num_models, bool) or not isinstance(num_models, int) or num_models < 1:
-        raise SpecError(f"num_models must be a positive whole number, not {num_models!r}")
-    spec = StoreSpec(
-        num_models=num_models,
-        schema=_parse_schema(content["schema"], num_models),
+    return StoreSpec(
+        num_models=content["num_models"],
+        schema=_parse_schema(content["schema"]),
         design=None if content.get("design") is None else parse_design(content["design"]),
         outputs=_parse_outputs(content.get("outputs"), content["schema"]),
         notes=_parse_notes(content.get("notes")),
     )
-    if spec.design is not None:
-        check_design_fits(spec.design, num_models, mask_width(spec, spec.design.array))
-    return spec
 
 
 def mask_width(spec: StoreSpec, key: str) -> int:
@@ -239,31 +253,6 @@ def mask_width(spec: StoreSpec, key: str) -> int:
     return array.shape[0]
 
 
-def _parse_json(text: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise SpecError(f"the key {twice!r} stands twice in one object")
-        return content
-
-    def refuse(word: str) -> None:
-        raise SpecError(f"{word} is not a number that JSON allows")
-
-    try:
-        content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise SpecError(
-            f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise SpecError("not valid JSON: nested too deeply or a number too long") from error
-    if not isinstance(content, dict):
-        raise SpecError("a spec must be a JSON object with num_models and schema")
-    return content
-
-
 def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
@@ -272,19 +261,26 @@ def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) 
             raise SpecError(f"unknown key {key!r} in {where}; {hint}")
 
 
-def _parse_schema(content: object, num_models: int) -> dict[str, ArraySpec]:
-    if not isinstance(content, dict) or not content:
+def _parse_schema(content: object) -> dict[str, ArraySpec]:
+    if not isinstance(content, dict):
+        raise SpecError("schema must be an object with at least one array")
+    _check_names(content)
+    return {key: _parse_array(key, value) for key, value in content.items()}
+
+
+def _check_names(schema: Mapping[str, Any]) -> None:
+    if not schema:
         raise SpecError("schema must be an object with at least one array")
     lowered: dict[str, str] = {}
-    for key in content:
-        _check_key(key)
+    for key in schema:
+        check_name(key)
         if key.lower() in lowered:
             raise SpecError(f"schema keys {lowered[key.lower()]!r} and {key!r} name one file")
         lowered[key.lower()] = key
-    return {key: _parse_array(key, value, num_models) for key, value in content.items()}
 
 
-def _check_key(key: str) -> None:
+def check_name(key: str) -> None:
+    """Raise SpecError unless ``key`` can name an array, and so a file."""
     if key.startswith("_"):
         raise SpecError(f"schema key {key!r} is reserved: names may not begin with an underscore")
     if not KEY_PATTERN.fullmatch(key) or len(key) > MAX_KEY_LENGTH:
@@ -294,7 +290,7 @@ def _check_key(key: str) -> None:
         )
 
 
-def _parse_array(key: str, content: object, num_models: int) -> ArraySpec:
+def _parse_array(key: str, content: object) -> ArraySpec:
     where = f"schema.{key}"
     if not isinstance(content, dict):
         raise SpecError(f"{where} must be an object with dtype and shape")
@@ -314,10 +310,7 @@ def _parse_array(key: str, content: object, num_models: int) -> ArraySpec:
         raise SpecError(f"{where}.shape must be a list of positive whole numbers, not {shape!r}")
     if len(shape) > MAX_DIMENSIONS:
         raise SpecError(f"{where}.shape has {len(shape)} dimensions, at most {MAX_DIMENSIONS} fit")
-    array = ArraySpec(np.dtype(name.rstrip("_")), tuple(shape))
-    if array.row_bytes * num_models > MAX_ARRAY_BYTES:
-        raise SpecError(f"{where} would take more than {MAX_ARRAY_BYTES} bytes")
-    return array
+    return ArraySpec(np.dtype(name.rstrip("_")), tuple(shape))
 
 
 def _parse_outputs(content: object, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.errors import StoreError
 from coarlib.store.claims import DEFAULT_TTL, block_rows_of, list_claims, owner_has_died
+from coarlib.store.identity import all_identities
 from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR, array_path, arrays_of
 from coarlib.store.processes import has_died
-from coarlib.store.provenance import Batch, parse_log
+from coarlib.store.provenance import Batch, log_files, parse_line, parse_log
 from coarlib.store.reader import Store
 from coarlib.store.writer import contiguous_runs
 
@@ -45,6 +47,9 @@ class StoreStatus:
     workers : list of dict
         Those alive: name, host, seconds since the last sign of life.
     bytes_on_disk, bytes_when_full : int
+    has_checksums : bool
+    num_tasks : int
+        How many different tasks made rows (:mod:`coarlib.store.identity`); 0 if none said.
     """
 
     path: str
@@ -60,6 +65,7 @@ class StoreStatus:
     bytes_on_disk: int
     bytes_when_full: int
     has_checksums: bool
+    num_tasks: int
 
     def as_json(self) -> str:
         """Return everything as one JSON object."""
@@ -88,6 +94,7 @@ def status(store: Store) -> StoreStatus:
         bytes_on_disk=_bytes_on_disk(store),
         bytes_when_full=store.num_models * store.spec.row_bytes,
         has_checksums=store.has_checksums,
+        num_tasks=len(all_identities(store.path)),
     )
 
 
@@ -160,7 +167,7 @@ class _Log:
 
 def _recent_logs(path: Path, now: float) -> list[_Log]:
     """Read the logs that changed within the rate's window before the newest of them."""
-    ages = {file: _age(file, now) for file in (path / WORKERS_DIR).glob("*.jsonl")}
+    ages = {file: _age(file, now) for file in log_files(path)}
     known = {file: age for file, age in ages.items() if age is not None}
     newest = min(known.values(), default=0.0)
     recent = max(newest + RATE_WINDOW_SECONDS, ALIVE_SECONDS)
@@ -182,10 +189,10 @@ def _read_log(file: Path, age: float, now: float, tail_bytes: int) -> _Log:
                 break
             tail_bytes *= 8  # its lines are long
     try:
-        first = json.loads(head)
-    except ValueError:  # killed while it wrote its first line
+        first = parse_line(head)
+    except StoreError:  # killed while it wrote its first line
         first = {}
-    stopped = b'{"ended"' in tail[-64:] or has_died(first.get("process"))
+    stopped = b'{"ended"' in tail[-96:] or has_died(first.get("process"))
     # A line is stamped with the worker's clock, the file with the file server's.
     gap = now - age - max((batch.ended for batch in batches), default=now - age)
     host = str(first.get("host", file.stem.rsplit("-", 2)[0]))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import RowRangeError, StoreError, TornRowError
-from coarlib.progress import Progress
-from coarlib.store.checksum import checksum_of_bytes
-from coarlib.store.layout import ArrayFile
-from coarlib.store.page_cache import drop_cached_pages
-from coarlib.store.reader import Store
-from coarlib.store.writer import RowWriter, contiguous_runs
+from coarlib.store.adopt import adoptable
+from coarlib.store.components import read_components
+from coarlib.store.create import sweep_store
+from coarlib.store.design import read_design
+from coarlib.store.identity import all_identities, rows_by_identity
+from coarlib.store.layout import DESIGN_LABELS, DESIGN_MASKS, array_path
+from coarlib.store.provenance import damaged_lines
+from coarlib.store.reader import Store, take_rows
+from coarlib.store.scan import torn_rows
+from coarlib.store.settle import check_sealed_npy
+from coarlib.store.writer import RowWriter
 
-# Blocks that fit a core's cache are hashed about twice as fast as large ones.
-BLOCK_BYTES = 2**19
-ROWS_PER_JOB = 512
-MOST_BUFFERS = 512  # of one vectored read; systems take 1024
 SECONDS_BEFORE_SECOND_LOOK = 0.2
+# A wrong seed or a wrong design shows in any of them.
+MASKS_REDRAWN, MASKS_AT_ONCE = 256, 256
 
 
 @dataclass
@@ -40,30 +40,41 @@ class VerifyReport:
     unflagged : list of int
         Committed rows whose ``_completed`` flag is not 1 (upstream's readers miss them).
     unfounded : list of int
-        Rows flagged as completed without a checksum (a rewrite was cut, or a foreign writer).
+        Rows flagged as completed without a checksum (a foreign writer, or damage).
+    adoptable : list of int
+        Those of them that hold whole rows, which :func:`coarlib.store.adopt.adopt` keeps.
+    other_masks : list of int
+        Committed rows whose mask is not the one that the design draws.
+    notes : list of str
+        What else is worth knowing, a sentence each: rows of several tasks, damaged log lines.
     bytes : int
         Bytes read.
     repaired : bool
-        Whether torn and unfounded rows were withdrawn and flags restored.
+        Whether torn and unfounded rows were withdrawn, flags restored, and nothing is left to do.
     """
 
     checked: int = 0
     torn: list[int] = field(default_factory=list)
     unflagged: list[int] = field(default_factory=list)
     unfounded: list[int] = field(default_factory=list)
+    adoptable: list[int] = field(default_factory=list)
+    other_masks: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     bytes: int = 0
     repaired: bool = False
 
     @property
     def sound(self) -> bool:
         """Whether nothing was wrong."""
-        return not (self.torn or self.unflagged or self.unfounded)
+        return not (self.torn or self.unflagged or self.unfounded or self.other_masks)
 
 
 def verify(
     store: Store,
     rows: tuple[int, int] | None = None,
     repair: bool = False,
+    *,
+    drop_adoptable: bool = False,
     threads: int | None = None,
     quiet: bool = True,
 ) -> VerifyReport:
@@ -73,7 +84,9 @@ def verify(
     ----------
     repair : bool
         Mark torn and unfounded rows as not completed, so that workers fill them again, and
-        restore the flags of sound ones.
+        restore the flags of sound ones. Rows that can be adopted are kept.
+    drop_adoptable : bool
+        Withdraw those, too.
     threads : int, optional
         All cores by default; reading and hashing run outside Python's lock.
 
@@ -98,9 +111,59 @@ def verify(
         again = _look(store, suspects, threads or os.cpu_count() or 1, quiet=True)
         report.torn, report.unflagged = again.torn, again.unflagged
         report.unfounded = again.unfounded
+    report.notes = _notes(store)
+    report.adoptable = sorted(adoptable(store, np.array(report.unfounded, np.int64)).good)
+    report.other_masks = other_masks(store, report, rows_wanted)
+    check_settings(store)
     if repair and not report.sound:
-        _repair(store, report)
+        _repair(store, report, drop_adoptable)
     return report
+
+
+def other_masks(store: Store, report: VerifyReport, rows: NDArray[np.int64]) -> list[int]:
+    """Draw masks of committed rows again and return which differ: a sample, or all if any does."""
+    design = store.design
+    if design is None or store.mask_key is None:
+        return []
+    committed = np.setdiff1d(rows[store.completed_among(rows)], report.torn)
+    sample = committed[:: max(1, len(committed) // MASKS_REDRAWN)]
+    found = _differ_from_design(store, sample)
+    return _differ_from_design(store, committed) if found else []
+
+
+def _differ_from_design(store: Store, rows: NDArray[np.int64]) -> list[int]:
+    found: list[int] = []
+    for first in range(0, len(rows), MASKS_AT_ONCE):
+        some = rows[first : first + MASKS_AT_ONCE]
+        stored = take_rows(store.array(store.masks_name()), some)
+        drawn = store.draw_masks(store.design, some) if store.design is not None else stored
+        found += some[(stored != drawn).any(axis=1)].tolist()
+    return found
+
+
+def check_settings(store: Store) -> None:
+    """Compare every settings file with its digest; StoreError names the first that is damaged."""
+    read_design(store.path, store.spec)
+    read_components(store.path)
+    all_identities(store.path)
+    for key in (DESIGN_MASKS, DESIGN_LABELS):
+        if array_path(store.path, key).exists():
+            check_sealed_npy(array_path(store.path, key))
+
+
+def _notes(store: Store) -> list[str]:
+    """Say which tasks made the rows, if several did, and what of the logs is damaged."""
+    notes = []
+    if len(all_identities(store.path)) > 1:
+        made = rows_by_identity(store).items()
+        rows = "; ".join(f"{name}: {len(rows)} rows, first {rows[0]}" for name, rows in made)
+        notes.append(f"rows of different tasks: {rows}")
+    if lines := damaged_lines(store.path):
+        notes.append(
+            f"{len(lines)} lines of workers' logs are damaged (the first is {lines[0]}): what they "
+            "say is not believed; the rows themselves are checked apart"
+        )
+    return notes
 
 
 def find_torn(
@@ -123,11 +186,11 @@ def find_torn(
     if not store.has_checksums:
         raise StoreError(f"{store.path} carries no checksums (coarlib did not make it): unverified")
     threads = threads or os.cpu_count() or 1
-    torn = _torn_rows(store, rows, store.checksums(), threads, quiet)
+    torn = torn_rows(store, rows, store.checksums(), threads, quiet)
     if torn:  # a living worker may be at it, as in verify
         time.sleep(SECONDS_BEFORE_SECOND_LOOK)
         suspects = np.array(sorted(torn), np.int64)
-        torn = _torn_rows(store, suspects, store.checksums(), threads, quiet=True)
+        torn = torn_rows(store, suspects, store.checksums(), threads, quiet=True)
     return torn
 
 
@@ -152,116 +215,19 @@ def _look(store: Store, rows: NDArray[np.int64], threads: int, quiet: bool) -> V
     return VerifyReport(
         checked=len(committed),
         bytes=len(committed) * store.spec.row_bytes,
-        torn=_torn_rows(store, committed, checksums, threads, quiet),
+        torn=torn_rows(store, committed, checksums, threads, quiet),
         unflagged=rows[(digests != 0) & (marks != 1)].tolist(),
         unfounded=rows[(digests == 0) & (marks != 0)].tolist(),
     )
 
 
-def _torn_rows(
-    store: Store,
-    rows: NDArray[np.int64],
-    checksums: NDArray[np.uint64],
-    threads: int,
-    quiet: bool,
-) -> list[int]:
-    files = {key: store.array_file(key) for key in store.spec.schema}
-    jobs = [rows[first : first + ROWS_PER_JOB] for first in range(0, len(rows), ROWS_PER_JOB)]
-    torn: list[int] = []
-    with (
-        Progress(len(rows), f"verifying {store.path.name}", quiet=quiet) as progress,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        for job, found in zip(
-            jobs, pool.map(lambda job: _check(files, job, checksums), jobs), strict=True
-        ):
-            torn.extend(found)
-            progress.advance(len(job))
-    return torn
-
-
-def _check(
-    files: dict[str, ArrayFile], rows: NDArray[np.int64], checksums: NDArray[np.uint64]
-) -> list[int]:
-    """Return which of ``rows`` do not match; reads contiguous runs in cache-sized blocks."""
-    torn: list[int] = []
-    with ExitStack() as stack:
-        descriptors = {key: stack.enter_context(_opened(file)) for key, file in files.items()}
-        block = _Block.of(files, descriptors, len(rows))
-        for run in contiguous_runs(rows):
-            for first in range(run.start, run.stop, len(block.rows)):
-                some = rows[first : min(first + len(block.rows), run.stop)].tolist()
-                block.read(some[0], len(some))
-                torn.extend(
-                    row
-                    for row, data, digest in zip(
-                        some, block.rows, checksums[some].tolist(), strict=False
-                    )
-                    if checksum_of_bytes(row, data) != digest
-                )
-    return torn
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Consecutive rows in memory, the arrays of each side by side, so that one call digests it.
-
-    ``parts[key][i]`` is where the array ``key`` of the i-th row goes, ``rows[i]`` all of that row.
-    """
-
-    files: dict[str, ArrayFile]
-    descriptors: dict[str, int]
-    rows: list[memoryview]
-    parts: dict[str, list[memoryview]]
-
-    @classmethod
-    def of(cls, files: dict[str, ArrayFile], descriptors: dict[str, int], most: int) -> _Block:
-        """Make room for as many rows as fit, ``most`` at most."""
-        row_bytes = sum(file.row_bytes for file in files.values())
-        count = max(1, min(most, BLOCK_BYTES // max(1, row_bytes), MOST_BUFFERS))
-        data = memoryview(bytearray(count * row_bytes))
-        rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(count)]
-        parts, start = {}, 0
-        for key in sorted(files):
-            stop = start + files[key].row_bytes
-            parts[key] = [row[start:stop] for row in rows]
-            start = stop
-        return cls(files, descriptors, rows, parts)
-
-    def read(self, first: int, count: int) -> None:
-        """Read ``count`` rows from row ``first`` on."""
-        for key, file in self.files.items():
-            descriptor, parts = self.descriptors[key], self.parts[key][:count]
-            try:
-                offset = file.offset + first * file.row_bytes
-                if os.preadv(descriptor, parts, offset) != count * file.row_bytes:
-                    for number, part in enumerate(parts):  # a short read, or the end of the file
-                        file.read_into(descriptor, first + number, np.frombuffer(part, np.uint8))
-            except OSError as error:
-                raise StoreError(
-                    f"cannot read rows {first} to {first + count - 1} of {file.path}: "
-                    f"{error.strerror}"
-                ) from error
-
-
-@contextmanager
-def _opened(file: ArrayFile) -> Iterator[int]:
-    """Open a file for reading what is there now."""
-    try:
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError(f"cannot read {file.path}: {error.strerror}") from error
-    try:
-        drop_cached_pages(descriptor)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _repair(store: Store, report: VerifyReport) -> None:
-    lost = np.array(sorted({*report.torn, *report.unfounded}), np.int64)
+def _repair(store: Store, report: VerifyReport, drop_adoptable: bool) -> None:
+    lost = {*report.torn, *report.unfounded}
+    if not drop_adoptable:
+        lost -= set(report.adoptable)
     kept = np.array(sorted(set(report.unflagged) - set(report.torn)), np.int64)
+    sweep_store(store.path)
     with RowWriter(store) as writer:
-        writer.withdraw(lost)
+        writer.withdraw(np.array(sorted(lost), np.int64))
         writer.mark_completed(kept)
-    report.repaired = True
+    report.repaired = drop_adoptable or not report.adoptable

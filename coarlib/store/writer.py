@@ -91,6 +91,24 @@ class RowWriter:
         self._flags = self._start(rows, {COMPLETED: np.ones(len(rows), np.bool_)})
         self._check_still_there()
 
+    def commit_written(self, rows: NDArray[np.int64], checksums: NDArray[np.uint64]) -> None:
+        """Commit rows whose bytes another program wrote, as they are.
+
+        Parameters
+        ----------
+        rows : int64 [B]
+            Ascending.
+        checksums : uint64 [B]
+            Of what lies there (:func:`coarlib.store.checksum.row_checksums`).
+        """
+        try:
+            for key in self.store.spec.schema:
+                os.fsync(self._descriptors[key])
+        except OSError as error:
+            raise StoreError(f"cannot sync {self.store.path}: {error.strerror}") from error
+        self._write_all(rows, {CHECKSUMS: checksums})
+        self.mark_completed(rows)
+
     def mark_completed(self, rows: NDArray[np.int64]) -> None:
         """Restore the flag of committed rows whose writer died between checksum and flag."""
         self.flush()

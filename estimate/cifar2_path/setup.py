@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from coarlib.errors import SetupError
 from coarlib.history import TrainingLoss
 from coarlib.history.setups import HistorySetup, Pairs
+from coarlib.loading import load_npz
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"cpu": (8, 16), "gpu": (64, 128, 256)}
@@ -118,11 +119,10 @@ class Cifar2(HistorySetup):
 
 
 def _read(path: Path, classes: tuple[int, int]) -> Pairs:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["x"], file["y"]
-    except (OSError, ValueError, KeyError) as error:
-        raise SetupError(f"{path} holds no CIFAR images (arrays x and y): {error}") from error
+    content = load_npz(path, SetupError)
+    if not {"x", "y"} <= set(content):
+        raise SetupError(f"{path} holds no CIFAR images (arrays x and y)")
+    images, labels = content["x"], content["y"]
     chosen = np.isin(labels, classes)
     scaled = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float() / 255
     scaled = (scaled - torch.tensor(MEAN)[:, None, None]) / torch.tensor(SPREAD)[:, None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from coarlib.errors import SetupError
 from coarlib.files import whole_file
+from coarlib.loading import load_pt
 from coarlib.progress import Progress
 
 WIDTHS = (16, 32)
@@ -153,8 +153,8 @@ def load_or_train(
             torch.save(model.state_dict(), file)
     model = DigitsResNet()
     try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError) as error:
+        model.load_state_dict(load_pt(path, SetupError))
+    except (SetupError, RuntimeError, AttributeError, TypeError) as error:
         raise SetupError(
             f"{path} does not hold the digits model; delete it and it is trained again"
         ) from error

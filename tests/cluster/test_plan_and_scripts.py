@@ -98,7 +98,7 @@ def test_a_file_that_is_no_plan(tmp_path, text):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ClusterError):
         load_plan(tmp_path / "plan.yaml")
-    with pytest.raises(ClusterError, match="cannot read the plan"):
+    with pytest.raises(ClusterError, match="there is no file"):
         load_plan(tmp_path / "nothing.yaml")
 
 

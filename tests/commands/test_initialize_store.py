@@ -66,7 +66,7 @@ def test_coar_does_the_same_from_anywhere(command, tmp_path, spec_content):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot read the spec"),
+        (None, "there is no file"),
         ("{", "not valid JSON"),
         ('{"num_models": 3, "schema": {"../x": {"dtype": "bool_", "shape": []}}}', "../x"),
         ('{"num_models": 3, "schema": {"x": {"dtype": "bool", "shape": [-1]}}}', "schema.x.shape"),

@@ -65,8 +65,11 @@ def test_a_store_keeps_its_components_and_holds_workers_to_them(tmp_path, digits
     assert capsys.readouterr().out == from_store
     components.main([str(store), *digits])  # they agree
     table = json.loads((store / COMPONENTS_FILE).read_text())
-    table[0]["module"] = "root"
+    table["components"][0]["module"] = "root"
     (store / COMPONENTS_FILE).write_text(json.dumps(table))
+    with pytest.raises(StoreError, match="does not match its digest"):
+        components.main([str(store)])
+    (store / COMPONENTS_FILE).write_text(json.dumps(table["components"]))
     other = r"16 × conv_filter of root.weight \(axis 0\) there, .* of stem.weight \(axis 0\) here"
     with pytest.raises(StoreError, match=other):
         make_dataset.main(words)
@@ -91,7 +94,7 @@ def test_merged_stores_keep_the_components(tmp_path):
 @pytest.mark.parametrize("content", ["[", "{}", "[1]"])
 def test_a_spoilt_table_is_refused(tmp_path, content):
     (tmp_path / COMPONENTS_FILE).write_text(content)
-    with pytest.raises(StoreError, match=r"cannot read|no list of component groups"):
+    with pytest.raises(StoreError, match=r"not valid JSON|no list of component groups"):
         read_components(tmp_path)
 
 

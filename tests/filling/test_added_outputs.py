@@ -98,7 +98,7 @@ def test_a_missing_or_foreign_checkpoint_is_an_error_and_nothing_is_written(tmp_
 def test_a_row_that_is_written_anew_makes_its_output_stale(tmp_path, trained):
     store, _, retrain = trained
     add_output(store, "losses", reevaluate(tmp_path), np.arange(ROWS), CPU, options=QUIET)
-    rerun = FillOptions(quiet=True, rerun=True)
+    rerun = FillOptions(quiet=True, rerun=True, allow_other_task=True)
     fill(store, retrain(losses), np.array([4]), CPU, rerun)  # other outputs in row 4
     with pytest.raises(StoreError, match=r"losses of 1 rows .* is stale"):
         store_of_output(store, "losses")

@@ -120,10 +120,10 @@ def test_each_batch_leaves_a_line_that_says_where_rows_came_from(store):
     (file,) = (store.path / "workers").glob("*.jsonl")
     head, *batches, end = [json.loads(line) for line in file.read_text().splitlines()]
     assert head["task"]["task"] == "linear_task:LinearTask"
-    assert head["task"]["model_digest"] == "linear-11"
+    assert head["task"]["identity"] == "linear-11"
     assert {"python", "coarlib", "numpy", "torch"} <= set(head["versions"])
     assert [batch["rows"] for batch in batches] == [[[0, 4]], [[4, 6]]]
-    assert set(end) == {"ended"}
+    assert set(end) == {"ended", "digest"}
 
 
 @pytest.mark.parametrize("bounds", [(0, 25), (-1, 3), (24, 25), (5, 5), (6, 5)])

@@ -36,7 +36,7 @@ def test_normalisation_is_by_channel():
 def test_missing_files_say_where_to_get_them(tmp_path):
     with pytest.raises(SetupError, match=r"no images at .*none\.npz; get them there"):
         read_images(tmp_path / "none.npz", "get them there")
-    with pytest.raises(SetupError, match="missing or not a NumPy"):
+    with pytest.raises(SetupError, match="there is no file"):
         read_images(tmp_path, "")
 
 
@@ -62,7 +62,7 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "images.npz").touch()
     with pytest.raises(SetupError, match="is neither"):
         read_images(tmp_path / "images.jpg", "")
-    with pytest.raises(SetupError, match="is not an"):
+    with pytest.raises(SetupError, match="is not a"):
         read_images(tmp_path / "images.npz", "")
     with pytest.raises(SetupError, match="at least 1"):
         read_images(tmp_path / "images.npz", "", skip=0)

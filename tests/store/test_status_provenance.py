@@ -81,7 +81,7 @@ def test_where_a_row_came_from(filled, command):
     batch = batch_of(filled.path, 5)
     assert batch.holds(5)
     assert batch.worker["task"]["task"] == str(TASK)
-    assert batch.worker["task"]["model_digest"] == "linear-11"
+    assert batch.worker["task"]["identity"] == "linear-11"
     with pytest.raises(StoreError, match="has recorded row 20"):
         batch_of(filled.path, 20)
     shown = json.loads(command("estimate", "provenance", filled.path, 5, "--json").stdout)

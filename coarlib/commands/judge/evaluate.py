@@ -22,8 +22,9 @@ from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.components_of import component_task, output_of
 from coarlib.devices import resolve_device
-from coarlib.errors import ArgumentError, ComponentError
+from coarlib.errors import ArgumentError, ComponentError, ScoringError
 from coarlib.files import whole_file
+from coarlib.loading import load_npz
 from coarlib.regression.attributions import Attributions
 from coarlib.report.plots import plot_against_fraction
 
@@ -113,8 +114,8 @@ def _kept_baseline(name: str, task: ComponentTask, key: str, out: Path) -> Score
     """Compute a baseline, or read it if it was kept for this very model and these examples."""
     path = out / f"{name}_{key}_{task.identity()}.npz"
     if path.is_file():
-        with np.load(path, allow_pickle=False) as file:
-            return Scores(file["scores"], int(file["forward_passes"]))
+        kept = load_npz(path, ScoringError)
+        return Scores(kept["scores"], int(kept["forward_passes"]))
     found = baseline(name, task, key)
     with whole_file(path) as stream:
         np.savez(stream, scores=found.scores, forward_passes=found.forward_passes)

@@ -21,6 +21,7 @@ from coarlib.baselines.examples import (
 )
 from coarlib.errors import ArgumentError, ScoringError, nearest
 from coarlib.files import whole_file
+from coarlib.loading import load_npy
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import Trainer, run_seed, train_many
 
@@ -77,7 +78,7 @@ class DigitsMethods:
             scores = compute[name]()
             with whole_file(file) as stream:
                 np.save(stream, scores)
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        found = load_npy(file, ScoringError)
         if found.shape != shape:
             raise ScoringError(f"{file} holds scores {found.shape}, not {shape}; delete it")
         return np.asarray(found)

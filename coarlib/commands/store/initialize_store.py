@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
 from coarlib.errors import SpecError
+from coarlib.loading import load_npy
 from coarlib.setups import shipped_file
 from coarlib.store import Store, initialize
 from coarlib.store.spec import load_spec
@@ -52,7 +52,7 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Create the store that the arguments describe."""
     args = COMMAND.parse(argv)
-    masks, labels = _load("masks", args.masks), _load("labels", args.labels)
+    masks, labels = _load(args.masks), _load(args.labels)
     created = initialize(args.store, load_spec(shipped_file(args.spec)), masks, labels)
     store = Store.open(args.store)
     done = len(store.completed_rows())
@@ -66,13 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _load(what: str, path: str | None) -> NDArray[Any] | None:
-    if path is None:
-        return None
-    try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise SpecError(f"cannot read the {what} {path}: {error}") from error
+def _load(path: str | None) -> NDArray[Any] | None:
+    return None if path is None else load_npy(path, SpecError)
 
 
 if __name__ == "__main__":

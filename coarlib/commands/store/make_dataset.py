@@ -83,6 +83,9 @@ WORKER = {
         "expt.claim_wait",
         default=True,
     ),
+    "allow_other_task": common.flag(
+        "fill rows although another task filled some (recorded)", "expt.allow_other_task"
+    ),
     "threads": Param(
         Whole(1), "CPU threads of this worker; default: all cores", also=("expt.threads",)
     ),
@@ -146,8 +149,6 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
     _settle_masks(args, store)
     if args.claim and args.rerun:
         raise ArgumentError("--claim shares out missing rows; it cannot go with --rerun")
-    if args.claim_ttl <= 0:
-        raise ArgumentError(f"--claim_ttl must be above 0 seconds, not {args.claim_ttl}")
     options = FillOptions(
         rerun=args.rerun,
         rows_per_batch=args.rows_per_batch,
@@ -155,6 +156,7 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
         claim=args.claim,
         claim_ttl=args.claim_ttl,
         claim_wait=args.claim_wait,
+        allow_other_task=args.allow_other_task,
         origin={**origin, "directory": str(Path.cwd())},
     )
     device = resolve_device(args.device, args.threads)

@@ -24,6 +24,7 @@ COMMAND = Command(
     {
         "out": common.store("directory of the store to make or extend"),
         "stores": Param(Anything(), "stores to read", required=True, positional=True, many=True),
+        "allow_other_task": common.flag("join rows that different tasks made (recorded)"),
     },
 )
 
@@ -31,7 +32,12 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Merge the stores that the arguments name."""
     args = COMMAND.parse(argv)
-    report = merge(args.out, [Store.open(path) for path in args.stores], quiet=False)
+    report = merge(
+        args.out,
+        [Store.open(path) for path in args.stores],
+        quiet=False,
+        allow_other_task=args.allow_other_task,
+    )
     for path in report.unverified:
         print(f"warning: {path} carries no checksums: its rows are unverified", file=sys.stderr)
     store = Store.open(args.out)

@@ -2,7 +2,8 @@
 
     coar recompute STORE ROW [--task file.py:Class --set model_path=…]
 
-The task and its settings come from the row's provenance unless given. Exits with 1 if the row
+The settings come from the row's provenance unless given, and so does the task, where it is one of
+coarlib's own set-ups. Exits with 1 if the row
 differs by more than the task's stated tolerance; the store is not changed.
 """
 
@@ -15,9 +16,9 @@ from pathlib import Path
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.devices import resolve_device
-from coarlib.errors import ArgumentError, StoreError
+from coarlib.errors import ArgumentError, StoreError, printable
 from coarlib.filling.worker import recompute
-from coarlib.setups import load
+from coarlib.setups import is_shipped, load
 from coarlib.store import Store
 from coarlib.store.provenance import batch_of
 
@@ -30,6 +31,7 @@ COMMAND = Command(
         "task": common.task(required=False, note="; default: as recorded"),
         "set": common.settings(),
         "device": common.device(),
+        "allow_other_task": common.flag("compare with another task than the row's"),
     },
 )
 
@@ -44,9 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = args.task or recorded.get("task")
     if name is None:
         raise ArgumentError("the row's provenance names no task; give --task")
+    if args.task is None and not is_shipped(str(name)):
+        raise ArgumentError(
+            f"the row's provenance names {printable(name)}, which is none of coarlib's own "
+            "set-ups: a store does not choose what code runs here; give --task"
+        )
     settings = args.set if "set" in args.given else recorded.get("settings", {})
     task = load(name, settings, args.store)
-    differences = recompute(store, task, args.row, resolve_device(args.device))
+    device = resolve_device(args.device)
+    differences = recompute(store, task, args.row, device, args.allow_other_task)
     worst = max(differences.values())
     for key, value in differences.items():
         print(f"{key}: largest difference {value:.6g}")

@@ -64,6 +64,10 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
     ]
     if not found.has_checksums:
         lines.append("  unverified   made by another program, rows carry no checksums")
+    if found.num_tasks > 1:
+        lines.append(
+            f"  tasks        {found.num_tasks} different ones (verify tells the rows of each)"
+        )
     if found.missing_ranges:
         shown = ",".join(f"{a}-{b - 1}" for a, b in found.missing_ranges[:SHOWN_RANGES])
         more = ",…" if len(found.missing_ranges) > SHOWN_RANGES else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from coarlib.errors import RegressionError
 from coarlib.files import whole_file
+from coarlib.loading import load_npz
 from coarlib.progress import Progress
 from coarlib.regression.moments import Accumulator, Moments
 from coarlib.regression.rows import RowSource
@@ -57,14 +58,13 @@ def save_moments(path: Path, moments: Moments, done: NDArray[np.int64], identity
 def load_moments(path: Path) -> tuple[Moments, NDArray[np.int64], str] | None:
     """Read what :func:`save_moments` wrote; None if it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files}
+        content = load_npz(path, RegressionError)
         checksum = str(content.pop("checksum"))
         if checksum != _digest(content):
             return None
         rows, excluded = (int(v) for v in content["rows"])
         arrays = {name: content[name] for name in ARRAYS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+    except (RegressionError, ValueError, KeyError):
         return None
     moments = Moments(num_rows=rows, num_excluded=excluded, pairs=content.get("pairs"), **arrays)
     return moments, content["done"], str(content["identity"])

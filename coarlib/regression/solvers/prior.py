@@ -7,7 +7,6 @@ regression and all share one factorisation; given the posteriors, τ_j is the me
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.files import whole_file
+from coarlib.loading import load_npy, load_npz
 from coarlib.regression.problem import Problem
 
 __all__ = ["Prior", "learn_prior", "load_scores", "save_scores"]
@@ -181,11 +181,11 @@ def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, NDA
     RegressionError
         If the file cannot be read or holds no such array.
     """
-    try:
-        found = np.load(path, allow_pickle=False)
-        content = {"scores": found} if isinstance(found, np.ndarray) else dict(found)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RegressionError(f"cannot read scores from {path}: {error}") from error
+    content = (
+        load_npz(path, RegressionError)
+        if Path(path).suffix == ".npz"
+        else {"scores": load_npy(path, RegressionError)}
+    )
     if "scores" not in content or content["scores"].ndim != 2:
         raise RegressionError(f"{path} must hold an array scores [features, targets]")
     kept = {key: content[key] for key in ("scores", "groups") if key in content}
