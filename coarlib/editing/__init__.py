@@ -8,14 +8,14 @@ Madry 2024, §6).
 
 from coarlib.editing.edit import Edit
 from coarlib.editing.scores import STATISTICS, rank_components, score_components
-from coarlib.editing.search import Effect, Groups, Plan, choose, effects, plan_edit
+from coarlib.editing.search import EditPlan, Effect, Groups, choose, effects, plan_edit
 
 __all__ = [
     "STATISTICS",
     "Edit",
+    "EditPlan",
     "Effect",
     "Groups",
-    "Plan",
     "choose",
     "effects",
     "plan_edit",

@@ -99,6 +99,7 @@ def test_examples_by_index_range_label_and_outcome():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"allowed_loss": "nan"}, "must be a number of at least 0, not nan"),
         ({"target": "eights"}, "'eights' names no examples: give indices"),
         ({"target": "3-"}, "'3-' names no examples"),
         ({"target": "2000"}, "2000 names none of the 856 examples"),
@@ -117,3 +118,46 @@ def test_bad_arguments_are_refused(made, tmp_path, changes, message, monkeypatch
 def test_a_label_needs_one_label_an_example():
     with pytest.raises(ArgumentError, match="label:3"):
         edit.examples_of("label:3", np.zeros((2, 5), np.int64), np.ones(2, np.bool_))
+
+
+def edited_by(made, out, tmp_path, body, *more):
+    """Edit with a task of one's own, made of the backdoor's by a class body."""
+    file = tmp_path / "own_task.py"
+    file.write_text(
+        "from estimate.digits_backdoor.task import DigitsBackdoorTask\n"
+        "from coarlib.outputs import cross_entropy\n"
+        f"class Own(DigitsBackdoorTask):\n    {body}\n"
+    )
+    edit.main([*arguments(made, out, task=f"{file}:Own"), *more])
+    return json.loads((out / "edit.json").read_text())
+
+
+def test_outputs_that_are_no_margins_have_no_accuracy(made, tmp_path, capsys):
+    body = "outputs = {'test_margins': cross_entropy}"
+    with pytest.raises(ArgumentError, match="no margins, so there is no accuracy to lose"):
+        edited_by(made, tmp_path / "edit", tmp_path, body)
+    with pytest.raises(ArgumentError, match="none is right or wrong"):
+        edit.examples_of("wrong", np.zeros(3, np.int64), None)
+    found = edited_by(made, tmp_path / "edit", tmp_path, body, "--edit.allowed_loss", "0.5")
+    assert found["value"] == "mean test_margins" and "right" not in capsys.readouterr().out
+
+
+def test_a_model_that_is_not_the_one_measured_is_not_saved(made, tmp_path):
+    body = (
+        "calls = 0\n"
+        "    def model(self):\n"
+        "        found, self.calls = super().model(), self.calls + 1\n"
+        "        if self.calls > 1:\n"
+        "            for parameter in found.parameters():\n"
+        "                parameter.data.neg_()\n"
+        "        return found"
+    )
+    with pytest.raises(ArgumentError, match="do not do what was measured"):
+        edited_by(made, tmp_path / "edit", tmp_path, body)
+    assert not (tmp_path / "edit").exists()
+
+
+def test_a_single_target_is_judged_in_sample(made, tmp_path, capsys):
+    edit.main(arguments(made, tmp_path / "edit", target="500"))
+    assert json.loads((tmp_path / "edit" / "edit.json").read_text())["in_sample"] == ["target"]
+    assert "in sample: it also chose the edit" in capsys.readouterr().out
