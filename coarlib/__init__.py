@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from coarlib.version import __version__
 
 if TYPE_CHECKING:
-    from coarlib.ablation import ComponentSet, ComponentTask, Examples, find_components
+    from coarlib.ablation import ComponentSet, ComponentTask, Examples, ablate, find_components
     from coarlib.api import explain, fill, fit
     from coarlib.errors import CoarlibError
     from coarlib.history import record
@@ -46,6 +46,7 @@ __all__ = [
     "Task",
     "Trainer",
     "__version__",
+    "ablate",
     "correlate",
     "explain",
     "fill",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "coarlib.ablation": ("ComponentSet", "ComponentTask", "Examples", "find_components"),
+    "coarlib.ablation": ("ComponentSet", "ComponentTask", "Examples", "ablate", "find_components"),
     "coarlib.api": ("explain", "fill", "fit"),
     "coarlib.errors": ("CoarlibError",),
     "coarlib.masks": ("MaskDesign",),

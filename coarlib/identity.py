@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_FUNCTIONS = (FunctionType, MethodType, functools.partial)
 
 
 class Identity:
@@ -69,14 +70,14 @@ class Identity:
     def add_method(self, owner: Any, name: str) -> Identity:
         """Add a method of an object: all its definitions along the classes, and settings it reads.
 
-        Settings are the plain values among the object's attributes that the code names.
+        Settings are the attributes of the object, plain values or functions, that the code names.
         """
         for kind in type(owner).__mro__:
             if isinstance(code := vars(kind).get(name), FunctionType):
                 self._add(code)
                 for word in _names(code.__code__):
                     value = getattr(owner, "__dict__", {}).get(word)
-                    if value is not None and isinstance(value, _PLAIN):
+                    if value is not None and isinstance(value, (*_PLAIN, *_FUNCTIONS)):
                         self.add(word, value)
         return self
 

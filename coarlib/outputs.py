@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch.nn import functional as F
 
-from coarlib.errors import TaskError
+from coarlib.errors import TaskError, nearest
 
 Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,8 +40,7 @@ def logit(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     TaskError
         If the shapes do not fit, or a target is not a class.
     """
-    _check(logits, targets)
-    return logits.gather(1, targets[:, None]).squeeze(1)
+    return logits.gather(1, _classes(logits, targets)[:, None]).squeeze(1)
 
 
 def margin(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -69,8 +68,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Shapes and errors as in :func:`logit`.
     """
-    _check(logits, targets)
-    return F.cross_entropy(logits, targets, reduction="none")
+    return F.cross_entropy(logits, _classes(logits, targets), reduction="none")
 
 
 def log_probability(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -173,17 +171,34 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
 )
 
 
+def by_name(name: str) -> Output:
+    """Return the output called ``name``; TaskError names the nearest one, and all."""
+    if name not in OUTPUTS:
+        raise TaskError(
+            f"unknown output {name}{nearest(name, OUTPUTS)}; there are {', '.join(OUTPUTS)}"
+        )
+    return OUTPUTS[name]
+
+
 def _without_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.scatter(1, targets[:, None], -torch.inf)
+    return logits.scatter(1, targets.long()[:, None], -torch.inf)
 
 
-def _check(logits: torch.Tensor, targets: torch.Tensor) -> None:
+def _classes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return targets as int64, once they are sure to be classes of the logits."""
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise TaskError(
             f"logits of {tuple(logits.shape)} do not fit targets of {tuple(targets.shape)}"
         )
-    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+    classes = targets.long()
+    if targets.is_floating_point() and not torch.equal(classes.to(targets.dtype), targets):
         raise TaskError(
-            f"targets run from {int(targets.min())} to {int(targets.max())}, but the model has "
+            f"targets are {str(targets.dtype).removeprefix('torch.')} such as "
+            f"{float(targets[classes != targets][0]):g}, but classes are whole numbers"
+        )
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
+        raise TaskError(
+            f"targets run from {int(classes.min())} to {int(classes.max())}, but the model has "
             f"{logits.shape[1]} classes"
         )
+    return classes

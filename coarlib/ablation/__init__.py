@@ -2,6 +2,7 @@
 
 from coarlib.ablation.components import ComponentGroup, ComponentSet
 from coarlib.ablation.examples import Examples
+from coarlib.ablation.given import ablate
 from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
 from coarlib.ablation.slices import ParameterSlice, SliceGroup, slice_components
 from coarlib.ablation.task import ComponentTask
@@ -20,6 +21,7 @@ __all__ = [
     "ParameterSlice",
     "SliceGroup",
     "WeightAblation",
+    "ablate",
     "find_components",
     "preset",
     "register",

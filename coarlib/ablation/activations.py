@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from coarlib.ablation.attention import opened, without_fast_path
 from coarlib.ablation.compiling import uncompiled
 from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.plain import unwrapped
 from coarlib.ablation.selection import is_conv1d
 from coarlib.ablation.slices import Channels
 from coarlib.errors import ComponentError
@@ -81,6 +82,7 @@ def sites_of(model: nn.Module, components: ComponentSet) -> list[Site]:
     ComponentError
         If a component is a slice whose activation hooks cannot reach.
     """
+    model = unwrapped(model)
     return [_site(model, channels) for channels in components.channels(model)]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from coarlib.ablation.plain import unwrapped
 from coarlib.ablation.slices import Channels, ParameterSlice, SliceGroup, channels_of_slice
 from coarlib.display import bars, card
 from coarlib.errors import ComponentError, nearest
@@ -217,6 +218,7 @@ class ComponentSet:
         ComponentError
             If the model lacks a parameter, or its shape does not hold the components.
         """
+        model = unwrapped(model)
         found: dict[tuple[str, int, int], Channels] = {}
         for group, end in zip(self.groups, self._ends, strict=True):
             if isinstance(group, ComponentGroup):
@@ -233,6 +235,7 @@ class ComponentSet:
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameter of each of :meth:`channels`; errors as there."""
+        model = unwrapped(model)
         return [model.get_parameter(part.path) for part in self.channels(model)]
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from coarlib.ablation.blocks import blocks
 from coarlib.ablation.components import ComponentGroup, ComponentSet, Group
+from coarlib.ablation.plain import plain
 from coarlib.ablation.transformers import attention_heads, mlp_neurons
 from coarlib.errors import ComponentError, nearest
 
@@ -123,18 +124,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def find_components(
     model: nn.Module,
-    kinds: Sequence[str] = ("conv_filter",),
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    kinds: str | Sequence[str] = ("conv_filter",),
+    include: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
 ) -> ComponentSet:
     """Collect the components of a model, in the order of ``named_modules``.
 
     Parameters
     ----------
     model : nn.Module
-    kinds : sequence of str
+    kinds : str or sequence of str
         Keys of :data:`KINDS`.
-    include, exclude : sequence of str
+    include, exclude : str or sequence of str
         Shell patterns on module paths; a module counts if it matches any of ``include`` and none
         of ``exclude``.
 
@@ -148,9 +149,18 @@ def find_components(
         For an unknown kind, an empty selection, or a parameter that two different modules share
         (ablating it would change both).
     """
+    kinds, include, exclude = (
+        (words,) if isinstance(words, str) else tuple(words) for words in (kinds, include, exclude)
+    )
     for kind in kinds:
         if kind not in KINDS:
-            raise ComponentError(f"unknown kind of component {kind}{nearest(kind, KINDS)}")
+            raise ComponentError(
+                f"unknown kind of component {kind}{nearest(str(kind), KINDS)}; there are "
+                f"{', '.join(KINDS)}"
+            )
+    if not isinstance(model, nn.Module):
+        raise ComponentError(f"components are those of an nn.Module, not {type(model).__name__}")
+    model = plain(model)
 
     def wanted(path: str) -> bool:
         chosen = any(fnmatchcase(path, pattern) for pattern in include)

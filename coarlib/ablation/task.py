@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,13 +16,19 @@ from coarlib.ablation.compiling import compiled_or_plain
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
+from coarlib.ablation.plain import checked_model
+from coarlib.ablation.probe import FEW, checked_output, logits_of, probe
 from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError
 from coarlib.identity import Identity
 from coarlib.outputs import Output, margin
 from coarlib.task import Task, TaskLayout
 
-_PROBE_EXAMPLES = 4
+Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
+"""(model, inputs of a batch) -> logits."""
+
+# What a batch may weigh: numbers of its inputs and logits together, and examples.
+_NUMBERS, _EXAMPLES = 2**23, 500
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,9 +37,10 @@ class ComponentTask(Task):
 
     Parameters
     ----------
-    batch_size : int
-        Examples in one forward pass. It changes speed and memory, and outputs by no more than
-        :attr:`tolerance`. A batch that does not fit the device's memory is halved.
+    batch_size : int, optional
+        Examples in one forward pass; None chooses by the size of inputs and logits. It changes
+        speed and memory, and outputs by no more than :attr:`tolerance`. A batch that does not fit
+        the device's memory is halved.
     fuse : bool
         Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
         the outputs of a probe beyond rounding is not used.
@@ -77,13 +84,13 @@ class ComponentTask(Task):
 
     def __init__(
         self,
-        batch_size: int = 500,
+        batch_size: int | None = 500,
         fuse: bool = True,
         autocast: str = "none",
         ablate: str = "zero_weights",
         compiled: bool = False,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
         if autocast not in AUTOCAST:
             raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")
@@ -91,7 +98,8 @@ class ComponentTask(Task):
         self.ablate = self.way.name
         # Folding moves activations behind the norm, so replacing them there is something else.
         self.fuse = fuse and self.way.on_weights
-        self.batch_size, self.autocast = batch_size, autocast
+        self.batch_size = _EXAMPLES if batch_size is None else batch_size
+        self._size_is_free, self.autocast = batch_size is None, autocast
         self.compiled = compiled and self.way.on_weights
         self._device = torch.device("cpu")
         self._ablation: Ablation | None = None
@@ -120,10 +128,10 @@ class ComponentTask(Task):
         return batch
 
     def predict(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return the logits of a batch."""
+        """Return the logits of a batch; of what Hugging Face models return they are taken."""
         if keywords := self._examples.keywords:
-            return network(**dict(zip(keywords, inputs, strict=True)))
-        return network(*inputs)
+            return logits_of(network(**dict(zip(keywords, inputs, strict=True))))
+        return logits_of(network(*inputs))
 
     @property
     def num_features(self) -> int | None:
@@ -182,16 +190,73 @@ class ComponentTask(Task):
             If the components do not fit the model, or the examples not each other.
         """
         self._device = device
-        model = self.model().eval()
+        name = type(self).__name__
+        model = checked_model(self.model(), f"the model of {name}")
         components = self.components(model)
-        self._examples = as_examples(self.examples(), f"the examples of {type(self).__name__}")
+        if not isinstance(components, ComponentSet):
+            raise ComponentError(
+                f"the components of {name} must be a ComponentSet (find_components makes one), not "
+                f"{type(components).__name__}"
+            )
+        self._examples = as_examples(self.examples(), f"the examples of {name}")
+        if not self.outputs:
+            raise TaskError(f"{name} has no outputs to record")
         self._identity = self._identify(model, components)
         if self._examples.resident:
             self._examples = self._examples.to(device)
-        self._network = self._fastest(model, components, device)
+        self._network = model.to(device)
+        components.channels(model)  # refuses what does not fit
+        self._check_examples()
+        self._network = self._fastest(model, components)
         self._ablation = self._ablation_of(components)
+        self._check_that_ablation_acts(self._ablation)
         if self.compiled:
             self._network = self._compiled(self._network)
+
+    def plain_model(self) -> nn.Module:
+        """Return the model on the device, in evaluation mode and without wrappers; not folded."""
+        return checked_model(self.model(), "the model").to(self._device)
+
+    def _check_examples(self) -> None:
+        """Probe a few examples in a few ways; the first run settles a free batch size."""
+
+        def predict(batch: Examples) -> Any:
+            logits = self.predict(self._network, batch.inputs)
+            if self._size_is_free and isinstance(logits, torch.Tensor):
+                numbers = sum(x.numel() for x in (*batch.inputs, logits)) // len(batch)
+                self.batch_size = max(1, min(_EXAMPLES, _NUMBERS // max(1, numbers)))
+                self._size_is_free = False
+            return logits
+
+        few = self._examples.take(slice(0, FEW))
+        dtypes = {x.dtype for x in self._network.parameters()}
+        with torch.inference_mode(), self._autocast():
+            probe(few, self._taken, predict, self.outputs, self._coarse(dtypes))
+
+    def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
+        """Return the tolerance of a precision: halves round hundreds of times more coarsely."""
+        half = AUTOCAST[self.autocast] or {torch.half, torch.bfloat16}.intersection(dtypes)
+        return 100 * self.tolerance if half else self.tolerance
+
+    def _check_that_ablation_acts(self, ablation: Ablation) -> None:
+        """Refuse an ablation of every component that changes no output of any example."""
+        masks = torch.tensor([[True], [False]]).expand(2, len(ablation.components))
+        with torch.inference_mode(), self._autocast(), ablation:
+            for size in (FEW, self.batch_size):
+                for where, batch in self.batches(size):
+                    pair = []
+                    for mask in masks:
+                        ablation.apply(mask)
+                        pair.append(self._measured(ablation, 0, where, batch))
+                    if any(not torch.equal(pair[0][key], pair[1][key]) for key in self.outputs):
+                        return
+                    if size == FEW:
+                        break
+        raise ComponentError(
+            f"ablating all {len(ablation.components)} components by {self.ablate} changes no "
+            "output of any example: the model does not use them as it runs (is some of it "
+            "compiled, or are its weights copied elsewhere?)"
+        )
 
     def _ablation_of(self, components: ComponentSet) -> Ablation:
         return self.way(
@@ -212,19 +277,16 @@ class ComponentTask(Task):
             raise ComponentError("call prepare(device) first")
         return self._ablation.replaced(site, index, activation)
 
-    def _fastest(
-        self, model: nn.Module, components: ComponentSet, device: torch.device
-    ) -> nn.Module:
-        model, parts = model.to(device), components.channels(model)
+    def _fastest(self, model: nn.Module, components: ComponentSet) -> nn.Module:
+        parts = components.channels(model)
         # Folding writes into biases, so a bias that is a component itself must stay what it is.
         if not self.fuse or any(part.parameter == "bias" for part in parts):
             return model
         fused = fused_copy(model, keep={part.module for part in parts})
         # Both get the layout: a copy of the given model changes nothing the caller holds.
         fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _, probe = next(self._examples.batches(_PROBE_EXAMPLES))
         with torch.inference_mode():
-            inputs = self.transform(probe.to(device)).inputs
+            inputs = self._taken(self._examples.take(slice(0, FEW)).to(self._device)).inputs
             before, after = self.predict(model, inputs), self.predict(fused, inputs)
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
@@ -236,9 +298,7 @@ class ComponentTask(Task):
             with torch.inference_mode(), self._autocast():
                 return self.predict(some, batch.inputs).float()
 
-        # Half precision rounds a few hundred times more coarsely than float32.
-        coarse = 1.0 if AUTOCAST[self.autocast] is None else 100.0
-        return compiled_or_plain(network, run, coarse * self.tolerance)
+        return compiled_or_plain(network, run, self._coarse())
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST[self.autocast]
@@ -304,12 +364,21 @@ class ComponentTask(Task):
         for where, batch in self.batches(size):
             for row, mask in enumerate(masks):
                 ablation.apply(mask)
-                partners = ablation.partners(int(indices[row]), where)
-                run = batch if partners is None else self._joined(where, partners)
-                logits = self.predict(self._network, run.inputs)
-                for key, output in self.outputs.items():
-                    values = output(logits, run.targets)[: len(batch)]
-                    found[key][row, where] = values.float().cpu()
+                values = self._measured(ablation, int(indices[row]), where, batch)
+                for key, whole in found.items():
+                    whole[row, where] = values[key]
+
+    def _measured(
+        self, ablation: Ablation, row: int, where: slice, batch: Examples
+    ) -> dict[str, torch.Tensor]:
+        """Return the outputs [B] of a batch as the model now is, float32 on the CPU."""
+        partners = ablation.partners(row, where)
+        run = batch if partners is None else self._joined(where, partners)
+        logits = self.predict(self._network, run.inputs)
+        return {
+            key: checked_output(key, output, logits, run)[: len(batch)].float().cpu()
+            for key, output in self.outputs.items()
+        }
 
     def _joined(self, where: slice, partners: NDArray[np.int64]) -> Examples:
         """Return the examples of a batch followed by their partners."""

@@ -95,7 +95,7 @@ def baseline(name: str, task: ComponentTask, key: str) -> Scores:
         return Scores(leave_one_out(masks, outputs), len(masks))
     if name == "random":
         return Scores(random_scores(len(components), task.num_examples), 0)
-    network = task.model().to(task.device).eval()  # not folded: hooks see every activation
+    network = task.plain_model()  # not folded: hooks see every activation
     scores = gradient_scores(
         name,
         network,

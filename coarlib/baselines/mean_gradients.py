@@ -83,7 +83,7 @@ def mean_gradients(
             f"gradients at ablated models follow ablated weights, but this task ablates by "
             f"{task.ablate}"
         )
-    network = task.model().to(task.device).eval()  # not folded: hooks see every activation
+    network = task.plain_model()  # not folded: hooks see every activation
     recorder = Recorder(network, components)
     output = task.outputs[key]
     sums = torch.zeros(task.num_examples, len(components), dtype=torch.float64)

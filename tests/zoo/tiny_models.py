@@ -48,7 +48,7 @@ class Branching(nn.Module):
 
     def forward(self, images):
         hidden = self.bn(self.conv(images))
-        if hidden.sum() > 0:
+        if images.abs().sum() > 0:
             hidden = hidden * 2
         return self.linear(F.relu(hidden).mean((2, 3)))
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from coarlib.ablation.activations import Site
 from coarlib.ablation.components import ComponentSet
+from coarlib.ablation.plain import unwrapped
 from coarlib.ablation.ways.base import Ablation
 from coarlib.errors import ComponentError
 
@@ -43,6 +44,7 @@ class WeightAblation(Ablation):
 
     def __init__(self, model: nn.Module, components: ComponentSet, factor: float = 0.0) -> None:
         self.components = components
+        model = unwrapped(model)
         channels = components.channels(model)
         # A parameter may hold components along two axes; an entry stays if both keep it.
         self._channels = [
