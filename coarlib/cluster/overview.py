@@ -10,7 +10,7 @@ from typing import Any
 
 from coarlib.cluster.queue import QueuedTask, slurm_is_here, tasks_of
 from coarlib.cluster.record import Submitted, log_files, read_jobs, run_directory, tail
-from coarlib.errors import ClusterError
+from coarlib.errors import ClusterError, printable
 
 __all__ = ["FailedTask", "Overview", "live_jobs", "overview"]
 
@@ -80,7 +80,7 @@ class Overview:
             lines.append(f"  held         {name} ({reason}); go on with: {command}")
         for failure in self.failed[:SHOWN_FAILURES]:
             lines.append(f"  {failure.kind} {failure.name} {failure.state.lower()}:")
-            lines += [f"    {line}" for line in failure.last_lines or ["(no log)"]]
+            lines += [f"    {printable(line)}" for line in failure.last_lines or ["(no log)"]]
         if len(self.failed) > SHOWN_FAILURES:
             lines.append(f"  … and {len(self.failed) - SHOWN_FAILURES} more (coar logs --failed)")
         return lines

@@ -191,8 +191,13 @@ class Plan:
         if self.concurrent_jobs is not None:
             _at_least("concurrent_jobs", self.concurrent_jobs, 1)
         if not self.name:
-            object.__setattr__(self, "name", self.store_path.resolve().name)
+            name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.store_path.resolve().name)
+            object.__setattr__(self, "name", name.lstrip(".-") or "store")
         _check_name("name", self.name)
+        for what in ("task_args", "worker_args"):
+            for key in getattr(self, what):  # a worker's options are made of them
+                if not isinstance(key, str) or not key.isidentifier():
+                    raise ClusterError(f"{what}: {key!r} is not the name of an argument")
         names = [step.name for step in self.then]
         for name in names:
             if names.count(name) > 1 or name in ("fill", "verify"):

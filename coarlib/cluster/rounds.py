@@ -105,11 +105,11 @@ def round_scripts(
     lines = [_submit_head(run_dir, f"round-{number}", number)]
     for index, array in enumerate(arrays):
         name = "fill.sbatch" if len(arrays) == 1 else f"fill-{index}.sbatch"
-        log = str(run_dir / LOGS / "fill-%A_%a.log")
+        log = _log(run_dir, "fill-%A_%a.log")
         scripts[name] = fill_script(plan, num_models, array, log, concurrent)
         lines.append(f"fill_{index}=$(submit fill {name})")
         after.append(f"$fill_{index}")
-    log = str(run_dir / LOGS / "verify-%j.log")
+    log = _log(run_dir, "verify-%j.log")
     scripts["verify.sbatch"] = verify_script(
         plan, number, tries_left=tries_left, max_array=max_array, log=log
     )
@@ -132,13 +132,18 @@ def step_scripts(plan: Plan, number: int) -> dict[str, str]:
     for step in plan.then:
         file = f"{step.name}.sbatch"
         pattern = f"{step.name}-%A_%a.log" if step.array > 1 else f"{step.name}-%j.log"
-        scripts[file] = step_script(plan, step, str(run_dir / LOGS / pattern))
+        scripts[file] = step_script(plan, step, _log(run_dir, pattern))
         options = '--kill-on-invalid-dep=yes ${after[@]+"${after[@]}"}'
         lines.append(f"job=$(submit {step.name} {file} {options})")
         # A step after an array looks for itself whether every part is there.
         kind = "afterany" if step.array > 1 else "afterok"
         lines.append(f'after=("--dependency={kind}:$job")')
     return {**scripts, SUBMIT: "\n".join([*lines, ""])}
+
+
+def _log(run_dir: Path, pattern: str) -> str:
+    """Return where a job's output goes, as sbatch reads it: a % of the path is no pattern."""
+    return f"{str(run_dir / LOGS).replace('%', '%%')}/{pattern}"
 
 
 def _submit_head(run_dir: Path, name: str, number: int) -> str:

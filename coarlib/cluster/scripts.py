@@ -9,6 +9,7 @@ $SLURM_JOB_ID`` in an array's last element requeues the whole array, ``ARRAY_TAS
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -220,8 +221,11 @@ def step_script(plan: Plan, step: Step, log: str) -> str:
     options = [f"--array=0-{step.array - 1}"] if step.array > 1 else []
     words = " ".join([*_python(plan.environment, step.resources), "-u", "-m"])
     module, *arguments = step.run
-    module = module if module.startswith("estimate.") else f"estimate.{module}"
-    lines = [f"exec {words} {_indexed(module)}", *_grouped([_indexed(word) for word in arguments])]
+    called = [module] if "." in module else ["coarlib", module]
+    lines = [
+        " ".join(["exec", words, *map(_indexed, called)]),
+        *_grouped([_indexed(word) for word in arguments]),
+    ]
     head = _head(f"{plan.name}-{step.name}", step.resources, log, options)
     done = ""
     if step.creates is not None:
@@ -252,8 +256,8 @@ def _indexed(word: str) -> str:
 def _head(
     name: str, resources: Resources, log: str, options: Sequence[str] = (), requeue: bool = True
 ) -> str:
-    lines = [f"--job-name={name}", f"--output={log}", "--open-mode=append", f"--nodes={1}"]
-    lines[-1] = f"--nodes={resources.nodes}"
+    lines = [f"--job-name={name}", f"--output={_sbatch_word(log)}", "--open-mode=append"]
+    lines.append(f"--nodes={resources.nodes}")
     lines += ["--requeue"] if requeue else []
     lines += [f"--time={resources.time}", f"--cpus-per-task={resources.cpus}"]
     if resources.gpus:
@@ -267,7 +271,14 @@ def _head(
 
 
 def _option(name: str, value: str | None) -> list[str]:
-    return [] if value is None else [f"--{name}={value}"]
+    return [] if value is None else [f"--{name}={_sbatch_word(value)}"]
+
+
+def _sbatch_word(text: str) -> str:
+    """Quote a value in a line that sbatch, not the shell, reads."""
+    if re.fullmatch(r"[\w./:=,@%+&|!*()\[\]-]+", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _setup(plan: Plan, resources: Resources) -> str:

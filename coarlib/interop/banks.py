@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
-from coarlib.files import whole_file
+from coarlib.files import whole_directory, whole_file
 from coarlib.loading import load_npy
 from coarlib.retraining.directory import INDICES, read_indices, read_metadata
 from coarlib.scoring.score_files import numbered_files, read_tensors
 from coarlib.statistics.arrays import as_array, blocks, masks_from_indices
-from coarlib.store import RowWriter, Store, initialize
+from coarlib.store import RowWriter, Store, initialize, take_rows
+from coarlib.store.create import move_into_place
 from coarlib.store.spec import ArraySpec, StoreSpec
 
 __all__ = [
+    "completed_beside",
     "quanda_checkpoints",
     "read_masks",
     "read_quanda_logits",
@@ -44,13 +46,14 @@ def write_bank(
     x_name: str = "masks",
     y_name: str = "test_margins",
     notes: str = "",
+    completed: Any = None,
 ) -> Store:
     """Make a store of subsets and outputs that are there already.
 
     Parameters
     ----------
     path : str or Path
-        A new directory, or one that an interrupted call with the same bank left.
+        A new directory, which appears once it is whole; or a store of the same bank.
     masks : bool or 0/1 [M, N]
         True = kept.
     outputs : real [M, …]
@@ -59,11 +62,13 @@ def write_bank(
         Names of the arrays.
     notes : str
         Where the bank comes from; kept in the spec.
+    completed : bool [M], optional
+        Which rows were measured at all (upstream's ``_completed.npy``); all by default.
 
     Returns
     -------
     Store
-        With all M rows completed.
+        With these rows completed.
 
     Raises
     ------
@@ -81,18 +86,55 @@ def write_bank(
     for piece in blocks(0 if kept.dtype == bool else len(kept), 1024):
         if not ((kept[piece] == 0) | (kept[piece] == 1)).all():
             raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
+    if x_name == y_name:
+        raise ScoringError(f"masks and outputs cannot both be called {x_name!r}")
+    done = np.ones(len(kept), bool) if completed is None else as_array(completed, "completed")
+    if done.shape != (len(kept),) or not ((done == 0) | (done == 1)).all() or not done.any():
+        raise ScoringError(
+            f"completed must be {len(kept)} flags, one a row, and some of them set, not "
+            f"{done.dtype} {list(done.shape)}"
+        )
     schema = {
         x_name: ArraySpec(np.dtype(bool), kept.shape[1:]),
-        y_name: ArraySpec(values.dtype, values.shape[1:]),
+        y_name: ArraySpec(values.dtype.newbyteorder("="), values.shape[1:]),
     }
-    initialize(path, StoreSpec(len(kept), schema, notes=notes))
+    spec, path = StoreSpec(len(kept), schema, notes=notes), Path(path)
+    arrays, rows = {x_name: kept, y_name: values}, np.flatnonzero(done)
+    if path.exists() and any(path.iterdir()):
+        initialize(path, spec)  # this very one, or an error
+        _write_rows(path, arrays, rows)
+        return Store.open(path)
+    try:
+        with whole_directory(path) as draft:
+            initialize(draft / "store", spec)
+            _write_rows(draft / "store", arrays, rows)
+            move_into_place(draft / "store", path, spec)
+    except OSError as error:
+        raise StoreError(f"cannot create {path}: {error.strerror}") from error
+    return Store.open(path)
+
+
+def _write_rows(path: Path, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
     store = Store.open(path)
     with RowWriter(store) as writer:
-        for piece in blocks(len(kept), _BLOCK_BYTES // max(1, store.spec.row_bytes)):
-            rows = np.arange(piece.start, piece.stop, dtype=np.int64)
-            block = {x_name: np.asarray(kept[piece], bool), y_name: np.asarray(values[piece])}
-            writer.write(rows, block)
-    return store
+        for piece in blocks(len(rows), _BLOCK_BYTES // max(1, store.spec.row_bytes)):
+            block = rows[piece]
+            writer.write(
+                block,
+                {
+                    key: take_rows(array, block).astype(store.spec.schema[key].dtype)
+                    for key, array in arrays.items()
+                },
+            )
+
+
+def completed_beside(*files: str | Path) -> NDArray[np.bool_] | None:
+    """Read upstream's flags, ``_completed.npy`` beside the arrays; None if there is none."""
+    for file in files:
+        flags = Path(file).parent / "_completed.npy"
+        if Path(file).is_file() and flags.exists():
+            return np.asarray(load_npy(flags, ScoringError) != 0)
+    return None
 
 
 def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any]:

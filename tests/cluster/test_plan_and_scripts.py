@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coarlib.cluster import load_plan, parse_plan
+from coarlib.cluster.overview import FailedTask, Overview
 from coarlib.cluster.queue import QueuedTask
 from coarlib.cluster.rounds import round_scripts, split_blocks, step_scripts
 from coarlib.cluster.scripts import Blocks, fill_script
 from coarlib.cluster.templates import templates
+from coarlib.commands.cluster.submit import main as submit
 from coarlib.errors import ClusterError
 
 MINIMAL = {"store": "out/store", "task": "my_task.py:Mine"}
@@ -201,3 +203,37 @@ def test_the_tasks_that_a_line_of_squeue_stands_for(tasks, count):
 def test_held_tasks_are_told_from_those_that_wait(tasks, state, reason, held, name):
     task = QueuedTask("12", tasks, state, reason, "")
     assert (task.held, task.name) == (held, name)
+
+
+def test_names_and_paths_cannot_write_the_script(tmp_path):
+    for what in ("task_args", "worker_args"):
+        with pytest.raises(ClusterError, match="is not the name of an argument"):
+            parse_plan({**MINIMAL, what: {"x; touch owned": 1}})
+    store = tmp_path / 'it\'s "50%" done'
+    plan = parse_plan({**MINIMAL, "store": str(store), "then": FULL["then"]})
+    assert plan.name == "it_s__50___done"
+    scripts = round_scripts(plan, 10, [0], 1, max_array=100) | step_scripts(plan, 1)
+    for name, script in scripts.items():
+        checked(script)
+        outputs = [line for line in script.splitlines() if "--output" in line]
+        if name != "submit.sh":
+            escaped = str(store).replace("%", "%%").replace('"', '\\"')
+            assert outputs[0].startswith(f'#SBATCH --output="{escaped}.jobs/')
+
+
+def test_the_commands_that_follow_are_parsed_before_anything_runs(tmp_path):
+    plan = {**MINIMAL, "spec": "spec.json", "then": [{"name": "fit", "run": "run_regresion x"}]}
+    for words, message in (
+        ("run_regresion x", "then: fit: unknown command run_regresion; did you mean"),
+        ("run_regression out/store --solvr ridge", "then: fit: .*solvr"),
+    ):
+        plan["then"][0]["run"] = words
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+        with pytest.raises(ClusterError, match=message):
+            submit([str(tmp_path / "plan.yaml"), "--dry_run"])
+
+
+def test_control_characters_of_logs_are_escaped():
+    failed = FailedTask("fill", "1", "0", "FAILED", None, ["\x1b]0;owned\x07"])
+    (shown,) = [line for line in Overview("run", failed=[failed]).lines() if "owned" in line]
+    assert shown.isprintable()

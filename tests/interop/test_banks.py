@@ -110,3 +110,44 @@ def test_quandas_checkpoints_in_order_and_whole(tmp_path):
     assert [file.parent.name[-1] for file in found] == ["0", "1", "2"]
     with pytest.raises(StoreError, match="no model of subset 0 of cifar"):
         quanda_checkpoints(tmp_path, "cifar")
+
+
+def test_rows_that_the_bank_did_not_complete_are_not_imported(tmp_path, capsys):
+    _, _, masks, margins = bank()
+    done = np.arange(30) % 3 > 0
+    for name, array in (("mask", masks), ("val_margins", margins), ("_completed", done)):
+        np.save(tmp_path / f"{name}.npy", array)
+    words = [tmp_path / "store", "--masks", tmp_path / "mask.npy"]
+    import_bank([str(w) for w in [*words, "--outputs", tmp_path / "val_margins.npy"]])
+    assert "10 more were not completed in the bank" in capsys.readouterr().out
+    assert Store.open(tmp_path / "store").completed_rows().tolist() == np.flatnonzero(done).tolist()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a", "a"), ("../../x", "y"), ("x", "../y"), ("_checksums", "y"), ("x", "a/b"), ("x", "")],
+)
+def test_names_that_are_no_names_write_nothing(tmp_path, names):
+    _, _, masks, margins = bank()
+    (tmp_path / "in" / "side").mkdir(parents=True)
+    with pytest.raises(CoarlibError):
+        write_bank(tmp_path / "in/side/s", masks, margins, x_name=names[0], y_name=names[1])
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "side"]
+
+
+def test_a_failed_import_leaves_nothing_and_a_new_one_appears_whole(tmp_path, monkeypatch):
+    _, _, masks, margins = bank()
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments):
+            assert not (tmp_path / "s").exists()
+            raise StoreError("the disk is full")
+
+        patch.setattr("coarlib.interop.banks._write_rows", fail)
+        with pytest.raises(StoreError, match="full"):
+            write_bank(tmp_path / "s", masks, margins)
+    assert not list(tmp_path.iterdir())
+    store = write_bank(tmp_path / "s", masks, margins.astype(">f4"))
+    np.testing.assert_array_equal(store.array("test_margins"), margins.astype("f4"))
+    with pytest.raises(ScoringError, match="30 flags"):
+        write_bank(tmp_path / "t", masks, margins, completed=np.ones(29, bool))

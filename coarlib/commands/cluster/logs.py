@@ -14,7 +14,7 @@ from coarlib.cluster.overview import overview
 from coarlib.cluster.record import log_files, run_directory, tail
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.errors import ClusterError
+from coarlib.errors import ClusterError, printable
 
 COMMAND = Command(
     "logs",
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for file in files[-args.files :]:
         print(f"==> {file}")
-        print("\n".join(tail(file, args.lines)))
+        print("\n".join(map(printable, tail(file, args.lines))))
 
 
 def _of_job(run_dir: Path, name: str | None) -> list[Path]:

@@ -25,8 +25,9 @@ from coarlib.cluster.submission import (
     submit,
 )
 from coarlib.commands import common
+from coarlib.commands.__main__ import load
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.errors import ArgumentError
+from coarlib.errors import ArgumentError, ClusterError, CoarlibError
 from coarlib.filling.stopping import EXIT_STOPPED
 
 COMMAND = Command(
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(decision.message)
         sys.exit(decision.exit_code)
+    _check_steps(plan)
     if args.dry_run:
         for path, content in scripts_on_paper(plan).items():
             print(f"# ----- {path}\n{content}")
@@ -70,6 +72,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         print(submit(plan, number))
         print(f"coar status {plan.store} shows how far it is; coar cancel {plan.store} ends it")
+
+
+def _check_steps(plan: Plan) -> None:
+    """Parse the commands of ``then`` now: a wrong word must not wait for the end of the fill."""
+    for step in plan.then:
+        name, *words = (word.replace("{index}", "0") for word in step.run)
+        if "." in name.removeprefix("estimate."):
+            continue  # a module of the user's own
+        try:
+            load(name.removeprefix("estimate.")).COMMAND.parse(words)
+        except CoarlibError as error:
+            raise ClusterError(f"then: {step.name}: {error}") from error
 
 
 def _run_here(plan: Plan, processes: int, number: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.interop.banks import read_masks, write_bank
+from coarlib.interop.banks import completed_beside, read_masks, write_bank
 from coarlib.scoring.score_files import load_scores
 
 COMMAND = Command(
@@ -57,9 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_scores(args.outputs),
         x_name=args.x_name,
         y_name=args.y_name,
+        completed=completed_beside(args.masks, args.outputs),
         notes=f"imported from {args.masks} and {args.outputs}",
     )
-    print(f"{store.path} holds {store.num_models} rows: {store.describe()}")
+    rows = len(store.completed_rows())
+    missing = store.num_models - rows
+    print(
+        f"{store.path} holds {rows} rows: {store.describe()}"
+        + (f"; {missing} more were not completed in the bank" if missing else "")
+    )
     print(common.next_step("run_regression", args.store))
 
 

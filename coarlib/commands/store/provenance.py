@@ -12,6 +12,7 @@ from pathlib import Path
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.errors import printable
 from coarlib.store import Store
 from coarlib.store.provenance import batch_of
 
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(facts))
         return
     for key, value in facts.items():
-        print(f"{key:<14} {json.dumps(value) if isinstance(value, dict | list) else value}")
+        shown = json.dumps(value) if isinstance(value, dict | list) else value
+        print(f"{printable(key):<14} {printable(shown)}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from coarlib.cluster.overview import overview
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.errors import printable
 from coarlib.store import Store
 from coarlib.store.status import StoreStatus, slurm_array, status
 
@@ -90,7 +91,7 @@ def _workers(found: StoreStatus) -> str:
     if not found.workers:
         return "none alive"
     shown = "; ".join(
-        f"{w['worker']} (last sign of life {w['seconds_since_sign_of_life']:.0f} s ago)"
+        f"{printable(w['worker'])} (last sign of life {w['seconds_since_sign_of_life']:.0f} s ago)"
         for w in found.workers[:4]
     )
     return f"{len(found.workers)} alive: {shown}" + ("; …" if len(found.workers) > 4 else "")
