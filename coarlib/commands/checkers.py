@@ -119,6 +119,28 @@ class Settings(Checker):
         return "key=value (each key once) or a JSON object"
 
 
+class Paths(Checker):
+    """Reads ``PATH`` or ``NAME=PATH`` words, or a mapping, into {name: path}."""
+
+    def check(self, value: object) -> dict[str, str]:
+        """Return the paths; ValueError if a name comes twice."""
+        if isinstance(value, Mapping):
+            return {str(name): str(path) for name, path in value.items()}
+        found: dict[str, str] = {}
+        for part in value if isinstance(value, list) else [value]:
+            name, equals, path = str(part).partition("=")
+            if not equals or "/" in name or not name:
+                name, path = str(part), str(part)
+            if name in found:
+                raise ValueError(value)
+            found[name] = path
+        return found
+
+    def help(self) -> str:
+        """Describe what is accepted."""
+        return "PATH or NAME=PATH (each name once)"
+
+
 class Range(Checker):
     """Reads ``A:B`` (either may be left out) or ``N``, which is ``0:N``."""
 

@@ -7,6 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coarlib.commands.arguments import Arguments, Boolean, Param, Settings, Whole
 from coarlib.commands.checkers import Range, slice_of
 from coarlib.errors import ArgumentError
@@ -30,6 +33,17 @@ def rows_of(text: str | None, count: int, name: str = "--rows") -> tuple[int, in
     if not start < stop <= count:
         raise ArgumentError(f"{name} must be A:B within 0:{count}, not {text!r}")
     return start, stop
+
+
+def ranges(rows: NDArray[np.int64], most: int = 5) -> str:
+    """Write ascending row numbers as ranges: ``0:40, 55, 70:80, …``."""
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1)
+    stops = [*starts[1:], len(rows)]
+    shown = []
+    for start, stop in zip(starts[:most], stops[:most], strict=True):
+        first, last = int(rows[start]), int(rows[stop - 1])
+        shown.append(str(first) if first == last else f"{first}:{last + 1}")
+    return ", ".join(shown) + (", …" if len(starts) > most else "")
 
 
 def count_of(text: str) -> int:

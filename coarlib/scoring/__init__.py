@@ -1,10 +1,13 @@
 """Judging attributions: rank correlation, LDS, and the other metrics of the field."""
 
 from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
+from coarlib.scoring.comparison import Comparison, compare
 from coarlib.scoring.lds import LDSResult, lds
 from coarlib.scoring.leave_out import group_loo, loo_corr
 from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_auc
+from coarlib.scoring.regime import Regime
 from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
+from coarlib.scoring.rows import RowsLeftOutWarning
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import masks_from_indices
 from coarlib.statistics.bootstrap import Interval, bootstrap_interval
@@ -18,15 +21,19 @@ from coarlib.statistics.correlation import (
 )
 
 __all__ = [
+    "Comparison",
     "Correlation",
     "Detection",
     "Interval",
     "LDSResult",
     "NoiseCeiling",
+    "Regime",
     "RemovalCurve",
+    "RowsLeftOutWarning",
     "UndefinedCorrelationWarning",
     "bootstrap_interval",
     "brittleness",
+    "compare",
     "correlate",
     "flip_label",
     "group_loo",

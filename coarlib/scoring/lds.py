@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.display import card, histogram
-from coarlib.errors import ScoringError
 from coarlib.progress import Progress
+from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
+from coarlib.scoring.regime import Regime, regime_of
+from coarlib.scoring.rows import ScoredRows, mean_over_runs, named, scored_rows
 from coarlib.scoring.subset_sums import subset_sums
-from coarlib.statistics.arrays import BLOCK_BYTES, as_array, as_masks, blocks
-from coarlib.statistics.bootstrap import Interval, RowBootstrap
+from coarlib.statistics.arrays import BLOCK_BYTES, blocks
+from coarlib.statistics.bootstrap import Interval, RowBootstrap, ratio_interval
 from coarlib.statistics.correlation import (
     Correlation,
     Kind,
+    UndefinedCorrelationWarning,
     check_kind,
     join,
     pearson_of,
@@ -24,7 +28,7 @@ from coarlib.statistics.correlation import (
 )
 from coarlib.statistics.ranks import doubled_ranks
 
-__all__ = ["LDSResult", "lds", "mean_over_runs", "outputs_matrix"]
+__all__ = ["LDSResult", "lds"]
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,54 @@ class LDSResult:
     mean : float
         Mean correlation over the defined targets: *the* LDS. NaN if no target is defined.
     interval : Interval or None
-        Bootstrap interval of the mean, resampling subsets; None with ``resamples=0``, and NaN from
-        fewer than 20 subsets.
-    num_subsets : int
-    num_constant, num_nan : int
-        Targets left out: predictions or outputs are constant; scores or outputs hold a NaN.
-    kind : "spearman", "pearson" or "kendall"
+        Interval of the mean, resampling subsets; None with ``resamples=0``.
+    num_constant, num_nan_scores, num_nan_outputs : int
+        Targets left out: predictions or outputs are constant; scores are not finite; outputs hold
+        a NaN (or, for Pearson's correlation, an infinity).
+    num_infinite : int
+        Targets with infinite outputs, which rank correlations take for very large ones.
+    rows : int64 [M]
+        Which of the given rows were scored on.
+    failed_rows, fitted_rows : int64
+        Rows left out: all outputs NaN; the scores were fitted on them.
+    includes_fitted : bool
+        Whether the scores were fitted on some of ``rows``, so that the LDS says little about
+        others.
+    regime : Regime
+    ceiling : NoiseCeiling or None
+        What a perfect method would reach, where there are several runs of a subset.
     replicates : float64 [resamples]
         Mean correlation in each resample, moved to the spread of ``mean``. With one seed,
         replicates of two methods on the same rows are paired.
+    seed : int
     """
 
     correlation: NDArray[np.float64]
     p_value: NDArray[np.float64]
     mean: float
     interval: Interval | None
-    num_subsets: int
     num_constant: int
-    num_nan: int
-    kind: Kind
+    num_nan_scores: int
+    num_nan_outputs: int
+    num_infinite: int
+    rows: NDArray[np.int64]
+    failed_rows: NDArray[np.int64]
+    fitted_rows: NDArray[np.int64]
+    includes_fitted: bool
+    regime: Regime
+    ceiling: NoiseCeiling | None
     replicates: NDArray[np.float64]
+    seed: int
+
+    @property
+    def kind(self) -> Kind:
+        """Which correlation."""
+        return self.regime.kind
+
+    @property
+    def num_subsets(self) -> int:
+        """M, the number of rows scored on."""
+        return self.regime.num_subsets
 
     @property
     def num_targets(self) -> int:
@@ -68,17 +100,42 @@ class LDSResult:
     @property
     def num_scored(self) -> int:
         """How many targets have a correlation."""
-        return self.num_targets - self.num_constant - self.num_nan
+        return int((~np.isnan(self.correlation)).sum())
+
+    @property
+    def share_of_ceiling(self) -> float:
+        """The mean as a share of the noise ceiling; NaN without one."""
+        if self.ceiling is None or not self.ceiling.mean > 0:
+            return np.nan
+        return self.mean / self.ceiling.mean
+
+    @property
+    def share_interval(self) -> Interval | None:
+        """Interval of the share of the ceiling, from paired resamples; None without a ceiling."""
+        if self.ceiling is None or self.interval is None:
+            return None
+        return ratio_interval(
+            (self.mean, self.replicates),
+            (self.ceiling.mean, self.ceiling.replicates),
+            self.num_subsets,
+            self.interval.level,
+        )
 
     def __repr__(self) -> str:
         left_out = self.num_targets - self.num_scored
         note = f" ({left_out:,} left out: constant or NaN)" if left_out else ""
-        return (
-            f"LDS {self.mean:.3f}{'' if self.interval is None else f' {self.interval}'}\n"
-            f"{self.kind} correlation over {self.num_subsets:,} subsets, mean of "
-            f"{self.num_scored:,} targets{note}\n"
-            f"p < .05 for {self.share_significant():.0%} of the targets"
-        )
+        fitted = " ON ROWS THAT WERE FITTED" if self.includes_fitted else ""
+        lines = [
+            f"LDS {self.mean:.3f}{'' if self.interval is None else f' {self.interval}'}{fitted}",
+            f"mean of {self.num_scored:,} targets{note}: {self.regime}",
+            f"p < .05 for {self.share_significant():.0%} of the targets",
+        ]
+        if self.ceiling is not None:
+            lines.append(
+                f"{self.share_of_ceiling:.0%} {self.share_interval or ''} of the noise ceiling "
+                f"{self.ceiling.mean:.3f} {self.ceiling.interval}"
+            )
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return card(repr(self), histogram(self.correlation, "LDS of the targets"))
@@ -96,6 +153,11 @@ def lds(
     kind: Kind = "spearman",
     *,
     higher_is_better: bool = True,
+    transposed: bool = False,
+    fitted: Any = None,
+    allow_fitted_rows: bool = False,
+    output: str | None = None,
+    seeds: str | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -109,18 +171,30 @@ def lds(
 
     Parameters
     ----------
-    scores : real [N, T]
+    scores : real [N, T], or Attributions
         Array, tensor, memmap or sparse matrix. A positive score says that keeping example n makes
         output t *better*.
     masks : bool or 0/1 [M, N], or a list of M index arrays
         True = kept (in the training set, not ablated). See
         :func:`coarlib.scoring.masks_from_indices` for rectangular index arrays.
     margins : real [M, T] or [M, R, T]
-        Measured outputs; R runs of a subset are averaged first.
+        Measured outputs; the runs of a subset are averaged first, leaving out NaN. Rows that hold
+        nothing but NaN are left out, and named by a :class:`RowsLeftOutWarning`.
     kind : "spearman", "pearson" or "kendall"
     higher_is_better : bool
         Whether a larger output is better, as for margins. False for losses: the outputs are
         negated. Nothing is guessed.
+    transposed : bool
+        Whether the scores are [T, N]. Where N = T, a shape cannot tell.
+    fitted : uint64 [n], optional
+        Digests of the masks on which the scores were fitted
+        (:func:`coarlib.masks.digests.mask_digests`); taken from Attributions. Such rows are left
+        out, and named by a :class:`RowsLeftOutWarning`.
+    allow_fitted_rows : bool
+        Score on them nevertheless; the result says so.
+    output, seeds : str, optional
+        For the :class:`Regime`: name of the output; "same" or "fresh" seeds as the attributed
+        model.
     resamples : int
         Bootstrap resamples of the subsets; 0 for no interval.
     level, seed
@@ -140,65 +214,101 @@ def lds(
         If the shapes do not fit together, or masks are not masks.
     """
     check_kind(kind)
-    scores = as_array(scores, "scores")
-    if scores.ndim != 2:
-        raise ScoringError(f"scores must be [N, T], not of shape {list(scores.shape)}")
-    masks = as_masks(masks, scores.shape[0])
-    outputs = outputs_matrix(margins, masks.shape[0], scores.shape[1])
-    count, targets = masks.shape[0], scores.shape[1]
+    given = scored_rows(
+        scores,
+        masks,
+        margins,
+        transposed=transposed,
+        fitted=fitted,
+        allow_fitted_rows=allow_fitted_rows,
+    )
+    given.warn()
+    count, targets = len(given.rows), given.scores.shape[1]
     bootstrap = None
     if resamples != 0:
         bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed)
-    parts: list[Correlation] = []
+    block = BLOCK_BYTES // (8 * max(*given.masks.shape, 1))
+    kept = given.used_masks()
+    parts: list[tuple[Correlation, _Flags]] = []
     with Progress(targets, "scoring", "target", quiet=quiet) as progress:
-        for piece in blocks(targets, BLOCK_BYTES // (8 * max(*masks.shape, 1))):
-            predicted = subset_sums(scores[:, piece], masks)
-            true = mean_over_runs(outputs[..., piece])
-            parts.append(_score_block(predicted, true, kind, higher_is_better, bootstrap))
+        for piece in blocks(targets, block):
+            predicted = subset_sums(given.scores[:, piece], kept)
+            true = mean_over_runs(given.used_outputs(piece))
+            found = _score_block(predicted, true, kind, higher_is_better, bootstrap)
+            parts.append((found, _Flags.of(predicted, true)))
             progress.advance(predicted.shape[0])
-    result = join(parts)
-    result.warn()
+    result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
+    flags.warn(result)
     defined = ~np.isnan(result.r)
+    several = given.outputs.ndim == 3 and given.outputs.shape[1] > 1
     return LDSResult(
         correlation=result.r,
         p_value=result.p,
         mean=float(result.r[defined].mean()) if defined.any() else np.nan,
         interval=bootstrap.interval(level) if bootstrap else None,
-        num_subsets=count,
         num_constant=int(result.constant.sum()),
-        num_nan=int(result.has_nan.sum()),
-        kind=kind,
+        num_nan_scores=int((result.has_nan & flags.nan_score).sum()),
+        num_nan_outputs=int((result.has_nan & ~flags.nan_score).sum()),
+        num_infinite=int(flags.infinite.sum()),
+        rows=given.rows,
+        failed_rows=given.failed,
+        fitted_rows=given.fitted,
+        includes_fitted=given.includes_fitted,
+        regime=regime_of(
+            given.masks, given.outputs, given.rows, kind=kind, output=output, seeds=seeds
+        ),
+        ceiling=_ceiling(given, kind, level, seed) if several and resamples else None,
         replicates=bootstrap.replicates if bootstrap else np.empty(0),
+        seed=seed,
     )
 
 
-def outputs_matrix(margins: Any, num_subsets: int, num_targets: int) -> NDArray[Any]:
-    """Check outputs [M, T] or [M, R, T] against the numbers of subsets and targets.
-
-    Raises
-    ------
-    ScoringError
-        If they do not fit.
-    """
-    outputs = as_array(margins, "margins")
-    if outputs.ndim not in (2, 3):
-        raise ScoringError(
-            f"margins must be [M, T] or [M, runs, T], not of shape {list(outputs.shape)}"
-        )
-    if outputs.shape[0] != num_subsets:
-        raise ScoringError(
-            f"there are {num_subsets} masks but margins of {outputs.shape[0]} subsets"
-        )
-    if outputs.shape[-1] != num_targets:
-        raise ScoringError(
-            f"scores are for {num_targets} targets but margins for {outputs.shape[-1]}"
-        )
-    return outputs
+def _ceiling(given: ScoredRows, kind: Kind, level: float, seed: int) -> NoiseCeiling:
+    with warnings.catch_warnings():  # the LDS has named the targets
+        warnings.simplefilter("ignore", UndefinedCorrelationWarning)
+        return noise_ceiling(given.used_outputs(), kind, level=level, seed=seed)
 
 
-def mean_over_runs(outputs: NDArray[Any]) -> NDArray[Any]:
-    """Average [M, R, T] over runs in float64; [M, T] is returned as it is."""
-    return outputs if outputs.ndim == 2 else np.asarray(outputs.mean(axis=1, dtype=np.float64))
+@dataclass(frozen=True)
+class _Flags:
+    """Why targets are undefined or odd, bool [T] each."""
+
+    nan_score: NDArray[np.bool_]
+    infinite: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.float64], true: NDArray[Any]) -> _Flags:
+        """Look at predictions [t, M] and outputs [M, t]."""
+        infinite = np.zeros(len(predicted), dtype=bool)
+        if true.dtype.kind == "f":
+            infinite = np.isinf(true).any(axis=0)
+        return cls(np.asarray(np.isnan(predicted).any(axis=1)), infinite)
+
+    @classmethod
+    def join(cls, parts: list[_Flags]) -> _Flags:
+        """Put successive blocks of targets together."""
+        none = np.zeros(0, dtype=bool)
+        return cls(
+            np.concatenate([none, *(part.nan_score for part in parts)]),
+            np.concatenate([none, *(part.infinite for part in parts)]),
+        )
+
+    def warn(self, result: Correlation) -> None:
+        """Name undefined and infinite targets, at the caller of :func:`lds`."""
+        reasons = [
+            f"{int(flags.sum())} of {flags.size} targets {why} (target "
+            f"{named(np.flatnonzero(flags))})"
+            for flags, why in (
+                (result.has_nan & self.nan_score, "have scores that are not finite"),
+                (result.has_nan & ~self.nan_score & ~self.infinite, "have NaN outputs"),
+                (result.has_nan & ~self.nan_score & self.infinite, "have infinite outputs"),
+                (result.constant, "are constant"),
+            )
+            if flags.any()
+        ]
+        if reasons:
+            words = "no correlation (NaN): " + " and ".join(reasons)
+            warnings.warn(words, UndefinedCorrelationWarning, stacklevel=3)
 
 
 def _score_block(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coarlib.errors import ScoringError
-from coarlib.scoring.lds import mean_over_runs, outputs_matrix
+from coarlib.scoring.rows import mean_over_runs, outputs_matrix
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import as_array
 from coarlib.statistics.correlation import Correlation, Kind, correlate

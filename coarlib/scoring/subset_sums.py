@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from coarlib.errors import ScoringError
-from coarlib.statistics.arrays import as_array, as_masks, blocks
+from coarlib.statistics.arrays import as_array, as_masks, blocks, clean_booleans
 
 __all__ = ["subset_sums"]
 
@@ -103,7 +103,9 @@ def _kept(masks: NDArray[Any], examples: NDArray[np.int64]) -> NDArray[np.float6
     """Columns of the masks as float64, checked."""
     whole = examples[-1] - examples[0] + 1 == len(examples)
     part = masks[:, examples[0] : examples[-1] + 1] if whole else masks[:, examples]
-    if masks.dtype != bool and not ((part == 0) | (part == 1)).all():
+    if masks.dtype == bool:
+        part = clean_booleans(np.ascontiguousarray(part))
+    elif not ((part == 0) | (part == 1)).all():
         raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
     return np.asarray(part, dtype=np.float64, order="C")
 

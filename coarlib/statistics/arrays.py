@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
 
-__all__ = ["as_array", "as_masks", "blocks", "in_threads", "masks_from_indices"]
+__all__ = ["as_array", "as_masks", "blocks", "clean_booleans", "in_threads", "masks_from_indices"]
 
 BLOCK_BYTES = 128 * 2**20
 
@@ -22,21 +22,20 @@ def as_array(values: Any, name: str = "array") -> NDArray[Any]:
 
     Parameters
     ----------
-    values : array, memmap, torch tensor on any device, scipy sparse matrix, or nested sequence
-        bfloat16 tensors become float32, which is exact.
+    values : array, memmap, torch tensor, scipy sparse matrix, or nested sequence
+        Tensors may be on any device, sparse, or carry a gradient; bfloat16 becomes float32, which
+        is exact. What a NumPy masked array hides becomes NaN. Booleans whose bytes are neither 0
+        nor 1 become True.
     name : str
         Used in error messages.
 
     Raises
     ------
     ScoringError
-        If the values are not a rectangular array of real numbers.
+        If the values are not a rectangular array of real numbers, or if booleans are hidden.
     """
-    if hasattr(values, "detach") and hasattr(values, "cpu"):  # a torch tensor; torch not needed
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
-        values = values.numpy()
+    if hasattr(values, "detach") and hasattr(values, "cpu"):
+        values = _from_tensor(values, name)
     elif hasattr(values, "toarray"):
         values = values.toarray()
     try:
@@ -45,7 +44,42 @@ def as_array(values: Any, name: str = "array") -> NDArray[Any]:
         raise ScoringError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ScoringError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+    if isinstance(array, np.ma.MaskedArray):
+        array = _without_hidden(array, name)
+    if array.dtype == bool and not isinstance(array, np.memmap):
+        array = clean_booleans(array)
     return array
+
+
+def clean_booleans(array: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return booleans whose bytes are 0 or 1; other bytes, as files may hold them, are True."""
+    if not array.size or int(array.view(np.uint8).max()) <= 1:
+        return array
+    return np.asarray(array.view(np.uint8) != 0)
+
+
+def _from_tensor(tensor: Any, name: str) -> NDArray[Any]:
+    """Copy a torch tensor to NumPy; torch itself is not needed."""
+    tensor = tensor.detach()
+    if str(tensor.layout) != "torch.strided":
+        tensor = tensor.to_dense()
+    tensor = tensor.cpu()
+    try:
+        return np.asarray(tensor.numpy())
+    except TypeError:  # a dtype that NumPy lacks
+        if not tensor.is_floating_point():
+            raise ScoringError(f"{name} must hold real numbers, not {tensor.dtype}") from None
+        return np.asarray(tensor.float().numpy())
+
+
+def _without_hidden(array: np.ma.MaskedArray[Any, Any], name: str) -> NDArray[Any]:
+    hidden = int(np.ma.count_masked(array))
+    if not hidden:
+        return np.asarray(array.data)
+    if array.dtype == bool:
+        raise ScoringError(f"{name} hides {hidden} booleans under a mask; say what they are")
+    dtype = array.dtype if array.dtype.kind == "f" else np.float64
+    return np.where(np.ma.getmaskarray(array), np.nan, array.data).astype(dtype)
 
 
 def masks_from_indices(indices: Sequence[Any] | NDArray[Any], num_examples: int) -> NDArray[Any]:
@@ -54,7 +88,8 @@ def masks_from_indices(indices: Sequence[Any] | NDArray[Any], num_examples: int)
     Parameters
     ----------
     indices : sequence of M integer arrays, or int [M, k]
-        The kept examples of each subset; the lists may have different lengths.
+        The kept examples of each subset; the lists may have different lengths. Whole numbers
+        stored as floats are accepted.
     num_examples : int
         N, the width of the masks.
 
@@ -72,6 +107,8 @@ def masks_from_indices(indices: Sequence[Any] | NDArray[Any], num_examples: int)
         kept = as_array(subset, f"subset {row}")
         if kept.size == 0:
             continue
+        if kept.dtype.kind == "f" and (kept == np.floor(kept)).all():  # NaN is not
+            kept = kept.astype(np.int64)
         if kept.ndim != 1 or kept.dtype.kind not in "iu":
             raise ScoringError(
                 f"subset {row} must be a list of integer indices, not {kept.dtype} {kept.shape}"
@@ -99,6 +136,8 @@ def as_masks(masks: Any, num_examples: int) -> NDArray[Any]:
     ScoringError
         If the shape or the values cannot be masks over ``num_examples`` examples.
     """
+    if isinstance(masks, np.ndarray) and masks.dtype == object:
+        masks = list(masks)
     if isinstance(masks, list | tuple):
         if not masks:
             raise ScoringError("there are no masks to score on")

@@ -36,6 +36,8 @@ __all__ = [
     "RowBootstrap",
     "bootstrap_interval",
     "correlation_limits",
+    "difference_interval",
+    "ratio_interval",
     "rows_of",
     "spread_of_subsamples",
     "student",
@@ -246,6 +248,54 @@ def correlation_limits(
         low, high = np.tanh(z - step), np.tanh(z + step)
     exact = (step == 0) & ~np.isnan(r)  # every subsample has the estimate's own correlation
     return np.where(exact, r, low), np.where(exact, r, high)
+
+
+def difference_interval(
+    difference: float, replicates: NDArray[np.float64], count: int, level: float = 0.95
+) -> tuple[Interval, float]:
+    """Interval and two-sided p-value of a difference of two means over the same rows.
+
+    Parameters
+    ----------
+    difference : float
+    replicates : float64 [B]
+        Differences of paired :attr:`RowBootstrap.replicates`.
+    count : int
+        M, the number of rows.
+
+    Returns
+    -------
+    interval : Interval
+    p : float
+        Of no difference, by Student's t; NaN where there is no interval.
+    """
+    error = float(_deviation(replicates))
+    step = student(count, level) * error
+    interval = Interval(difference - step, difference + step, level, count)
+    if not error > 0:  # nothing varies, or nothing is known
+        return interval, 1.0 if error == 0 and difference == 0 else np.nan if error != 0 else 0.0
+    return interval, float(2 * special.stdtr(count - 1, -abs(difference) / error))
+
+
+def ratio_interval(
+    top: tuple[float, NDArray[np.float64]],
+    bottom: tuple[float, NDArray[np.float64]],
+    count: int,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a ratio of two estimates with paired replicates, by linearisation.
+
+    Parameters
+    ----------
+    top, bottom : (estimate, replicates [B])
+        Where one has more replicates than the other, its first ones are taken.
+    """
+    size = min(len(top[1]), len(bottom[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = top[0] / bottom[0] if bottom[0] > 0 else np.nan
+        moved = (top[1][:size] - top[0] - ratio * (bottom[1][:size] - bottom[0])) / bottom[0]
+    step = student(count, level) * float(_deviation(moved)) if size else np.nan
+    return Interval(ratio - step, ratio + step, level, count)
 
 
 def _deviation(replicates: NDArray[np.float64]) -> NDArray[np.float64]:

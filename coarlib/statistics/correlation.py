@@ -128,6 +128,7 @@ def correlate(a: Any, b: Any, kind: Kind = "spearman") -> Correlation:
             f"two arrays of one shape [M, T] are needed, not {list(a.shape)} and {list(b.shape)}"
         )
     count, targets = a.shape
+    check_rows(count)
     parts = []
     for piece in blocks(targets, BLOCK_BYTES // (16 * max(count, 1))):
         if kind == "pearson":
@@ -145,6 +146,12 @@ def check_kind(kind: str) -> None:
     """Raise ScoringError unless ``kind`` names a correlation."""
     if kind not in get_args(Kind):
         raise ScoringError(f"unknown correlation {kind!r}; there are {', '.join(get_args(Kind))}")
+
+
+def check_rows(count: int) -> None:
+    """Raise ScoringError for fewer than two rows."""
+    if count < 2:
+        raise ScoringError(f"a correlation needs at least two rows, not {count}")
 
 
 def join(parts: list[Correlation]) -> Correlation:
@@ -228,6 +235,7 @@ def pearson_of(a: NDArray[Any], b: NDArray[Any]) -> Correlation:
 def _centred(values: NDArray[Any]) -> NDArray[np.float64]:
     """Subtract the column means and scale to a largest magnitude of 1, so no square overflows."""
     result = values.astype(np.float64)
+    result /= np.abs(result).max(axis=0, initial=0)
     result -= result.mean(axis=0)
     result /= np.abs(result).max(axis=0, initial=0)
     result -= result.mean(axis=0)  # removes the rounding error of the first mean

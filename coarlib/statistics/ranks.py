@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
-from coarlib.statistics.arrays import as_array, in_threads
+from coarlib.statistics.arrays import as_array, clean_booleans, in_threads
 
 __all__ = ["MOST_ROWS", "doubled_ranks"]
 
@@ -76,6 +76,8 @@ def doubled_ranks(values: Any, axis: int = 0) -> tuple[NDArray[np.int32], NDArra
 def _as_ordered_bits(array: NDArray[Any]) -> NDArray[Any]:
     """View real values as unsigned bits of 16, 32 or 64; integers keep two's complement."""
     kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
+        array = clean_booleans(np.ascontiguousarray(array))
     if kind in "bui" and size < 4:
         array = array.astype(np.int32)
     elif kind == "u" and size == 4:

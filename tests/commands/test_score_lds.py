@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import coarlib as cl
 from coarlib.commands.judge.score_lds import main
 from coarlib.errors import CoarlibError, TornRowError
 from coarlib.interop.banks import write_bank
@@ -67,7 +68,7 @@ def test_undefined_targets_are_counted_and_json_stays_json(case, capsys):
     folder, scores, _, _ = case
     np.save(folder / "zero.npy", scores * 0)
     main(arguments(folder, data__scores=folder / "zero.npy", cfg__out=folder / "r.json"))
-    assert "5 constant, 0 with NaN" in capsys.readouterr().out
+    assert "5 constant, 0 with scores" in capsys.readouterr().out
     assert json.loads((folder / "r.json").read_text())["mean"] is None
 
 
@@ -110,3 +111,53 @@ def test_torn_rows_are_refused(case):
     main(arguments(folder, data__store=store.path, data__rows="0:29", cfg__resamples=0))
     with pytest.raises(TornRowError, match=r"1 completed rows .*the first is 29"):
         main(arguments(folder, data__store=store.path))
+
+
+def test_several_scores_are_compared_on_the_same_rows(case, capsys):
+    folder, scores, _, _ = case
+    noisy = scores + 2 * np.random.default_rng(1).standard_normal(scores.shape)
+    np.save(folder / "noisy.npy", noisy)
+    words = [f"A={folder / 'scores.npy'}", f"B={folder / 'noisy.npy'}"]
+    main([str(folder / "store"), *words, "--out", str(folder / "lds.json")])
+    assert "A - B: +" in capsys.readouterr().out
+    files = [json.loads((folder / f"lds.{name}.json").read_text()) for name in "AB"]
+    pair = files[0]["comparisons"]["A - B"]
+    assert pair["difference"] == pytest.approx(files[0]["mean"] - files[1]["mean"])
+    assert pair["interval"]["low"] < pair["difference"] < pair["interval"]["high"]
+    assert files[0]["regime"] == files[1]["regime"]
+    repeated = ["--scores", words[0], "--scores", words[1]]
+    main([str(folder / "store"), *repeated])
+    assert "A - B: +" in capsys.readouterr().out
+    with pytest.raises(CoarlibError, match="each name once"):
+        main([str(folder / "store"), words[0], words[0]])
+
+
+def test_rows_that_the_scores_were_fitted_on_are_not_scored(case, capsys):
+    folder, _, masks, margins = case
+    store = write_bank(folder / "ours", np.tile(masks, (2, 1)), np.tile(margins, (2, 1)))
+    fresh = np.random.default_rng(5).random((40, 20)) < 0.7
+    more = fresh @ np.ones((20, 5), "f2")
+    both = write_bank(folder / "both", np.r_[masks, fresh], np.r_[margins, more])
+    cl.fit(masks, margins, solver="ridge").save(folder / "fit")
+    main([str(both.path), str(folder / "fit"), "--out", str(folder / "lds.json")])
+    printed = capsys.readouterr().out
+    assert "scoring on the 40 rows that were not fitted: 30:70" in printed
+    summary = json.loads((folder / "lds.json").read_text())
+    assert summary["num_rows"] == 40 and not summary["includes_fitted_rows"]
+    for path, rows in ((store.path, []), (both.path, ["--rows", "20:50"])):
+        with pytest.raises(CoarlibError, match=r"were fitted on .* say --allow_fitted_rows"):
+            main([str(path), str(folder / "fit"), *rows])
+    main([str(store.path), str(folder / "fit"), "--allow_fitted_rows"])
+    assert "ON ROWS THAT WERE FITTED" in capsys.readouterr().out
+
+
+def test_a_failed_retraining_is_named(case, capsys):
+    folder, scores, masks, margins = case
+    broken = margins.copy()
+    broken[17] = np.nan
+    store = write_bank(folder / "ours", masks, broken)
+    main([str(store.path), str(folder / "scores.npy")])
+    printed = capsys.readouterr()
+    assert "left out, for all their outputs are NaN: rows 17" in printed.err
+    kept = np.arange(30) != 17
+    assert f"{lds(scores, masks[kept], margins[kept]).mean:.4f}" in printed.out

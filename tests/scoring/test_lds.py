@@ -9,7 +9,14 @@ import torch
 from scipy import stats
 
 from coarlib.errors import ScoringError
-from coarlib.scoring import UndefinedCorrelationWarning, lds, masks_from_indices
+from coarlib.masks.digests import mask_digests
+from coarlib.scoring import (
+    RowsLeftOutWarning,
+    UndefinedCorrelationWarning,
+    lds,
+    masks_from_indices,
+    noise_ceiling,
+)
 
 TOLERANCE = 1e-12
 
@@ -124,11 +131,16 @@ def test_undefined_targets_are_counted_named_and_kept_out_of_the_mean():
     margins[:, 5] = 1
     margins[3, 7] = np.nan
     scores[0, 9] = np.inf
-    with pytest.warns(UndefinedCorrelationWarning, match="2 of 12 targets hold a NaN") as caught:
+    with pytest.warns(UndefinedCorrelationWarning, match="1 of 12 targets have NaN") as caught:
         result = lds(scores, masks, margins)
     assert caught[0].filename == __file__
     assert np.flatnonzero(np.isnan(result.correlation)).tolist() == [2, 5, 7, 9]
-    assert (result.num_constant, result.num_nan, result.num_scored) == (2, 2, 8)
+    words = str(caught[0].message)
+    assert (
+        "scores that are not finite (target 9)" in words and "are constant (target 2, 5)" in words
+    )
+    assert (result.num_constant, result.num_nan_scores, result.num_nan_outputs) == (2, 1, 1)
+    assert result.num_scored == 8
     assert result.mean == pytest.approx(np.nanmean(result.correlation), abs=TOLERANCE)
     assert result.interval.low < result.mean < result.interval.high
     with warnings.catch_warnings():
@@ -152,12 +164,153 @@ def test_shapes_that_do_not_fit_are_said_in_one_sentence():
         ((scores, masks[:, :-1], margins), r"masks have shape \[40, 199\]"),
         ((scores, masks[:-1], margins), "39 masks but margins of 40 subsets"),
         ((scores, masks, margins[:, :-1]), "12 targets but margins for 11"),
-        ((scores[:, 0], masks, margins), r"scores must be \[N, T\]"),
+        ((scores[:, 0], masks, margins), "1 targets but margins for 12"),
+        ((scores[None], masks, margins), r"scores must be \[N, T\]"),
+        ((scores.T, masks, margins), "transpose them, or say transposed"),
+        ((scores, masks[:1], margins[:1]), "at least two rows, not 1"),
         ((scores, masks, margins[:, 0]), r"margins must be \[M, T\]"),
     ):
         with pytest.raises(ScoringError, match=words) as caught:
             lds(*args)
         assert "\n" not in str(caught.value)
+
+
+def test_a_failed_retraining_is_left_out_by_name():
+    scores, masks, margins = problem()
+    broken = margins.copy()
+    broken[17] = np.nan
+    kept = np.arange(40) != 17
+    with pytest.warns(RowsLeftOutWarning, match=r"1 of 40 rows have only NaN outputs \(row 17\)"):
+        found = lds(scores, masks, broken)
+    expected = lds(scores, masks[kept], margins[kept])
+    np.testing.assert_array_equal(found.correlation, expected.correlation)
+    assert found.interval == expected.interval and found.regime == expected.regime
+    assert (
+        found.failed_rows.tolist() == [17] and found.rows.tolist() == np.flatnonzero(kept).tolist()
+    )
+    runs = margins[:, None] + np.random.default_rng(1).standard_normal((40, 3, 12))
+    runs[17, 2] = np.nan  # one run of three: the others are averaged
+    expected = lds(scores, masks, np.nanmean(runs, axis=1), resamples=0)
+    np.testing.assert_array_equal(
+        lds(scores, masks, runs, resamples=0).correlation, expected.correlation
+    )
+
+
+def test_rows_that_were_fitted_are_left_out_or_labelled():
+    scores, masks, margins = problem()
+    fitted = np.sort(mask_digests(masks[:15]))
+    with pytest.warns(RowsLeftOutWarning, match=r"15 of 40 rows were fitted \(row 0, 1, 2"):
+        found = lds(scores, masks, margins, fitted=fitted)
+    np.testing.assert_array_equal(
+        found.correlation, lds(scores, masks[15:], margins[15:]).correlation
+    )
+    assert found.rows.tolist() == list(range(15, 40)) and not found.includes_fitted
+    labelled = lds(scores, masks, margins, fitted=fitted, allow_fitted_rows=True)
+    assert labelled.includes_fitted and "ON ROWS THAT WERE FITTED" in repr(labelled)
+    with pytest.raises(ScoringError, match="fitted on 15 of these 15 rows, which leaves 0"):
+        lds(scores, masks[:15], margins[:15], fitted=fitted)
+
+
+def test_attributions_bring_the_rows_they_were_fitted_on():
+    _, masks, margins = problem(examples=20, subsets=80)
+    fit = pytest.importorskip("coarlib").fit(masks[:50], margins[:50], solver="ridge")
+    with pytest.warns(RowsLeftOutWarning, match="50 of 80 rows were fitted"):
+        found = lds(fit, masks, margins)
+    assert found.rows.tolist() == list(range(50, 80))
+
+
+def test_the_same_numbers_in_any_container_give_the_same_score():
+    scores, masks, margins = problem()
+    expected = lds(scores, masks, margins, resamples=0).correlation
+    odd_bytes = masks.view(np.uint8) * 7
+    lists = [np.flatnonzero(mask).astype(float) for mask in masks]
+    for same in (
+        masks.astype(np.int8),
+        masks.astype(np.float32),
+        odd_bytes.view(bool),
+        torch.tensor(masks),
+        torch.tensor(masks).float().to_sparse(),
+        torch.tensor(masks).float().to_sparse_csr(),
+        lists,
+        np.array(lists, dtype=object),
+        [torch.tensor(subset) for subset in lists],
+    ):
+        found = lds(scores, same, margins, resamples=0)
+        np.testing.assert_array_equal(found.correlation, expected)
+    for same in (
+        margins.astype(">f8"),
+        np.asfortranarray(margins),
+        torch.tensor(margins, requires_grad=True),
+        margins[:, None],
+        np.ma.masked_array(margins, np.zeros(margins.shape, bool)),
+        margins * 1e37,
+        margins * 1e300,
+    ):
+        for kind in ("spearman", "pearson"):
+            a = lds(scores, masks, same, kind, resamples=0).correlation
+            b = lds(scores, masks, margins, kind, resamples=0).correlation
+            np.testing.assert_allclose(a, b, atol=1e-12)
+    turned = lds(scores.T, masks, margins, transposed=True, resamples=0)
+    np.testing.assert_array_equal(turned.correlation, expected)
+    one = lds(scores[:, 0], masks, margins[:, 0], resamples=0)
+    assert one.correlation == expected[:1]
+
+
+def test_values_under_a_numpy_mask_are_not_used():
+    scores, masks, margins = problem()
+    bad = margins.copy()
+    bad[5] = -9999.0
+    hidden = np.ma.masked_equal(bad, -9999.0)
+    kept = np.arange(40) != 5
+    with pytest.warns(RowsLeftOutWarning, match="row 5"):
+        found = lds(scores, masks, hidden, resamples=0)
+    expected = lds(scores, masks[kept], margins[kept], resamples=0)
+    np.testing.assert_array_equal(found.correlation, expected.correlation)
+    with pytest.raises(ScoringError, match="hides 40 booleans"):
+        lds(scores, np.ma.masked_array(masks, np.eye(40, 200, dtype=bool)), margins)
+
+
+def test_infinite_outputs_are_counted_and_named():
+    scores, masks, margins = problem()
+    margins[3, 7] = np.inf
+    assert lds(scores, masks, margins, resamples=0).num_infinite == 1
+    with pytest.warns(UndefinedCorrelationWarning, match=r"infinite outputs \(target 7\)"):
+        found = lds(scores, masks, margins, "pearson", resamples=0)
+    assert np.flatnonzero(np.isnan(found.correlation)).tolist() == [7]
+    for bad in ([[0.5]] * 40, [[float("nan")]] * 40, [[250]] * 40):
+        with pytest.raises(ScoringError, match="subset 0"):
+            lds(scores, bad, margins)
+
+
+def test_an_lds_carries_its_regime_and_its_share_of_the_ceiling():
+    scores, masks, margins = problem(subsets=60)
+    runs = margins[:, None] + 5 * np.random.default_rng(1).standard_normal((60, 4, 12))
+    names = {"output": "margin", "seeds": "fresh"}
+    found = lds(scores, masks, runs, **names)
+    assert str(found.regime).startswith("50% kept, 60 subsets × 4 runs, fresh seeds, output margin")
+    assert (
+        found.regime
+        == lds(scores * 2, masks.astype("i1"), runs, output="margin", seeds="fresh").regime
+    )
+    assert found.regime.difference(lds(scores, masks, -runs).regime).startswith("the masks and")
+    assert found.ceiling.mean == noise_ceiling(runs).mean
+    assert found.share_of_ceiling == found.mean / found.ceiling.mean
+    assert found.share_interval.low < found.share_of_ceiling < found.share_interval.high
+    assert "of the noise ceiling" in repr(found)
+
+
+def test_the_share_of_the_ceiling_covers():
+    rng = np.random.default_rng(3)
+    shares, intervals = [], []
+    for trial in range(150):
+        scores, masks, margins = problem(subsets=80, targets=20, seed=trial)
+        runs = margins[:, None] + 8 * rng.standard_normal((80, 2, 20))
+        found = lds(scores, masks, runs, "pearson", resamples=200)
+        shares.append(found.share_of_ceiling)
+        intervals.append(found.share_interval)
+    truth = np.mean(shares)
+    covered = np.mean([i.low <= truth <= i.high for i in intervals])
+    assert 0.89 <= covered <= 0.99
 
 
 def test_dattri_agrees_where_its_float32_sums_do_not_matter():

@@ -1,20 +1,22 @@
 """Score attributions against a store: the linear datamodeling score with p-values and interval.
 
-    coar score_lds STORE FILE_OR_DIRECTORY
-    coar score_lds STORE scores.npy --y_name test_margins --rows 900:1000 --out lds.json
+    coar score_lds STORE OUT_DIR
+    coar score_lds STORE A=out/ridge B=trak.npy --rows 900:1000 --out lds.json
 
-Only completed rows are scored, once their checksums are verified. Score rows that no fit has seen:
-say which with --rows. The result is written as JSON, and beside it, as .npz, the correlation
-and p-value of every target.
+Only completed rows are scored, once their checksums are verified, and only rows on which no scores
+were fitted: attributions know which those are. Of several scores, every pair is compared on the
+same rows. A result is written as JSON, and beside it, as .npz, the correlation and p-value of every
+target; of several, one a name (lds.A.json, lds.B.json).
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,13 @@ from numpy.typing import NDArray
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.commands.checkers import Choice
+from coarlib.commands.checkers import Choice, Paths
 from coarlib.errors import ArgumentError, ScoringError
-from coarlib.files import whole_file
-from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, lds
+from coarlib.masks.digests import mask_digests
+from coarlib.regression import Attributions
+from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, compare, lds
+from coarlib.scoring.records import comparison_record, write_lds
+from coarlib.scoring.rows import RowsLeftOutWarning
 from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store
 from coarlib.store.added import store_of_output
@@ -38,18 +43,26 @@ COMMAND = Command(
     {
         "store": common.store("directory of the store", "data.store"),
         "scores": Param(
-            str,
-            "scores [N, T]: .npy, .pt, .safetensors or a directory",
+            Paths(),
+            "scores [N, T], as PATH or NAME=PATH: .npy, .pt, .safetensors or a directory",
             required=True,
             positional=True,
+            many=True,
             also=("data.scores",),
         ),
         "score_key": Param(
             str, "which tensor of a file that holds several", also=("data.score_key",)
         ),
+        "transposed": common.flag("the scores are [T, N]", default=False),
         "x_name": common.x_name("data.x_name"),
         "y_name": common.y_name("data.y_name"),
-        "rows": common.rows("rows of the store to score on; default: all completed", "data.rows"),
+        "rows": common.rows(
+            "rows of the store to score on; default: all completed that no scores were fitted on",
+            "data.rows",
+        ),
+        "allow_fitted_rows": common.flag(
+            "score on rows that the scores were fitted on", default=False
+        ),
         "out": common.out(
             "where to write the result (.json; an .npz is put beside it)", "cfg.out"
         ),
@@ -61,11 +74,11 @@ COMMAND = Command(
         ),
         "resamples": Param(
             Whole(0),
-            "bootstrap resamples of the rows; 0: no interval",
+            "resamples of the rows for intervals; 0: none",
             default=1000,
             also=("cfg.resamples",),
         ),
-        "seed": common.seed("seed of the bootstrap", "cfg.seed"),
+        "seed": common.seed("seed of the resamples", "cfg.seed"),
     },
 )  # fmt: skip
 
@@ -75,26 +88,99 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = COMMAND.parse(argv)
     out = None if args.out is None else _output_path(args.out)
     store = store_of_output(Store.open(args.store), args.y_name)
-    rows = _rows(store, args.rows)
+    scores = {name: load_scores(path, args.score_key) for name, path in args.scores.items()}
+    rows, includes_fitted = _unfitted(store, _rows(store, args.rows), args)
+    found = {name: _score(store, rows, matrix, args) for name, matrix in scores.items()}
+    for name, result in found.items():
+        if len(found) > 1:
+            print(f"{name}:")
+        _print(result, includes_fitted)
+    pairs = _compare(found) if args.resamples else {}
+    if out is None:
+        return
+    for name, result in found.items():
+        path = out if len(found) == 1 else out.with_suffix(f".{name}.json")
+        inputs = {"store": args.store, "scores": args.scores[name], "rows": args.rows}
+        also = {"includes_fitted_rows": includes_fitted, "comparisons": pairs}
+        write_lds(path, result, {"method": name, "inputs": inputs} | also)
+        print(f"wrote {path} and {path.with_suffix('.npz').name}")
+    args.save(out.with_suffix(".arguments.yaml"), "score_lds")
+
+
+def _score(
+    store: Store, rows: NDArray[np.int64], scores: NDArray[Any], args: SimpleNamespace
+) -> LDSResult:
+    """Score one matrix; what is odd about targets or rows goes to stderr in a sentence each."""
     x_name, y_name = store.masks_name(args.x_name), store.outputs_name(args.y_name)
-    scores = load_scores(args.scores, args.score_key)
-    with warnings.catch_warnings():  # the counts are printed below, in words
-        warnings.simplefilter("ignore", UndefinedCorrelationWarning)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         result = lds(
             scores,
             _take(store.array(x_name), rows),
             _take(store.array(y_name), rows),
             args.kind,
             higher_is_better=args.higher_is_better,
+            transposed=args.transposed,
+            output=y_name,
             resamples=args.resamples,
             seed=args.seed,
             quiet=False,
         )
-    _print(result)
-    if out is not None:
-        _write(out, result, {"store": args.store, "scores": args.scores, "rows": args.rows})
-        args.save(out.with_suffix(".arguments.yaml"), "score_lds")
-        print(f"wrote {out} and {out.with_suffix('.npz').name}")
+    for warning in said:
+        if issubclass(warning.category, RowsLeftOutWarning):
+            failed = rows[result.failed_rows]
+            print(
+                f"warning: left out, for all their outputs are NaN: rows {common.ranges(failed)}",
+                file=sys.stderr,
+            )
+        elif not issubclass(warning.category, UndefinedCorrelationWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return result
+
+
+def _unfitted(
+    store: Store, rows: NDArray[np.int64], args: SimpleNamespace
+) -> tuple[NDArray[np.int64], bool]:
+    """Rows on which none of the scores were fitted, and whether some are kept nevertheless.
+
+    Rows that were asked for by ``--rows`` are not dropped: if they were fitted, that is an error.
+    """
+    known = [
+        fitted
+        for path in args.scores.values()
+        if (Path(path) / "datamodels.pt").is_file()
+        and (fitted := Attributions.load(path, mmap=True).fitted) is not None
+    ]
+    if not known:
+        return rows, False
+    masks = _take(store.array(store.masks_name(args.x_name)), rows)
+    seen = np.isin(mask_digests(masks), np.concatenate(known))
+    if args.allow_fitted_rows or not seen.any():
+        return rows, bool(seen.any())
+    left = rows[~seen]
+    if args.rows is not None or len(left) < 2:
+        raise ArgumentError(
+            f"the scores were fitted on {int(seen.sum())} of these {len(rows)} rows (row "
+            f"{rows[seen][0]} is the first), which leaves {len(left)} that are new to them: give "
+            "others with --rows, or say --allow_fitted_rows"
+        )
+    print(f"scoring on the {len(left)} rows that were not fitted: {common.ranges(left)}")
+    return left, False
+
+
+def _compare(found: dict[str, LDSResult]) -> dict[str, Any]:
+    """Print the paired difference of every two; {"A - B": its numbers}."""
+    pairs = {}
+    for (name, a), (other, b) in itertools.combinations(found.items(), 2):
+        result = compare(a, b)
+        print(
+            f"{name} - {other}: {result.difference:+.4f}  95% interval {result.interval}  "
+            f"p = {result.p:.2g}"
+        )
+        pairs[f"{name} - {other}"] = comparison_record(result)
+    return pairs
 
 
 def _output_path(text: str) -> Path:
@@ -133,53 +219,23 @@ def _take(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     return array[rows]
 
 
-def _print(result: LDSResult) -> None:
+def _print(result: LDSResult, includes_fitted: bool) -> None:
     interval = "" if result.interval is None else f"  95% interval {result.interval}"
+    label = "  ON ROWS THAT WERE FITTED" if includes_fitted else ""
     print(
         f"mean LDS ({result.kind}) over {result.num_scored} targets and {result.num_subsets} "
-        f"rows: {result.mean:.4f}{interval}"
+        f"rows: {result.mean:.4f}{interval}{label}"
     )
+    print(f"regime: {result.regime}")
+    if result.ceiling is not None:
+        share = f"{result.share_of_ceiling:.1%} {result.share_interval}"
+        print(f"noise ceiling: {result.ceiling.mean:.4f} {result.ceiling.interval}; share {share}")
     print(f"share of targets with p < .05: {result.share_significant():.3f}")
     print(
-        f"targets without a correlation: {result.num_constant} constant, {result.num_nan} with NaN"
+        f"targets without a correlation: {result.num_constant} constant, "
+        f"{result.num_nan_scores} with scores and {result.num_nan_outputs} with outputs that are "
+        "not finite"
     )
-
-
-def _write(path: Path, result: LDSResult, inputs: dict[str, Any]) -> None:
-    summary = {
-        "mean": _number(result.mean),
-        "interval": None
-        if result.interval is None
-        else {
-            "low": _number(result.interval.low),
-            "high": _number(result.interval.high),
-            "level": result.interval.level,
-            "resamples": result.replicates.size,
-        },
-        "kind": result.kind,
-        "num_rows": result.num_subsets,
-        "num_targets": result.num_targets,
-        "num_scored": result.num_scored,
-        "num_constant": result.num_constant,
-        "num_nan": result.num_nan,
-        "share_p_below_05": _number(result.share_significant()),
-        "inputs": inputs,
-    }
-    arrays = path.with_suffix(".npz")
-    with whole_file(arrays) as file:
-        np.savez(
-            file,
-            correlation=result.correlation,
-            p_value=result.p_value,
-            replicates=result.replicates,
-        )
-    with whole_file(path, "w") as file:
-        file.write(json.dumps(summary, indent=2) + "\n")
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else value
 
 
 if __name__ == "__main__":
