@@ -77,7 +77,7 @@ class LinearDatamodeling:
         batch_size: int = 64,
         skip_subsets: bool = False,
     ) -> LinearDatamodeling:
-        """Train the model of all data and, unless ``skip_subsets``, those of all subsets at once."""
+        """Train the model of all data and, unless ``skip_subsets``, those of subsets at once."""
         found = cls(config, device, batch_size)
         found._train([None, *(() if skip_subsets else range(len(found.subset_ids)))])
         return found
@@ -112,7 +112,9 @@ class LinearDatamodeling:
         todo = [i for i in which if not (self._checkpoint(i) / "model.safetensors").is_file()]
         everything = np.arange(self.trainer.num_examples)
         subsets = [everything if i is None else self.subset_ids[i] for i in todo]
-        models = train_many(self.trainer, subsets, [self.seed] * len(todo), self.device) if todo else []
+        models = (
+            train_many(self.trainer, subsets, [self.seed] * len(todo), self.device) if todo else []
+        )
         for i, model in zip(todo, models, strict=True):
             _save(self._checkpoint(i), model, self.config["model"]["module"].get("args") or {})
 
@@ -144,7 +146,7 @@ class LinearDatamodeling:
         return inputs[kept], targets[kept]
 
     @classmethod
-    def cache_subset_logits(
+    def cache_subset_logits(  # noqa: PLR0917 - the signature is quanda's
         cls,
         config: Config,
         batch_size: int = 8,
@@ -172,7 +174,7 @@ class LinearDatamodeling:
         return torch.cat([getattr(part, "logits", part).float().cpu() for part in parts])
 
     @classmethod
-    def explain(
+    def explain(  # noqa: PLR0917 - the signature is quanda's
         cls,
         config: Config,
         explainer_cls: Any,
@@ -214,7 +216,7 @@ class LinearDatamodeling:
         eval_seed: int = 42,
         subset_logits_dir: str | None = None,
     ) -> NDArray[Any]:
-        """Return the true label's margin of every subset's model, [M, T], of logits kept if given."""
+        """Return the true label's margin under every subset's model, [M, T]; of kept logits."""
         inputs, targets = self._evaluated(max_eval_n, eval_seed)
         if subset_logits_dir is not None:
             logits = torch.from_numpy(read_quanda_logits(subset_logits_dir))
@@ -223,7 +225,7 @@ class LinearDatamodeling:
             logits = torch.stack([self._logits(i, inputs) for i in count])
         return torch.stack([margin_log_sum_exp(part, targets) for part in logits]).numpy()
 
-    def evaluate(
+    def evaluate(  # noqa: PLR0917 - the signature is quanda's
         self,
         explainer_cls: Any = None,
         expl_kwargs: Mapping[str, Any] | None = None,

@@ -23,7 +23,7 @@ from coarlib.errors import SetupError, nearest
 from coarlib.files import whole_file
 from coarlib.retraining.data import as_data
 from coarlib.retraining.trainer import Trainer
-from coarlib.task import find
+from coarlib.setups import find as found_by_name
 
 __all__ = ["dataset", "folders", "is_config", "read_config", "trainer"]
 
@@ -85,12 +85,11 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 def _config_file(name: str) -> Path:
-    """Return the file of a path, of a benchmark's name (``mnist_linear_datamodeling``), or an id."""
+    """Return the file of a path, a benchmark's name (``mnist_linear_datamodeling``), or its id."""
     if Path(name).is_file():
         return Path(name)
     found = importlib.util.find_spec("quanda")
-    folder = Path(found.submodule_search_locations[0]) if found is not None and found.submodule_search_locations else None
-    if folder is not None:
+    for folder in map(Path, (found and found.submodule_search_locations) or ()):
         if (file := folder / _CONFIGS / f"{name}.yaml").is_file():
             return file
         text = (folder / "benchmarks/resources/config_map.py").read_text(encoding="utf-8")
@@ -99,8 +98,8 @@ def _config_file(name: str) -> Path:
         if word is not None:
             return folder / _CONFIGS / Path(word).name
     raise SetupError(
-        f"there is no configuration {name}: give a path, a dict, or a benchmark's name where quanda "
-        "is installed"
+        f"there is no configuration {name}: give a path, a dict, or a benchmark's name where "
+        "quanda is installed"
     )
 
 
@@ -153,7 +152,7 @@ def _split(folder: Path, recipe: Mapping[str, Any], size: int) -> dict[str, torc
 def _whole_dataset(settings: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     name = str(settings.get("dataset_str"))
     if ":" in name:
-        made = find(name)
+        made = _named(name)
         made = made() if callable(made) else made
         return as_data(*made) if isinstance(made, tuple) else as_data(made, None)
     try:
@@ -172,6 +171,10 @@ def _whole_dataset(settings: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Ten
         raise SetupError(f"the data set {name} has no images; only images and own data are read")
     inputs = torch.stack([torch.as_tensor(transform(example[column])) for example in found])
     return as_data(inputs, torch.tensor(found["label"]))
+
+
+def _named(name: str) -> Any:
+    return found_by_name(name, object, "task.py", SetupError)
 
 
 def _of_quanda(module: str, registry: str, name: str | None) -> Any:
@@ -202,7 +205,7 @@ def trainer(config: Mapping[str, Any], batch_size: int = 64) -> Trainer:
     module = config["model"]["module"]
     settings = dict(config.get("counterfactual_trainer") or config["model"]["trainer"])
     name = str(module["name"])
-    kind = find(name) if ":" in name else _of_quanda("pl_modules", "pl_modules", name)
+    kind = _named(name) if ":" in name else _of_quanda("pl_modules", "pl_modules", name)
     loss = _chosen(_LOSSES, settings.get("criterion", "cross_entropy"), "criterion")
     epochs = int(settings["max_epochs"])
     return Trainer(
@@ -244,7 +247,9 @@ def _by_epoch(settings: Mapping[str, Any], epochs: int) -> Any:
             shadow.step()
             inner.step()
     except (TypeError, ValueError) as error:
-        raise SetupError(f"scheduler_kwargs {options} do not fit {kind.__name__}: {error}") from error
+        raise SetupError(
+            f"scheduler_kwargs {options} do not fit {kind.__name__}: {error}"
+        ) from error
 
     def schedule(
         optimizer: torch.optim.Optimizer, steps: int
