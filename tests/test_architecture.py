@@ -18,7 +18,7 @@ FLOORS = [
     {"beton", "filling", "ablation", "retraining"},
     {"scoring", "inputs"},
     {"regression"},
-    {"baselines", "editing", "path_kernel", "cluster"},
+    {"baselines", "editing", "path_kernel", "metagradient", "cluster"},
     {"interop", "report"},
     {"api"},
     {"commands"},

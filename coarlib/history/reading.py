@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
 from coarlib.history.commit import Commit
-from coarlib.history.settings import read_settings
+from coarlib.history.settings import Settings, read_settings
 from coarlib.identity import Identity
 from coarlib.store import Store
 
@@ -55,6 +55,29 @@ def digest_of(values: NDArray[Any] | torch.Tensor) -> int:
         values = bits.numpy()
     digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
     return digest - 2**64 if digest >= 2**63 else digest
+
+
+class AnyHistory(Protocol):
+    """What an explanation needs of a history (on disk, or in memory)."""
+
+    settings: Settings
+    first: int
+    last: int
+
+    def record(self, step: int) -> StepRecord:
+        """Return update ``step`` without its tensors."""
+
+    def state(self, step: int) -> State | None:
+        """Return the state before update ``step``, None if it is not kept."""
+
+    def ends(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return θ at both ends of the run, None where the states hold it as it was."""
+
+    def describe_ends(self) -> tuple[str, str]:
+        """Say which models these are."""
+
+    def content(self) -> str:
+        """Digest everything in it that an explanation reads."""
 
 
 class History:

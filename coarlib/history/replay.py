@@ -11,7 +11,7 @@ from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.optimizers import INACTIVE, SECOND_MOMENT_KEY, OptimizerKind
 from coarlib.history.parameters import ParameterTable
-from coarlib.history.reading import History, State, StepRecord, digest_of
+from coarlib.history.reading import AnyHistory, State, StepRecord, digest_of
 from coarlib.history.settings import Settings
 from coarlib.history.training import Samples, TrainingLoss
 
@@ -45,7 +45,7 @@ class Replay:
         self._samples, self._tolerance = samples, tolerance
         self.deviation = 0.0
 
-    def segment(self, history: History, begin: int, end: int) -> list[State]:
+    def segment(self, history: AnyHistory, begin: int, end: int) -> list[State]:
         """Return the states before updates ``begin … end``, both ends included.
 
         Raises
@@ -55,7 +55,7 @@ class Replay:
         """
         state = history.state(begin)
         if state is None:
-            raise HistoryError(f"{history.path} does not keep the state before update {begin}")
+            raise HistoryError(f"the history does not keep the state before update {begin}")
         settings = history.settings
         table, kind = settings.table, settings.kind
         parameters = self._load(table, state)
@@ -65,7 +65,7 @@ class Replay:
         states = [state]
         for number in range(begin, end):
             self._update(table, parameters, optimizer, history.record(number), settings.weighted)
-            states.append(_snapshot(optimizer, kind, parameters))
+            states.append(snapshot(optimizer, kind, parameters))
             self._check(history, states[-1], number + 1)
         return states
 
@@ -101,7 +101,7 @@ class Replay:
             _set_hyper(group, [float(value) for value in values])
         optimizer.step()
 
-    def _check(self, history: History, state: State, number: int) -> None:
+    def _check(self, history: AnyHistory, state: State, number: int) -> None:
         kept = history.state(number)
         if kept is None:
             same = number == history.last or digest_of(state.theta) == history.record(number).digest
@@ -148,7 +148,7 @@ def _set_hyper(group: dict[str, object], values: list[float]) -> None:
         group["momentum"], group["dampening"] = momentum, dampening
 
 
-def _count(history: History, tensor: int, begin: int, end: int) -> int:
+def _count(history: AnyHistory, tensor: int, begin: int, end: int) -> int:
     """Updates of a tensor before ``begin`` (it may have been skipped in that very step)."""
     for number in range(begin, end):
         count = int(history.record(number).counts[tensor])
@@ -180,9 +180,11 @@ def _fill(
         optimizer.state[parameter] = entry
 
 
-def _snapshot(
+def snapshot(
     optimizer: torch.optim.Optimizer, kind: OptimizerKind, parameters: list[torch.Tensor]
 ) -> State:
+    """Return parameters and optimizer state as they are now."""
+
     def flat(key: str) -> torch.Tensor:
         states = [optimizer.state.get(p, {}).get(key) for p in parameters]
         pairs = zip(parameters, states, strict=True)

@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from coarlib.errors import HistoryError
-from coarlib.history.reading import History
+from coarlib.history.reading import AnyHistory, History
 from coarlib.history.replay import Replay
 from coarlib.history.resuming import frozen_digest
 from coarlib.history.training import Samples, TrainingLoss, random_or_coupled
-from coarlib.history.walk import AnyHistory, Walk
+from coarlib.history.walk import Walk
 from coarlib.identity import Identity
 
 

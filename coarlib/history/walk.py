@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from coarlib.errors import HistoryError
 from coarlib.history.optimizers import Coefficients, coefficients_of, shrink_of
 from coarlib.history.parameters import Tensors
-from coarlib.history.reading import History, State, StepRecord
+from coarlib.history.reading import AnyHistory, State, StepRecord
 from coarlib.history.replay import Replay
-from coarlib.history.settings import Settings
-
-
-class AnyHistory(Protocol):
-    """What an explanation needs of a history (on disk, or in memory)."""
-
-    settings: Settings
-    first: int
-    last: int
-
-    def record(self, step: int) -> StepRecord:
-        """Return update ``step`` without its tensors."""
-
-    def state(self, step: int) -> State | None:
-        """Return the state before update ``step``, None if it is not kept."""
-
-    def ends(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return θ at both ends of the run, None where the states hold it as it was."""
-
-    def describe_ends(self) -> tuple[str, str]:
-        """Say which models these are."""
-
-    def content(self) -> str:
-        """Digest everything in it that an explanation reads."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +26,10 @@ class Update:
     coefficients : dict of name to Coefficients
         Coefficients of the tracked tensors.
     clip : dict of name to float
+    groups : tuple of int
+        Parameter group of each tensor.
+    momentum, second_moment : tensors by name
+        After the update, where they were asked for.
     """
 
     record: StepRecord
@@ -58,6 +37,9 @@ class Update:
     theta_next: Tensors
     coefficients: dict[str, Coefficients]
     clip: dict[str, float]
+    groups: tuple[int, ...]
+    momentum: Tensors = field(default_factory=dict)
+    second_moment: Tensors = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -112,22 +94,38 @@ class Walk:
         found = {name: shrink_of(kind, g, record.hyper, int(count)) for name, g, count in rows}
         return {name: found[name] for name in self._tracked.names}
 
-    def update(self, number: int) -> Update:
-        """Return update ``number``."""
+    def update(self, number: int, moments: bool = False) -> Update:
+        """Return update ``number``, with the optimizer's state after it where ``moments``."""
         record = self.history.record(number)
         after = self._state(number + 1)
-        moments = self._moments(after)
+        second_moments = self._moments(after)
         kind, table = self.history.settings.kind, self._table
         coefficients, clips = {}, {}
         for name, group, count, clip in zip(
             table.names, table.groups, record.counts, record.clip, strict=True
         ):
-            if name in moments:
+            if name in second_moments:
                 coefficients[name] = coefficients_of(
-                    kind, group, record.hyper, int(count), moments[name]
+                    kind, group, record.hyper, int(count), second_moments[name]
                 )
                 clips[name] = float(clip)
-        return Update(record, self.theta(number), table.views(after.theta), coefficients, clips)
+        theta, later = self.theta(number), table.views(after.theta)
+        found = Update(record, theta, later, coefficients, clips, self._tracked.groups)
+        if not moments or not kind.adaptive:
+            return found
+        second = {name: v for name, v in second_moments.items() if v is not None}
+        return replace(found, momentum=self._momentum(found, after), second_moment=second)
+
+    def _momentum(self, update: Update, after: State) -> Tensors:
+        """Return Adam's momentum after an update: as kept, or from how far it moved."""
+        if after.momentum is not None:
+            return self._table.views(after.momentum)
+        moved = {}
+        for name, own in update.coefficients.items():
+            step = update.theta[name] * (1 - own.shrink) - update.theta_next[name]
+            through = torch.as_tensor(own.through).to(step)
+            moved[name] = torch.where(through > 0, step / through, 0.0)
+        return moved
 
     def ends(self) -> tuple[Tensors, Tensors]:
         """Return the parameters at both ends of the run as they were."""
@@ -165,7 +163,7 @@ class Walk:
         if kept is not None:
             self._keep(step, kept)
             return
-        if self._replay is None or not isinstance(self.history, History):
+        if self._replay is None:
             raise HistoryError(
                 f"the state before update {step} is not kept; give the training samples and loss "
                 "so that it can be replayed"

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError, nearest
-from coarlib.loading import load_json
+from coarlib.history.results import read_about
 from coarlib.path_kernel.accumulate import SOURCES, array_name
 from coarlib.regression import Attributions
 from coarlib.store import Store
 
-ABOUT_FILE = "explanation.json"
 RESIDUALS = ("quadrature_residual", "untracked", "update_residual", "rounding")
 """Error of the quadrature; movement of tensors that are not tracked; difference between recorded
 updates and those that the gradients, momenta and decays give (a loss or clipping that is not the
@@ -108,14 +107,6 @@ _CAUSES = {
     "were stored in bfloat16",
     "rounding": "store states in the model's own dtype",
 }
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """Read what an explanation was asked; HistoryError if there is none."""
-    about = load_json(path / ABOUT_FILE, HistoryError)
-    if not isinstance(about, dict):
-        raise HistoryError(f"{path} holds no explanation: {ABOUT_FILE} is no object")
-    return about
 
 
 @dataclass(frozen=True)

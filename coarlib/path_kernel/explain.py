@@ -14,6 +14,7 @@ from coarlib.ablation import ComponentSet
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.queries import Queries, Query
+from coarlib.history.results import Results
 from coarlib.history.run import RecordedRun
 from coarlib.history.sources import Sources
 from coarlib.identity import Identity
@@ -22,7 +23,6 @@ from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.features import Features
 from coarlib.path_kernel.quadrature import checked_tolerance
-from coarlib.path_kernel.results import Results
 from coarlib.progress import Progress
 from coarlib.store.spec import ArraySpec
 
@@ -130,6 +130,7 @@ def explain(
         "window": breakdown.window,
         "optimizer": settings.kind.name,
         "num_test": len(queries),
+        "num_rows": len(queries),
         "num_outputs": outputs,
         **dict(zip(("initial_is", "final_is"), history.describe_ends(), strict=True)),
     }
@@ -169,8 +170,11 @@ def explain(
             else:
                 found = sweep.forward(points, tiling.sample_tile)
             results.write(tile, _with_part_error(found, breakdown, np.searchsorted(tile, again)))
-    finished = results.get()
-    if finished is not None and len(missing):
+    arrays = results.arrays()
+    if arrays is None:
+        return None
+    finished = Decomposition(arrays, about)
+    if len(missing):
         finished.warn()
     return finished
 

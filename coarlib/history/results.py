@@ -1,4 +1,4 @@
-"""Where finished test points go: memory, or a store that is keyed by all they depend on."""
+"""Where explanations go: memory, or a store of rows that is keyed by all they depend on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
 from coarlib.files import whole_file
-from coarlib.path_kernel.decomposition import ABOUT_FILE, Decomposition, read_about
+from coarlib.loading import load_json
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.spec import ArraySpec, StoreSpec
+
+ABOUT_FILE = "explanation.json"
 
 
 class Results:
@@ -24,7 +26,7 @@ class Results:
     ----------
     schema : dict of name to ArraySpec
     rows : int64
-        The test points that are wanted.
+        Those that are wanted, ascending.
     about : dict
         What was asked, in JSON's types.
     store : Store, optional
@@ -64,7 +66,7 @@ class Results:
         file = path / ABOUT_FILE
         if file.exists():
             _refuse_other(path, read_about(path), about)
-        initialize(path, StoreSpec(about["num_test"], schema))
+        initialize(path, StoreSpec(about["num_rows"], schema))
         store = Store.open(path)
         if not file.exists():
             if store.completed().any():
@@ -76,13 +78,13 @@ class Results:
         return cls(schema, rows, about, store)
 
     def missing(self) -> NDArray[np.int64]:
-        """Return the wanted test points that are not there yet."""
+        """Return the wanted rows that are not there yet."""
         if self._store is None:
             return self._rows
         return self._rows[~self._store.completed()[self._rows]]
 
     def write(self, rows: NDArray[np.int64], found: dict[str, torch.Tensor]) -> None:
-        """Keep some test points."""
+        """Keep some rows."""
         arrays = {
             key: np.ascontiguousarray(found[key].detach().cpu().numpy().astype(array.dtype))
             for key, array in self._schema.items()
@@ -94,13 +96,13 @@ class Results:
         with RowWriter(self._store) as writer:
             writer.write(rows, arrays)
 
-    def get(self) -> Decomposition | None:
-        """Return what there is; None while a store lacks rows."""
+    def arrays(self) -> dict[str, NDArray[Any]] | None:
+        """Return all arrays; None while a store lacks rows."""
         if self._store is None:
-            return Decomposition(self._arrays, self._about)
+            return self._arrays
         if not self._store.completed().all():
             return None
-        return Decomposition.open(self._store.path)
+        return {key: self._store.array(key) for key in self._schema}
 
 
 def _refuse_other(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
@@ -112,3 +114,11 @@ def _refuse_other(path: Path, there: dict[str, Any], now: dict[str, Any]) -> Non
                 f"{path} holds another explanation ({key} is {before.get(key)!r:.80} there and "
                 f"{value!r:.80} now); choose another path"
             )
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read what an explanation was asked; HistoryError if there is none."""
+    about = load_json(path / ABOUT_FILE, HistoryError)
+    if not isinstance(about, dict):
+        raise HistoryError(f"{path} holds no explanation: {ABOUT_FILE} is no object")
+    return about

@@ -1,0 +1,147 @@
+"""One recorded update backwards: from derivatives with respect to what it wrote to what it read.
+
+With the update of :mod:`coarlib.history.optimizers`, θ' = θ - through·b' - direct·u - shrink·θ and
+b' = keep·b + take·u, and a second moment v' = β2·v + (1 - β2)·u² inside ``through`` for Adam, the
+derivatives λ of an output with respect to θ', b' and v' become::
+
+    λb ← λb - through·λθ                                   λv ← λv + λθ·b'·∂through/∂D·∂D/∂v' …
+    λu = take·λb - direct·λθ + 2(1 - β2)·u·λv              (u entered all three)
+    λg = clip·(λu - g⟨λu, g⟩/(‖g‖(‖g‖ + ε)))               (clipping by norm, where it was active)
+    λθ ← (1 - shrink)·λθ + couple·λu + H λg,    λb ← keep·λb,    λv ← β2·λv
+
+and the derivative with respect to the weight of sample i in this batch is w_i⟨λg, ∇ℓ_i(θ)⟩. All λ
+carry one row a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.func import functional_call, grad, jvp, vmap
+
+from coarlib.history.clipping import NORM_EPS
+from coarlib.history.gradients import SampleGradients, differentiable_attention
+from coarlib.history.optimizers import HYPER, INACTIVE, OptimizerKind
+from coarlib.history.parameters import Tensors
+from coarlib.history.walk import Update
+
+
+@dataclass
+class Derivatives:
+    """Derivatives of q outputs with respect to parameters, momentum and second moment.
+
+    ``{name: [q, *shape]}`` each; changed in place by :meth:`back`.
+    """
+
+    theta: Tensors
+    momentum: Tensors
+    second_moment: Tensors
+
+    @classmethod
+    def of(cls, theta: Tensors) -> Derivatives:
+        """Start at the end of training, where only the parameters matter."""
+        zeros = [{name: torch.zeros_like(v) for name, v in theta.items()} for _ in range(2)]
+        return cls(dict(theta), *zeros)
+
+    def enter(self, kind: OptimizerKind, update: Update, gradient: Tensors) -> Tensors:
+        """Go back through the optimizer's formula; return λu, ``{name: [q, *shape]}``.
+
+        ``gradient`` is the clipped gradient of the batch (for Adam and AdamW). ``theta`` is left
+        with its direct part; what comes through the gradient is still to be added.
+        """
+        found = {}
+        for place, (name, own) in enumerate(update.coefficients.items()):
+            count = int(update.record.counts[place])
+            theta, momentum = self.theta[name], self.momentum[name]
+            momentum -= own.through * theta
+            entering = own.take * momentum - own.direct * theta
+            if kind.adaptive and count != INACTIVE:
+                lr, beta2, beta1 = (
+                    float(update.record.hyper[update.groups[place], HYPER.index(key)])
+                    for key in ("lr", "beta2", "momentum")
+                )
+                size = lr / (1 - beta1 ** (count + 1))
+                second, correction = update.second_moment[name], 1 - beta2 ** (count + 1)
+                root = (second / correction).sqrt()
+                slope = torch.where(root > 0, 0.5 / correction / root, 0.0)
+                through = torch.as_tensor(own.through)
+                bent = update.momentum[name] * through.square() / size * slope if size else 0.0
+                moment = self.second_moment[name]
+                moment += theta * bent
+                u = gradient[name] + own.couple * update.theta[name]
+                entering += 2 * (1 - beta2) * u * moment
+                moment *= beta2
+            momentum *= own.keep
+            theta *= 1 - own.shrink
+            if own.couple:
+                theta += own.couple * entering
+            found[name] = entering
+        return found
+
+
+def unclip(update: Update, entering: Tensors, gradient: Tensors) -> Tensors:
+    """Turn λ of clipped gradients into λ of the gradients, where clipping by norm was active.
+
+    ``gradient`` is that of the batch before clipping. Tensors that share a factor below 1 were
+    clipped together.
+    """
+    factors: dict[float, list[str]] = {}
+    for name, factor in update.clip.items():
+        factors.setdefault(factor, []).append(name)
+    found = dict(entering)
+    for factor, names in factors.items():
+        if factor == 1.0:
+            continue
+        norm = torch.sqrt(sum(gradient[n].square().sum() for n in names))  # type: ignore[arg-type]
+        along = sum(entering[n].flatten(1) @ gradient[n].flatten() for n in names)
+        share = torch.as_tensor(along) / (norm * (norm + NORM_EPS)).clamp(min=1e-300)
+        for name in names:
+            rows = share.reshape(-1, *[1] * gradient[name].dim())
+            found[name] = factor * (entering[name] - rows * gradient[name])
+    return found
+
+
+def through_gradient(
+    gradients: SampleGradients,
+    theta: Tensors,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    weights: torch.Tensor,
+    direction: Tensors,
+) -> tuple[Tensors, torch.Tensor]:
+    """Go back through the gradient of a batch.
+
+    Parameters
+    ----------
+    gradients : SampleGradients
+    theta : {name: [*shape]}
+    batch : inputs [B, …] and targets [B, …]
+    weights : float [B]
+        Of the samples in the objective.
+    direction : {name: [q, *shape]}
+        λg.
+
+    Returns
+    -------
+    curved : {name: [q, *shape]}
+        The Hessian of the objective times λg.
+    along : float [q, B]
+        ``⟨λg, ∇ℓ_i⟩``.
+    """
+    loss, inputs, targets = gradients.loss, *batch
+
+    def losses(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = functional_call(gradients.model, part, (inputs,))
+        each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
+        penalty = each.new_zeros(()) if loss.regulariser is None else loss.regulariser(part)
+        return each, penalty
+
+    def slope(part: Tensors, along: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        each, penalty = jvp(losses, (part,), (along,))[1]
+        return (each * weights).sum() + penalty, each
+
+    with differentiable_attention():
+        back: Any = vmap(grad(slope, has_aux=True), in_dims=(None, 0))
+        curved, along = back(theta, direction)
+    return {name: values.detach() for name, values in curved.items()}, along.detach()

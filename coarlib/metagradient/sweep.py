@@ -1,0 +1,87 @@
+"""From the trained outputs back through every update to the weight of every training sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from coarlib.errors import HistoryError
+from coarlib.history import RecordedRun
+from coarlib.history.gradients import SampleGradients
+from coarlib.history.parameters import Tensors
+from coarlib.history.queries import Queries
+from coarlib.history.walk import Update
+from coarlib.metagradient.backward import Derivatives, through_gradient, unclip
+
+
+@dataclass
+class Sweep:
+    """Reverse mode through one recorded run.
+
+    Attributes
+    ----------
+    run : RecordedRun
+    queries : Queries
+    advance : callable
+        Called after every update.
+    """
+
+    run: RecordedRun
+    queries: Queries
+    advance: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        settings = self.run.walk.history.settings
+        if settings.tracked != settings.table.names:
+            raise HistoryError(
+                "metagradients need the optimizer's state of all tensors; record without track="
+            )
+        if settings.is_window:
+            raise HistoryError("metagradients need all updates of a run; record without window=")
+        self._gradients = SampleGradients(self.run.model, self.run.loss)
+
+    def of(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the derivatives of some test points' outputs, ``[n, K, D]``.
+
+        Entry i is the derivative with respect to a factor on sample i's loss in every batch that
+        it was in, the weights of the others staying as they are.
+        """
+        walk = self.run.walk
+        settings, last = walk.history.settings, walk.theta(walk.history.last)
+        one = torch.ones(len(points), dtype=walk.dtype, device=walk.device)
+        outputs = self.queries.jacobian(last, {}, points, one)
+        state = Derivatives.of(
+            {name: values.flatten(0, 1).contiguous() for name, values in outputs.items()}
+        )
+        count = len(points) * self.queries.num_outputs
+        found = one.new_zeros(count, settings.num_samples)
+        for number in reversed(walk.numbers):
+            self._back(walk.update(number, moments=True), state, found)
+            self.advance()
+        return found.view(len(points), self.queries.num_outputs, -1)
+
+    def _back(self, update: Update, state: Derivatives, found: torch.Tensor) -> None:
+        kind = self.run.walk.history.settings.kind
+        numbers = update.record.samples
+        inputs, targets = self.run.samples.take(numbers, found.device)
+        batch = self.run.put(inputs), targets
+        weights = torch.as_tensor(update.record.weights).to(found)
+        plain: Tensors = {}
+        if kind.adaptive or any(factor != 1.0 for factor in update.clip.values()):
+            plain = self._gradient(update.theta, batch, weights)
+        clipped = {name: values * update.clip[name] for name, values in plain.items()}
+        direction = unclip(update, state.enter(kind, update, clipped), plain)
+        curved, along = through_gradient(self._gradients, update.theta, batch, weights, direction)
+        for name, values in curved.items():
+            state.theta[name] += values
+        columns = torch.as_tensor(numbers).to(found.device)
+        found.index_add_(1, columns, along * weights)
+
+    def _gradient(
+        self, theta: Tensors, batch: tuple[torch.Tensor, torch.Tensor], weights: torch.Tensor
+    ) -> Tensors:
+        found = self._gradients.weighted_sum(theta, {}, *batch, weights)
+        penalty = self._gradients.regulariser(theta, {})
+        return found if penalty is None else {n: v + penalty[n] for n, v in found.items()}

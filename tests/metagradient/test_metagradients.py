@@ -1,0 +1,136 @@
+"""Many seeds, stores of results, removals."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from zoo.recorded_runs import Run, tiny_data, tiny_model
+
+from coarlib.errors import HistoryError
+from coarlib.history import open_run
+from coarlib.metagradient import metagradients, metagradients_of_seeds, trained
+from coarlib.metagradient.smoothness import reweighted
+from coarlib.metagradient.trained import recorded_run
+from coarlib.retraining import Trainer
+
+RUN = Run("AdamW", {"lr": 0.02, "weight_decay": 0.5})
+
+
+def small(width=8, activation=nn.GELU, dropout=0.0, **options):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 6, generator=generator, dtype=torch.float64)
+    targets = (inputs[:, :2].sum(1) > 0).long() + (inputs[:, 2] > 0.5).long()
+
+    def model():
+        layers = [nn.Linear(6, width), activation(), nn.Dropout(dropout), nn.Linear(width, 3)]
+        return nn.Sequential(*layers).double()
+
+    options = {"epochs": 4, "batch_size": 20, "options": {"lr": 0.2, "momentum": 0.9}, **options}
+    return Trainer(model, inputs[:50], targets[:50], **options), (inputs[50:], targets[50:])
+
+
+def loss_of(logits, target):
+    return F.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": "cosine", "warmup": 3, "clip_norm": 0.5},
+        {"optimizer": torch.optim.AdamW, "options": {"lr": 0.02}, "drop_last": True},
+    ],
+)
+def test_a_recorded_run_is_the_trainers_own(options):
+    trainer, (inputs, _) = small(**options)
+    model = trainer.train(np.arange(50), 3)
+    run = recorded_run(trainer, np.arange(50), 3)
+    last = run.walk.theta(run.walk.history.last)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(last[name], parameter.detach(), rtol=0, atol=0)
+    assert torch.isfinite(model(inputs)).all()
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_retraining_by_hand_is_the_optimizers(name, tmp_path):
+    """With factors of 1 the recorded run comes out, also with clipping; with 0, another."""
+    run = Run(name, {"lr": 0.05, "weight_decay": 0.1}, clip=0.3, schedule=True)
+    model = run.record(tmp_path / "h")
+    opened = open_run(tmp_path / "h", model, run.loss(), tiny_data()[0])
+    factors = torch.ones(2, 10, dtype=torch.float64)
+    factors[1, 3] = 0.0
+    theta = reweighted(opened, factors)
+    for name_, parameter in model.named_parameters():
+        torch.testing.assert_close(theta[name_][0], parameter.detach(), rtol=0, atol=1e-12)
+    assert (theta["0.weight"][1] - theta["0.weight"][0]).abs().max() > 1e-3
+
+
+def test_removals_of_a_smooth_run_are_predicted():
+    trainer, points = small()
+    found = metagradients_of_seeds(trainer, *points, [1], removals=8, quiet=True)
+    assert found.smoothness.correlation > 0.95
+    assert found.effects.shape == (1, 10, 50)
+    slope = np.polyfit(found.smoothness.predicted.ravel(), found.smoothness.measured.ravel(), 1)[0]
+    assert 0.7 < slope < 1.3
+
+
+def test_a_rough_run_is_warned_of():
+    trainer, points = small(64, nn.ReLU, options={"lr": 3.0, "momentum": 0.9}, epochs=12)
+    with pytest.warns(RuntimeWarning, match="not smooth enough"):
+        metagradients_of_seeds(trainer, *points, [1], removals=8, quiet=True)
+
+
+def test_a_store_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    trainer, points = small()
+    options = {"output": loss_of, "removals": 0, "quiet": True}
+    wanted = metagradients_of_seeds(trainer, *points, [1, 2], **options)
+    calls = []
+    original = recorded_run
+
+    def counted(*args, **more):
+        calls.append(args[2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **more)
+
+    monkeypatch.setattr("coarlib.metagradient.derivatives.recorded_run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        metagradients_of_seeds(trainer, *points, [1, 2], out=tmp_path / "m", **options)
+    found = metagradients_of_seeds(trainer, *points, [1, 2], out=tmp_path / "m", **options)
+    assert calls == [1, 2, 1, 2]
+    np.testing.assert_allclose(found.effects, wanted.effects, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.scores, found.effects.mean(0).T)
+    assert found.attributions().weight.shape == (50, 10)
+    other = small(width=9)[0]
+    with pytest.raises(HistoryError, match=r"another explanation \(training"):
+        metagradients_of_seeds(other, *points, [1, 2], out=tmp_path / "m", **options)
+
+
+def test_memory_changes_nothing(monkeypatch):
+    trainer, points = small(optimizer=torch.optim.AdamW, options={"lr": 0.02})
+    options = {"removals": 0, "quiet": True}
+    wanted = metagradients_of_seeds(trainer, *points, [1], **options)
+    monkeypatch.setattr(trained, "STATES_BYTES", 0)
+    again = metagradients_of_seeds(trainer, *points, [1], memory=1, **options)
+    np.testing.assert_allclose(again.effects, wanted.effects, rtol=0, atol=1e-10)
+
+
+def test_one_recorded_run_gives_both_explanations(tmp_path):
+    model = RUN.record(tmp_path / "h", model=tiny_model())
+    run = open_run(tmp_path / "h", model, RUN.loss(), tiny_data()[0])
+    found = metagradients(run, *tiny_data()[1], output="all", out=tmp_path / "m", quiet=True)
+    assert found.effects.shape == (1, 10, 10)
+    again = metagradients(run, *tiny_data()[1], output="all", out=tmp_path / "m", quiet=True)
+    np.testing.assert_array_equal(again.effects, found.effects)
+    np.testing.assert_array_equal(again.smoothness.measured, found.smoothness.measured)
+
+
+def test_what_has_no_exact_derivative_is_refused_in_one_sentence():
+    with pytest.raises(HistoryError, match="Dropout"):
+        recorded_run(small(dropout=0.5)[0], np.arange(50), 0)
+    with pytest.raises(HistoryError, match="without augment"):
+        recorded_run(small(augment=lambda x: x + 1)[0], np.arange(50), 0)
+    with pytest.raises(HistoryError, match="RMSprop"):
+        recorded_run(small(optimizer=torch.optim.RMSprop, options={})[0], np.arange(50), 0)
+    with pytest.raises(HistoryError, match="no seeds"):
+        metagradients_of_seeds(small()[0], *small()[1], [])
