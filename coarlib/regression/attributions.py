@@ -140,10 +140,10 @@ class Attributions:
 
     @property
     def standard_error(self) -> NDArray[np.float64] | None:
-        """Standard error of each weight (posterior sd for a shared prior), [N, T]; None if unknown.
+        """Standard error of each weight, [N, T]; None where no honest one is known.
 
-        Without bias of shrinkage: for ridge it is the spread of the estimate, not its distance to
-        the truth.
+        Of shrunken weights it holds the bias of shrinkage, too: a distance to the truth, not only
+        the spread of the estimate.
         """
         if self.error_feature is None:
             return None
@@ -158,11 +158,14 @@ class Attributions:
         Raises
         ------
         RegressionError
-            If the solver gives no standard errors (lasso).
+            If no honest standard errors are known: for the lasso, and where rows are too few.
         """
         error = self.standard_error
         if error is None:
-            raise RegressionError("these attributions have no standard errors")
+            raise RegressionError(
+                "these attributions have no standard errors: the lasso gives none, and other "
+                "solvers only from enough rows for their number of features"
+            )
         return self.weight - z * error, self.weight + z * error
 
     def predict(self, masks: NDArray[Any]) -> NDArray[np.float32]:

@@ -33,7 +33,10 @@ SCORE_TARGETS = 512
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scores of predictions on held-out rows; NaN for a target (or prediction) that never varies.
+    """Scores of predictions on held-out rows; NaN for a target that never varies.
+
+    A target that varies while its predictions do not has correlation 0 (and no slope), so that all
+    predictors are judged on the same targets.
 
     Attributes
     ----------
@@ -68,6 +71,21 @@ class HeldOut:
         return Interval(self.mean_low, self.mean_high, LEVEL, self.num_rows)
 
     @property
+    def predicts_nothing(self) -> bool:
+        """Whether the interval of the mean correlation contains 0, or no prediction varies."""
+        silent = bool((self.pearson[self._scored] == 0).all())
+        return silent or bool(self.mean_low <= 0 <= self.mean_high)
+
+    @property
+    def _verdict(self) -> str:
+        why = "the interval contains 0" if self.mean_low <= 0 else "no prediction varies"
+        return f"{why}, so these attributions predict nothing yet"
+
+    @property
+    def _scored(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.pearson)
+
+    @property
     def mean_spearman(self) -> float:
         """Mean Spearman correlation over the targets that have one."""
         return _mean(self.spearman)
@@ -81,21 +99,25 @@ class HeldOut:
     def __repr__(self) -> str:
         words = f"held-out correlation {self.mean:.3f} [{self.mean_low:.3f}, {self.mean_high:.3f}]"
         words += f" over {self.num_rows:,} rows"
-        if self.mean_low <= 0 <= self.mean_high:
-            words += ": the interval contains 0, so these predict nothing yet"
-        return words
+        return words + (f": {self._verdict}" if self.predicts_nothing else "")
 
     def _repr_html_(self) -> str:
         return card(repr(self), histogram(self.pearson, "correlation of the targets"))
 
     def __str__(self) -> str:
-        unscored = int(np.isnan(self.pearson).sum())
-        note = f", {unscored} targets without a score (they never vary)" if unscored else ""
+        scored = self._scored
+        note = ""
+        if unscored := int((~scored).sum()):
+            note = f", {unscored} targets without a score (they never vary)"
+        if silent := int((scored & np.isnan(self.slope)).sum()):
+            note += f", {silent} targets whose predictions never vary (they count as 0)"
+        if self.predicts_nothing:
+            note += f": {self._verdict}"
         return (
-            f"held-out correlation {self.mean:.3f} {self.interval} (mean over "
-            f"{len(self.pearson) - unscored} targets, {self.num_rows} rows, 95% interval over "
-            f"rows; Spearman {self.mean_spearman:.3f}, slope of output on "
-            f"prediction {self.median_slope:.2f}){note}"
+            f"held-out correlation {self.mean:.3f} {self.interval} (mean over {int(scored.sum())} "
+            f"targets, {self.num_rows} rows, 95% interval over rows; Spearman "
+            f"{self.mean_spearman:.3f}, slope of output on prediction {self.median_slope:.2f})"
+            f"{note}"
         )
 
 
@@ -126,8 +148,11 @@ def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0
         scores[:, chosen] = _scores(p, y)
         if len(parts):
             found = pearson_replicates(p.T, y.T, parts)
+            silent = np.isnan(scores[2, chosen]) & ~np.isnan(scores[0, chosen])
+            found[:, silent] = 0
             around = spread_of_subsamples(scores[0, chosen], found, rows)
-            limits[:, chosen] = correlation_limits(scores[0, chosen], around, rows, LEVEL)
+            ends = correlation_limits(scores[0, chosen], around, rows, LEVEL)
+            limits[:, chosen] = np.where(silent, np.nan, ends)
             sums += np.nansum(found, axis=1)
             counts += (~np.isnan(found)).sum(axis=1)
     pearson, spearman, slope, r_squared = scores
@@ -135,9 +160,11 @@ def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0
     with np.errstate(invalid="ignore"):
         replicas = spread_of_subsamples(mean, sums / counts, rows)
     low, high = correlation_limits(mean, replicas, rows, LEVEL)
-    ends = float(low), float(high)
+    if np.isnan(slope).all():  # nothing predicted varies: there is no spread to tell of
+        low = high = np.full((), np.nan)
+    bounds = float(low), float(high)
     return HeldOut(
-        rows, pearson, spearman, slope, r_squared, limits[0], limits[1], mean, *ends, replicas
+        rows, pearson, spearman, slope, r_squared, limits[0], limits[1], mean, *bounds, replicas
     )
 
 
@@ -168,10 +195,12 @@ def _scores(p: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float6
     """Pearson, Spearman, slope and R² of centred columns, [4, t]."""
     with np.errstate(invalid="ignore", divide="ignore"):
         pp, yy, py = (p * p).sum(0), (y * y).sum(0), (p * y).sum(0)
-        pearson = py / np.sqrt(pp * yy)
-        slope = np.where(yy > 0, py / pp, np.nan)
+        silent = (yy > 0) & (pp == 0)
+        pearson = np.where(silent, 0, py / np.sqrt(pp * yy))
+        slope = np.where((yy > 0) & (pp > 0), py / pp, np.nan)
         ranks_p, ranks_y = doubled_ranks(p)[0].astype(float), doubled_ranks(y)[0].astype(float)
         spearman = (ranks_p * ranks_y).sum(1) / np.sqrt((ranks_p**2).sum(1) * (ranks_y**2).sum(1))
+        spearman[silent] = 0
         # Means were removed from both, so this ignores an offset, as a correlation does.
         r_squared = np.where(yy > 0, 1 - ((y - p) ** 2).sum(0) / yy, np.nan)
     return np.stack([pearson, spearman, slope, r_squared])

@@ -40,10 +40,22 @@ def test_scores_match_scipy():
         assert ours.spearman[t] == pytest.approx(scipy.stats.spearmanr(p, y).statistic, abs=CLOSE)
         assert ours.slope[t] == pytest.approx(scipy.stats.linregress(p, y).slope, abs=CLOSE)
         assert ours.low[t] < ours.pearson[t] < ours.high[t]
-    assert np.isnan(ours.pearson[4:]).all() and np.isnan(ours.spearman[4:]).all()
-    assert ours.mean == pytest.approx(ours.pearson[:4].mean())
+    assert np.isnan(ours.pearson[4]) and np.isnan(ours.spearman[4])
+    assert ours.pearson[5] == ours.spearman[5] == 0 and np.isnan(ours.slope[5])
+    assert ours.mean == pytest.approx(ours.pearson[:4].sum() / 5)
     assert ours.mean_low < ours.mean < ours.mean_high
-    assert "2 targets without a score" in str(ours)
+    assert "1 targets without a score (they never vary)" in str(ours)
+    assert "1 targets whose predictions never vary (they count as 0)" in str(ours)
+    assert not ours.predicts_nothing
+
+
+def test_predictions_that_never_vary_predict_nothing():
+    outputs = np.random.default_rng(0).normal(size=(60, 3))
+    silent = score_arrays(np.ones((60, 3)), outputs)
+    assert silent.mean == 0 and np.isnan(silent.mean_low)
+    assert "no prediction varies, so these attributions predict nothing yet" in str(silent)
+    noise = score_arrays(np.random.default_rng(1).normal(size=(60, 3)), outputs)
+    assert "the interval contains 0, so these attributions predict nothing yet" in repr(noise)
 
 
 def test_bad_rows_are_dropped_and_too_few_refused():

@@ -78,19 +78,42 @@ def test_ridge_matches_scikit_learn(noisy, alpha):
     assert ours.gap.max() < CERTIFIED
 
 
-def test_ridge_errors_are_the_sandwich(noisy):
+def test_ridge_errors_are_the_posteriors_with_the_bias_of_shrinkage(noisy):
     lam, n = 0.2, len(noisy.masks)
     solution = Ridge(lam).solve(problem_of(noisy))
-    x = standardised(noisy.masks)
+    x, sd = standardised(noisy.masks), noisy.masks.std(0)[:, None]
     inverse = np.linalg.inv(x.T @ x / n + lam * np.eye(x.shape[1]))
     hat = np.trace(inverse @ x.T @ x / n) + 1
-    residual = noisy.outputs - noisy.outputs.mean(0)
-    residual = residual - x @ inverse @ x.T @ residual / n
-    sigma = np.sqrt((residual**2).sum(0) / (n - hat))
-    spread = np.sqrt(np.diag(inverse @ (x.T @ x / n) @ inverse) / n) / noisy.masks.std(0)
-    expected = np.outer(spread, sigma)
+    y = noisy.outputs - noisy.outputs.mean(0)
+    weight = inverse @ x.T @ y / n
+    sigma = np.sqrt(((y - x @ weight) ** 2).sum(0) / (n - hat))
+    left = lam * np.diag(inverse)[:, None]  # of the prior variance σ² / (n λ)
+    variance = left * sigma**2 / (n * lam)
+    expected = np.sqrt(variance + (weight * left / (1 - left)) ** 2) / sd
     assert np.allclose(solution.details["degrees_of_freedom"], hat)
-    assert np.allclose(solution.error_feature[:, None] * solution.error_target, expected, rtol=1e-4)
+    assert np.allclose(solution.error_feature, expected, rtol=1e-4)
+
+
+def test_robust_errors_are_hc3(noisy):
+    masks, outputs = noisy.masks[:90], noisy.outputs[:90]
+    source = ArrayRows(masks, outputs)
+    ours = fit(Moments.from_rows(source), "least_squares", rows=(source, np.arange(90)))
+    design = np.column_stack([np.ones(90), masks])
+    inverse = np.linalg.inv(design.T @ design)
+    hat = ((design @ inverse) * design).sum(1)
+    residual = outputs - design @ inverse @ design.T @ outputs
+    meat = (design @ inverse)[:, 1:, None] ** 2 * ((residual / (1 - hat)[:, None]) ** 2)[:, None]
+    assert np.allclose(ours.standard_error, np.sqrt(meat.sum(0)), rtol=1e-3)
+    assert "HC3" in ours.summary["errors"]
+
+
+def test_where_no_honest_error_is_known_none_is_given(few_rows):
+    moments = Moments.from_arrays(few_rows.masks, few_rows.outputs)
+    for solver in ("least_squares", "ridge", "shared_prior", "tempered_prior"):
+        found = fit(moments, solver)
+        assert found.standard_error is None
+        with pytest.raises(RegressionError, match="no standard errors"):
+            found.interval()
 
 
 @settings(max_examples=25, deadline=None)
@@ -125,7 +148,6 @@ def test_path_solutions_match_cholesky_and_carry_certificates(noisy):
     path = RidgePath(problem).solution(np.full(7, 0.05), "path")
     direct = Ridge(0.05).solve(problem)
     assert np.allclose(path.weight, direct.weight, atol=1e-6)
-    assert np.allclose(path.error_target, direct.error_target)
     assert np.allclose(path.error_feature, direct.error_feature)
     assert path.gap.max() < CERTIFIED
 
@@ -167,7 +189,7 @@ def test_too_few_rows_give_the_smallest_norm(few_rows):
     x = (x - x.mean(0))[:, varying] / scale[varying]
     expected = np.linalg.pinv(x) @ (few_rows.outputs - few_rows.outputs.mean(0))
     assert np.allclose(ours.standardised()[0][varying], expected, atol=1e-4)
-    assert np.isnan(ours.error_target).all()
+    assert ours.standard_error is None
     assert condition_number(problem_of(few_rows)) == np.inf
 
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from coarlib.errors import RegressionError
 from coarlib.regression.moments.counts import column_sums
 from coarlib.regression.problem import (
     Problem,
@@ -23,20 +23,40 @@ from coarlib.regression.problem import (
     target_blocks,
 )
 from coarlib.regression.solvers.base import Size, Solver
+from coarlib.regression.solvers.errors import (
+    add_errors,
+    add_posterior_errors,
+    add_robust_errors,
+    noise_sd,
+)
 
-__all__ = ["LeastSquares", "add_errors", "cholesky", "condition_number", "nothing_varies"]
+__all__ = ["LeastSquares", "cholesky", "condition_number", "nothing_varies"]
 
 # Beyond this the smallest eigenvalue is within rounding of zero.
 SINGULAR_CONDITION = 1e12
 REFINE_ABOVE = 1e-11  # relative residual of the normal equations
 REFINE_STEPS = 4
+QUICK_PRODUCTS = 5e11  # of a pass for robust errors
 
 
 @dataclass(frozen=True)
 class LeastSquares(Solver):
-    """Least squares; where it has no unique answer, the one of smallest norm."""
+    """Least squares; where it has no unique answer, the one of smallest norm.
+
+    Parameters
+    ----------
+    errors : str
+        ``"robust"``: standard errors that hold where residuals are larger for some masks than for
+        others (HC3), by one more pass over the rows; ``"classical"``: equal variances, for free;
+        ``"auto"``: robust where the rows are at hand and it takes seconds.
+    """
 
     name: ClassVar[str] = "least_squares"
+    errors: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.errors not in ("auto", "robust", "classical"):
+            raise RegressionError(f"errors are auto, robust or classical, not {self.errors!r}")
 
     def solve(self, problem: Problem) -> Solution:
         """Fit all targets.
@@ -45,8 +65,8 @@ class LeastSquares(Solver):
         -------
         Solution
             ``details``: ``condition`` (1-norm), ``degrees_of_freedom`` (parameters, with
-            intercept) and ``singular``; standard errors are σ_t √(C⁻¹)_jj / √n with
-            σ_t² = RSS / (n - M - 1).
+            intercept), ``singular``, and which ``errors`` there are. None are given where the
+            answer is not unique, or hardly.
         """
         if problem.num_active == 0:
             return nothing_varies(problem)
@@ -54,7 +74,8 @@ class LeastSquares(Solver):
             return min_norm(problem, "dual form")
         if problem.num_rows <= problem.num_active:
             return min_norm(problem, f"{problem.num_rows} rows for {problem.num_active} features")
-        solution = cholesky(problem, 0.0)
+        robust = self.errors == "robust" or (self.errors == "auto" and _quick(problem))
+        solution = cholesky(problem, 0.0, robust)
         if solution is None:
             return min_norm(problem, "features that are linear combinations of others")
         return solution
@@ -64,8 +85,18 @@ class LeastSquares(Solver):
         return 1.5 * size.side**3 + 4.0 * size.side * size.features * size.targets
 
 
-def cholesky(problem: Problem, lam: float) -> Solution | None:
-    """Solve (R + λI) W = C by Cholesky; None where that is singular to working precision."""
+def _quick(problem: Problem) -> bool:
+    """Whether one more pass over the rows is possible and takes seconds."""
+    width = problem.num_active + 2 * problem.num_targets
+    products = problem.num_rows * problem.num_active * width
+    return problem.source is not None and products <= QUICK_PRODUCTS
+
+
+def cholesky(problem: Problem, lam: float, robust: bool = False) -> Solution | None:
+    """Solve (R + λI) W = C by Cholesky; None where that is singular to working precision.
+
+    ``robust`` takes standard errors from the residuals of each row, by one more pass.
+    """
     matrix = problem.gram
     if lam:
         matrix = matrix.clone()
@@ -89,8 +120,15 @@ def cholesky(problem: Problem, lam: float) -> Solution | None:
         rss[targets] = problem.num_rows * np.maximum(yy - fitted, 0)
         lost = solution.fill(problem, targets, weight)
         solution.gap[targets] = quadratic_certificate(squares, smallest, largest, lost, yy)
-    spread, dof = _spread(problem, inverse, lam)
-    add_errors(problem, solution, spread, rss, dof)
+    diagonal = inverse.diagonal().cpu().numpy()
+    dof = problem.num_active - lam * float(diagonal.sum()) + 1
+    sigma = noise_sd(problem, rss, dof)
+    if lam:
+        add_posterior_errors(problem, solution, diagonal, lam * diagonal, sigma)
+    elif robust:
+        add_robust_errors(problem, solution, inverse)
+    else:
+        add_errors(problem, solution, diagonal, sigma)
     solution.details |= {
         "condition": largest / smallest,
         "degrees_of_freedom": dof,
@@ -118,40 +156,6 @@ def _refined(
     return weight, gradient
 
 
-def _spread(
-    problem: Problem, inverse: torch.Tensor, lam: float
-) -> tuple[NDArray[np.float64], float]:
-    """Diagonal of A⁻¹RA⁻¹, and the degrees of freedom tr(A⁻¹R) + 1, with A = R + λI."""
-    diagonal = inverse.diagonal()
-    if not lam:
-        return diagonal.cpu().numpy(), problem.num_active + 1.0
-    # A⁻¹RA⁻¹ = A⁻¹ - λA⁻².
-    spread = diagonal - lam * inverse.square().sum(1)
-    dof = problem.num_active - lam * float(diagonal.sum()) + 1
-    return spread.clamp_min(0).cpu().numpy(), dof
-
-
-def add_errors(
-    problem: Problem,
-    solution: Solution,
-    spread: NDArray[np.float64],
-    rss: NDArray[np.float64],
-    dof: float | NDArray[np.float64],
-) -> None:
-    """Set standard errors from the standardised covariance diagonal ``spread`` [M] or [M, T].
-
-    NaN where no degree of freedom is left to estimate the noise.
-    """
-    left = problem.num_rows - np.asarray(dof, float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sigma = np.where(left > 0, np.sqrt(rss / np.where(left > 0, left, 1)), np.nan)
-    solution.error_target = np.broadcast_to(sigma, (problem.num_targets,)).copy()
-    errors = np.zeros((problem.moments.num_features, *spread.shape[1:]))
-    scale = problem.scale if spread.ndim == 1 else problem.scale[:, None]
-    errors[problem.active] = np.sqrt(spread / problem.num_rows) / scale
-    solution.error_feature = errors
-
-
 def _eigenvalue_bounds(matrix: torch.Tensor, inverse: torch.Tensor) -> tuple[float, float]:
     """Bound the eigenvalues of A from above and below by the 1-norms of A and A⁻¹."""
     above, below = (float(m.abs().sum(0).max()) for m in (matrix, inverse))
@@ -163,7 +167,6 @@ def min_norm(problem: Problem, reason: str) -> Solution:
     values, vectors = problem.eigen()
     rank = len(values)
     solution = Solution.empty(problem, f"least squares of smallest norm ({reason})")
-    rss = np.zeros(problem.num_targets)
     for targets in target_blocks(problem.num_targets):
         c = problem.covariance(targets)
         weight = vectors @ ((vectors.T @ c) / values[:, None])
@@ -177,9 +180,6 @@ def min_norm(problem: Problem, reason: str) -> Solution:
         solution.gap[targets] = quadratic_certificate(
             squares, float(values[0]), float(values[-1]), lost, yy
         )
-        rss[targets] = problem.num_rows * np.maximum(yy - (weight * c).sum(0).cpu().numpy(), 0)
-    spread = (vectors.square() / values).sum(1).cpu().numpy()
-    add_errors(problem, solution, spread, rss, rank + 1)
     solution.details |= {
         "condition": float("inf"),
         "rank": rank,
@@ -192,8 +192,6 @@ def min_norm(problem: Problem, reason: str) -> Solution:
 def nothing_varies(problem: Problem) -> Solution:
     """Return the means of the targets, where no feature varies."""
     solution = Solution.empty(problem, "no feature varies: the mean of each target")
-    rss = problem.num_rows * problem.variance
-    add_errors(problem, solution, np.zeros(0), rss, 1)
     solution.details |= {"condition": 1.0, "degrees_of_freedom": 1.0, "singular": True}
     return solution
 

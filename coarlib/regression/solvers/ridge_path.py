@@ -17,7 +17,7 @@ from coarlib.regression.problem import (
     target_blocks,
 )
 from coarlib.regression.solvers.base import Size
-from coarlib.regression.solvers.least_squares import add_errors
+from coarlib.regression.solvers.errors import add_posterior_errors, noise_sd
 
 __all__ = ["RidgePath", "decomposition_work", "lambda_grid", "pooled_choice", "relative_curve"]
 
@@ -112,8 +112,8 @@ class RidgePath:
             rss[targets] = self.rss(lam[None, targets], targets)[0] * problem.num_rows
             lost = solution.fill(problem, targets, weight)
             solution.gap[targets] = self._gap(weight, lam[targets], lost, targets)
-        dof, spread = self._errors(lam)
-        add_errors(problem, solution, spread, rss, dof)
+        dof, marginal, left = self._spread(lam)
+        add_posterior_errors(problem, solution, marginal, left, noise_sd(problem, rss, dof))
         solution.details |= {
             "condition": _condition(self, float(np.min(lam))),
             "rank": self.rank,
@@ -140,18 +140,22 @@ class RidgePath:
             squares, lam + least, most + float(lam.max()), lost, problem.variance[targets]
         )
 
-    def _errors(
+    def _spread(
         self, lam: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64] | float, NDArray[np.float64]]:
-        """Degrees of freedom, and the diagonal of A⁻¹RA⁻¹ for each λ ([M] if there is one λ)."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Degrees of freedom, posterior variances in units of σ² / n, and their share of the prior.
+
+        The prior variance is 1/λ in these units, and the posterior covariance
+        I/λ - V diag(1/λ - 1/(d + λ)) V'. Arrays are [T], [M, T] and [M, T], without T for one λ.
+        """
         unique, where = np.unique(lam, return_inverse=True)
-        d = self.values[:, None]
-        kept = d / (d + torch.as_tensor(unique, device=d.device)).square()
-        spread = (self.vectors.square() @ kept).cpu().numpy()
-        dof = self.degrees_of_freedom(unique)
+        d, lam_t = self.values[:, None], torch.as_tensor(unique, device=self.values.device)
+        told = self.vectors.square() @ (1 / lam_t - 1 / (d + lam_t))
+        marginal = (1 / lam_t - told).clamp_min(0).cpu().numpy()
+        left, dof = marginal * unique, self.degrees_of_freedom(unique)
         if len(unique) == 1:
-            return float(dof[0]), spread[:, 0]
-        return dof[where], spread[:, where]
+            return dof, marginal[:, 0], left[:, 0]
+        return dof[where], marginal[:, where], left[:, where]
 
 
 def _condition(path: RidgePath, lam: float) -> float:

@@ -81,6 +81,8 @@ class Saga(Solver):
         def batches() -> Iterator[Batch]:
             return _batches(problem, self.batch_size)
 
+        if problem.num_active == 0:
+            return Solution.empty(problem, "no feature varies: the mean of each target")
         lam = float(self.lam or 0)
         ones = torch.ones(problem.num_active, device=problem.device)
         shape = (problem.num_active, problem.num_targets)

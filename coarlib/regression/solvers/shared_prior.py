@@ -80,9 +80,8 @@ class SharedPrior(Solver):
         Returns
         -------
         Solution
-            Standard errors are posterior standard deviations. ``details``: ``evidence`` before the
-            first and after the last step, ``effective_features`` (Σ τ)² / Σ τ², and with
-            ``scores`` ``slopes``, one a group.
+            ``details``: ``evidence`` before the first and after the last step,
+            ``effective_features`` (Σ τ)² / Σ τ², and with ``scores`` ``slopes``, one a group.
         """
         guess = None if self.scores is None else _checked_scores(problem, self.scores)
         inner = None if self.groups is None else _checked_groups(problem, self.groups)
@@ -141,7 +140,6 @@ def _ridge_about(
     grid = lambda_grid()
     lam = pooled_choice(path, grid) if pooled else grid[np.argmin(path.gcv_all(grid), axis=0)]
     solution = path.solution(lam, "")
-    solution.error_feature = _posterior_spread(path, lam)
     if mean is not None:
         for targets in target_blocks(problem.num_targets):
             raw = problem.raw_weight(shift[:, targets])
@@ -151,24 +149,6 @@ def _ridge_about(
         share = np.divide(centred.variance, yy, out=np.zeros_like(yy), where=yy > 0)
         solution.gap *= share  # the certificate is relative to the whole variance
     return solution
-
-
-def _posterior_spread(path: RidgePath, lam: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Posterior sd of raw weights in units of the noise sd, [N, T] ([N] for one λ).
-
-    In reweighted features the prior variance is s = 1/(nλ) and the posterior covariance
-    s I - V diag(s - 1/(n d + nλ)) V'.
-    """
-    problem, n = path.problem, path.problem.num_rows
-    unique, where = np.unique(lam, return_inverse=True)
-    d = path.values[:, None]
-    lam_t = torch.as_tensor(unique, device=d.device)
-    prior = 1 / (n * lam_t)
-    explained = path.vectors.square() @ (prior - 1 / (n * (d + lam_t)))
-    variance = (prior - explained).clamp_min(0).cpu().numpy()
-    errors = np.zeros((problem.moments.num_features, len(unique)))
-    errors[problem.active] = np.sqrt(variance) / problem.scale[:, None]
-    return errors[:, 0] if len(unique) == 1 else errors[:, where]
 
 
 def _checked_prior(problem: Problem, prior: Prior | NDArray[np.float64]) -> Prior:
