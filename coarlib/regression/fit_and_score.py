@@ -237,6 +237,7 @@ def _finished(
         "rows_held_out": held,
     }
     result.split = split.row_ids(source)
+    result.components = getattr(source, "components", None)
     if held:
         how.say(
             f"final weights: fitted on all {trained + held} rows (the correlation above is that "

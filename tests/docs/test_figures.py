@@ -15,7 +15,7 @@ from paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-OWED = 5  # may only fall
+OWED = 4  # may only fall
 FENCE = re.compile(r"^ *```.*?^ *```\s*?$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!-- (?!figures|not measured|owed).*?-->", re.DOTALL)
 MARK = re.compile(r"<!-- (?P<kind>figures|not measured|owed): (?P<what>.*?) -->", re.DOTALL)
