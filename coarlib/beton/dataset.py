@@ -131,6 +131,8 @@ def _rows(store: Store, completed_name: str, ignore_completed: bool, quiet: bool
         if flags.ndim != 1:
             raise BetonError(f"{completed_name} of {store.path} is not one flag a row")
         done = np.flatnonzero(flags)
+    if store.has_checksums:  # unfinished rows may be asked for, damaged ones never
+        refuse_torn(store, store.completed_rows(), quiet)
     if ignore_completed:
         unfinished = store.num_models - len(done)
         if unfinished:
@@ -140,8 +142,6 @@ def _rows(store: Store, completed_name: str, ignore_completed: bool, quiet: bool
                 file=sys.stderr,
             )
         return np.arange(store.num_models)
-    if store.has_checksums and completed_name == COMPLETED:
-        refuse_torn(store, done, quiet)
     if not len(done):
         raise BetonError(f"no row of {store.path} is completed; there is nothing to write")
     return done

@@ -23,7 +23,7 @@ from coarlib.commands.checkers import TRUTHS, Boolean, Settings, Whole
 from coarlib.commands.configuration import read_file
 from coarlib.commands.help import help_text
 from coarlib.commands.parameters import COMMON, Param
-from coarlib.errors import ArgumentError, CoarlibError, nearest
+from coarlib.errors import ArgumentError, CoarlibError, nearest, printable
 from coarlib.files import whole_file
 from coarlib.progress import set_quiet
 
@@ -242,8 +242,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     try:
         main(argv)
     except CoarlibError as error:
-        one_line = "\\n".join(str(error).splitlines())
-        print(f"error: {one_line}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

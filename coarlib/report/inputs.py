@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import CoarlibError, ReportError
 from coarlib.regression.attributions import DATAMODELS, Attributions
-from coarlib.regression.rows import RowSource, open_rows
+from coarlib.regression.rows import RowSource, StoreRows, open_rows
 from coarlib.report.notes import FeatureNotes, Notes
 from coarlib.report.records import (
     EXPLANATION,
@@ -190,3 +191,5 @@ def _open_rows(
         if inputs.store is None or inputs.attributions is not None:
             raise
         inputs.why_no_rows = f"{place} has no rows of masks and outputs: {error}."
+    if isinstance(inputs.rows, StoreRows):  # never a picture of damaged rows
+        inputs.rows.verify(np.arange(len(inputs.rows.row_ids)))

@@ -116,6 +116,17 @@ def rows_by_identity(store: Store) -> dict[str, NDArray[np.int64]]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
+def recorded_rows(store: Store) -> NDArray[np.int64]:
+    """Return the completed rows of which a worker's log tells who made them."""
+    checksums, found = store.checksums(), np.zeros(store.num_models, np.bool_)
+    for batch in read_batches(store.path):
+        if "host" in batch.worker:  # its first line, which says who it was, is whole
+            for row, digest in batch.rows_and_digests():
+                if row < len(found) and digest == checksums[row]:
+                    found[row] = True
+    return np.flatnonzero(found)
+
+
 def identity_of_row(path: Path, row: int) -> str | None:
     """Return the identity of the task that made a row; None if no log tells."""
     try:

@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
+from coarlib.loading import DAMAGE
 from coarlib.store.page_cache import drop_cached_pages
 from coarlib.store.spec import ArraySpec, StoreSpec
 
@@ -82,12 +83,12 @@ class ArrayFile:
                 break
             except OSError as error:
                 raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-            except ValueError as error:
+            except DAMAGE as error:
                 if attempt == HEADER_ATTEMPTS:
                     reason = str(error).partition("\n")[0]
                     raise StoreError(f"{path} is not a .npy array: {reason}") from error
                 time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-        if fortran or dtype.hasobject or not shape or min(shape) < 0:
+        if fortran or dtype.kind not in "biuf" or not shape or min(shape) < 0:
             raise StoreError(f"{path} must be a C-order array of numbers with a row axis")
         wanted = offset + dtype.itemsize * prod(shape)
         if size < wanted:

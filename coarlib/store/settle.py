@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError
 from coarlib.files import whole_file
 from coarlib.loading import load_json
+from coarlib.store.layout import SEALED_SINCE, SPEC_FILE
 
 DIGEST = "digest"
 SEAL = re.compile(rb"coarlib xxh3 ([0-9a-f]{16})")
@@ -54,7 +55,7 @@ def sealed_json(content: dict[str, Any]) -> bytes:
 def read_sealed_json(path: Path) -> Any:
     """Read a JSON setting and compare it with its digest; None if there is no such file.
 
-    Settings of stores made before digests were kept are taken as they are.
+    Settings of a store made before digests were kept are taken as they are.
 
     Raises
     ------
@@ -68,7 +69,18 @@ def read_sealed_json(path: Path) -> Any:
         found = content.pop(DIGEST)
         if found != digest_of(content):
             raise damaged(path)
+    elif _needs_digests(path.parent):
+        raise damaged(path)
     return content
+
+
+def _needs_digests(directory: Path) -> bool:
+    """Whether a directory is a store, or its like, of a version that seals all its settings."""
+    spec = directory / SPEC_FILE
+    made = load_json(spec, StoreError) if spec.is_file() else {}
+    made = made.get("coarlib") if isinstance(made, dict) else None
+    version = made.get("format_version") if isinstance(made, dict) else None
+    return isinstance(version, int) and version >= SEALED_SINCE
 
 
 def damaged(path: Path) -> StoreError:

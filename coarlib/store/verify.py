@@ -14,9 +14,9 @@ from coarlib.store.adopt import adoptable
 from coarlib.store.components import read_components
 from coarlib.store.create import sweep_store
 from coarlib.store.design import read_design
-from coarlib.store.identity import all_identities, rows_by_identity
+from coarlib.store.identity import all_identities, recorded_rows, rows_by_identity
 from coarlib.store.layout import DESIGN_LABELS, DESIGN_MASKS, array_path
-from coarlib.store.provenance import damaged_lines
+from coarlib.store.provenance import damaged_lines, log_files
 from coarlib.store.reader import Store, take_rows
 from coarlib.store.scan import torn_rows
 from coarlib.store.settle import check_sealed_npy
@@ -154,10 +154,15 @@ def check_settings(store: Store) -> None:
 def _notes(store: Store) -> list[str]:
     """Say which tasks made the rows, if several did, and what of the logs is damaged."""
     notes = []
+    made = rows_by_identity(store)
     if len(all_identities(store.path)) > 1:
-        made = rows_by_identity(store).items()
-        rows = "; ".join(f"{name}: {len(rows)} rows, first {rows[0]}" for name, rows in made)
+        rows = "; ".join(f"{name}: {len(r)} rows, first {r[0]}" for name, r in made.items())
         notes.append(f"rows of different tasks: {rows}")
+    nobody = np.setdiff1d(store.completed_rows(), recorded_rows(store))
+    if log_files(store.path) and len(nobody):
+        notes.append(
+            f"no worker's log tells who made {len(nobody)} rows (the first is {nobody[0]})"
+        )
     if lines := damaged_lines(store.path):
         notes.append(
             f"{len(lines)} lines of workers' logs are damaged (the first is {lines[0]}): what they "

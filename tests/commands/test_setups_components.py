@@ -9,6 +9,7 @@ from coarlib.errors import CoarlibError, StoreError
 from coarlib.store import Store, initialize
 from coarlib.store.components import COMPONENTS_FILE, read_components, settle_components
 from coarlib.store.merge import merge
+from coarlib.store.settle import sealed_json
 from coarlib.store.spec import load_spec
 from estimate.digits import make_dataset
 
@@ -69,7 +70,7 @@ def test_a_store_keeps_its_components_and_holds_workers_to_them(tmp_path, digits
     (store / COMPONENTS_FILE).write_text(json.dumps(table))
     with pytest.raises(StoreError, match="does not match its digest"):
         components.main([str(store)])
-    (store / COMPONENTS_FILE).write_text(json.dumps(table["components"]))
+    (store / COMPONENTS_FILE).write_bytes(sealed_json({"components": table["components"]}))
     other = r"16 × conv_filter of root.weight \(axis 0\) there, .* of stem.weight \(axis 0\) here"
     with pytest.raises(StoreError, match=other):
         make_dataset.main(words)

@@ -113,4 +113,4 @@ def test_the_command(filled, command):
     assert "repaired" in repaired.stdout
     bad = command("estimate", "verify", filled.path, "--rows", "5:99")
     assert bad.returncode == 2
-    assert "--rows must be START:STOP within 0:24, not '5:99'" in bad.stderr
+    assert "--rows must be A:B within 0:24, not '5:99'" in bad.stderr
