@@ -31,6 +31,8 @@ ROWS, TARGETS = (50, 100, 500), (1, 100, 1000)
 STRENGTHS = (0.1, 0.5, 0.9)
 SHARED = (0.0, 0.3)  # share of the noise's variance that all targets have in common
 RESAMPLES = 400
+MANY = 100_000  # rows × targets from which fewer resamples and trials have to do
+NAMES = ("rows", "targets", "kind", "strength", "shared")
 OUT = Path(__file__).parent / "results" / "coverage_scores.json"
 
 
@@ -56,9 +58,10 @@ def coverage(
         low, high = correlation_limits(means, spread_of_subsamples(means, found, rows), rows)
     else:
         ends, scores = [], []
+        resamples = RESAMPLES if rows * targets < MANY else RESAMPLES // 2
         for trial in range(trials):
             a, b = draw(rng, rows, targets, strength, shared)
-            found = bootstrap_interval(a, b, kind, resamples=RESAMPLES, seed=trial)
+            found = bootstrap_interval(a, b, kind, resamples=resamples, seed=trial)
             ends.append((found.low, found.high))
             scores.append(correlate(a, b, kind).r.mean())
         (low, high), means = np.transpose(ends), np.array(scores)
@@ -80,26 +83,24 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    sizes = [[int(n) for n in text.split(",")] for text in (args.rows, args.targets)]
-    cases = []
+    sizes = [  # a case that the file holds already is not simulated again
+        [int(n) for n in text.split(",")] for text in (args.rows, args.targets)
+    ]
+    cases = json.loads(args.out.read_text())["cases"] if args.out.is_file() else []
+    done = {tuple(case[name] for name in NAMES) for case in cases}
     for rows, targets, kind, strength, shared in itertools.product(
         *sizes, args.kinds.split(","), STRENGTHS, SHARED
     ):
-        if targets == 1 and shared:
+        if (targets == 1 and shared) or (rows, targets, kind, strength, shared) in done:
             continue
         start = time.time()
-        found = coverage(
-            rows,
-            targets,
-            kind,
-            strength,
-            shared,
-            args.trials if rows * targets <= 100_000 else args.trials // 2,
-        )
+        trials = args.trials if rows * targets < MANY else args.trials // 2
+        found = coverage(rows, targets, kind, strength, shared, trials)
         case = {"rows": rows, "targets": targets, "kind": kind}
         cases.append(case | {"strength": strength, "shared": shared} | found)
         print(f"{time.time() - start:6.1f} s", cases[-1], flush=True)
-    args.out.write_text(json.dumps({"resamples": RESAMPLES, "cases": cases}, indent=1) + "\n")
+        content = {"resamples": RESAMPLES, "cases": cases}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

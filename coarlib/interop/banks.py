@@ -143,7 +143,8 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     Parameters
     ----------
     path : str or Path
-        ``.npy`` (masks, or index lists [M, k]), quanda's ``.yaml``, or a directory of dattri's
+        ``.npy``, ``.npz`` or ``.pt`` (masks as booleans or as 0 and 1 of any dtype, or index lists
+        [M, k]; a ``.pt`` may hold a list of them), quanda's ``.yaml``, or a directory of dattri's
         ``retrain_lds``.
     num_examples : int, optional
         N; needed for index lists.
@@ -163,14 +164,47 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     if not path.is_file():
         raise ScoringError(f"there is no file {path}")
     if path.suffix in (".yaml", ".yml"):
-        indices: Any = read_quanda_subsets(path)
-    else:
-        indices = load_npy(path, ScoringError)
-        if indices.dtype == bool or indices.dtype.kind == "f" or indices.shape[-1] == num_examples:
-            return np.asanyarray(indices)
+        return _from_lists(read_quanda_subsets(path), path, num_examples)
+    found = _read_array(path)
+    if isinstance(found, list | tuple):
+        return _from_lists(found, path, num_examples)
+    array = as_array(found, str(path))
+    if array.dtype == bool or _holds_masks(array, num_examples):
+        return array
+    return _from_lists(list(array), path, num_examples)
+
+
+def _holds_masks(array: NDArray[Any], num_examples: int | None) -> bool:
+    """Whether numbers are masks: 0 and 1 only, and too many of them a row to be index lists."""
+    if array.ndim != 2 or num_examples not in (None, array.shape[1]):
+        return False
+    return array.shape[1] > 2 and bool(((array == 0) | (array == 1)).all())
+
+
+def _from_lists(lists: Any, path: Path, num_examples: int | None) -> NDArray[Any]:
     if num_examples is None:
         raise ScoringError(f"{path} holds index lists; say how many examples there are in all")
-    return masks_from_indices(list(indices), num_examples)
+    return masks_from_indices(lists, num_examples)
+
+
+def _read_array(path: Path) -> Any:
+    """Read the one array (or list of tensors) of a ``.npy``, ``.npz`` or ``.pt``."""
+    if path.suffix in (".pt", ".pth"):
+        content = read_tensors(path)
+        return next(iter(content.values())) if _single(content) else content
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
+    if isinstance(found, np.ndarray):
+        return found
+    if len(found.files) != 1:
+        raise ScoringError(f"{path} holds {', '.join(found.files)}; one array is needed")
+    return found[found.files[0]]
+
+
+def _single(content: Any) -> bool:
+    return isinstance(content, dict) and len(content) == 1
 
 
 def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:
@@ -186,13 +220,17 @@ def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise ScoringError(f"cannot read {path} as a list of index lists") from error
-    # Block style begins a list with "- -", flow style with "[" (the outer one, if any, is empty).
-    flow = "[" in text
-    lists = re.split(r"\[", text)[1:] if flow else re.split(r"^- - ", text, flags=re.MULTILINE)[1:]
-    if not lists or re.search(r"[^-\d\s\[\],]", text) or re.search(r"-\d|\d-", text):
+    if not text.strip() or re.search(r"[^-\d\s\[\],]", text) or re.search(r"-\d|\d-", text):
         raise ScoringError(f"{path} is not a list of lists of non-negative integers")
-    numbers = [np.fromstring(part.translate(_BLANKS), dtype=np.int64, sep=" ") for part in lists]
-    return [part for part in numbers if part.size] if flow else numbers
+    if text.lstrip().startswith("["):  # flow style throughout: [[1, 2], [], [3]]
+        inner = text.strip()[1:-1]
+        lists, rest = re.findall(r"\[[^\[\]]*\]", inner), re.sub(r"\[[^\[\]]*\]", "", inner)
+    else:  # an item is "- [1, 2]" (perhaps over several lines), or "- - 1" and more lines
+        rest, *lists = re.split(r"^- ", text, flags=re.MULTILINE)
+    if re.search(r"[^\s,]", rest) or not all(part.lstrip()[:1] in ("[", "-") for part in lists):
+        raise ScoringError(f"{path} is not a list of lists of non-negative integers")
+    blank = (part.translate(_BLANKS) for part in lists)
+    return [np.array(part.split(), dtype=np.int64) for part in blank]
 
 
 _BLANKS = str.maketrans("-[],\n", "     ")

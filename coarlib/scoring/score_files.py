@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
         ``.npy`` or TRAK's ``.mmap`` (the same format; stays on disk until it is read), ``.pt`` or
         ``.pth`` (a tensor or a dict of tensors), ``.safetensors``, or a directory: attributions
         written by run_regression, a folder of TRAK scores, or quanda's explanation cache
-        (``0.pt``, ``1.pt``, …, each [batch, N]).
+        (``0.pt``, ``1.pt``, …, each [batch, N]), or a folder of bergson's scores.
     key : str, optional
         Which tensor of a dict, or which file of a scores folder. Not needed where there is one
         matrix, or one named ``weight``, ``scores`` or ``score``.
@@ -45,6 +46,8 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "scores.bin").is_file():
+            return _read_bergson(path, key)
         if (path / "0.pt").is_file():
             return _read_explanations(path, key)
         path = _file_in(path, key)
@@ -61,6 +64,8 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     if path.suffix not in readers:
         raise ScoringError(f"{path} is none of {', '.join(readers)}, nor a directory of scores")
     scores = as_array(readers[path.suffix](path, key), str(path))
+    if scores.ndim == 1:
+        scores = scores[:, None]
     if scores.ndim != 2:
         raise ScoringError(
             f"{path} holds an array of shape {list(scores.shape)}, not scores [N, T]"
@@ -98,6 +103,26 @@ def _read_explanations(directory: Path, key: str | None) -> NDArray[Any]:
     if any(part.ndim != 2 or part.shape[1] != parts[0].shape[-1] for part in parts):
         raise ScoringError(f"the files of {directory} are not explanations [batch, N] of one N")
     return np.concatenate(parts).T
+
+
+def _read_bergson(directory: Path, key: str | None) -> NDArray[Any]:
+    """Read bergson's records of N (score, written) pairs a target; all must be written."""
+    if key is not None:
+        raise ScoringError(f"{directory} holds one matrix, so no key can be chosen")
+    try:
+        content = json.loads((directory / "info.json").read_text())
+        layout, count = content["dtype"], int(content["num_items"])
+        if "bfloat16" in layout["formats"]:
+            raise ScoringError(f"{directory} holds bfloat16 scores; write them as float32")
+        records = np.memmap(directory / "scores.bin", np.dtype(layout), "r", shape=(count,))
+        names = range(int(content["num_scores"]))
+        written = all(bool(records[f"written_{name}"].all()) for name in names)
+        scores = np.stack([np.asarray(records[f"score_{name}"]) for name in names], axis=1)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ScoringError(f"{directory} is not a whole folder of bergson's scores") from error
+    if not written:
+        raise ScoringError(f"{directory} lacks scores: some are not written yet")
+    return scores
 
 
 def _chosen(where: Path, names: list[str], key: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from coarlib.commands.judge.score_lds import main as score_lds
@@ -47,7 +48,7 @@ def test_the_trak_tutorials_files_become_a_store_that_is_scored(tmp_path, capsys
 
 @pytest.mark.parametrize("style", [None, True, False])
 def test_quandas_subsets_are_read_in_every_style(tmp_path, style):
-    lists = [[3, 1, 2], [0], [39, 12345678901]]
+    lists = [[3, 1, 2], [], [0], [39, 12345678901], []]
     file = tmp_path / "lds_subsets.yaml"
     file.write_text(yaml.safe_dump(lists, default_flow_style=style))
     assert [part.tolist() for part in read_quanda_subsets(file)] == lists
@@ -63,6 +64,15 @@ def test_written_subsets_are_what_yaml_reads(tmp_path):
     np.testing.assert_array_equal(read_masks(tmp_path / "indices.npy", 40), masks)
     with pytest.raises(ScoringError, match="say how many examples"):
         read_masks(file)
+    lists = [torch.tensor(subset) for subset in indices]
+    for same in (torch.tensor(indices), torch.tensor(indices).double(), lists):
+        torch.save(same, tmp_path / "i.pt")
+        np.testing.assert_array_equal(read_masks(tmp_path / "i.pt", 40), masks)
+    np.savez(tmp_path / "masks.npz", masks.astype("i1"))
+    for name, kept in (("a.pt", masks), ("b.pt", masks.astype("f4"))):
+        torch.save({"masks": torch.tensor(kept)}, tmp_path / name)
+        np.testing.assert_array_equal(read_masks(tmp_path / name), masks)
+    np.testing.assert_array_equal(read_masks(tmp_path / "masks.npz"), masks)
 
 
 def test_large_lists_survive(tmp_path):

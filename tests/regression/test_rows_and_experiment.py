@@ -290,3 +290,15 @@ def test_folds_choose_the_ridge():
     assert result.lam[0] > 0 and (result.lam == result.lam[0]).all()
     with pytest.raises(RegressionError, match="at least 2 folds"):
         Ridge(folds=1)
+
+
+def test_arrays_are_what_they_mean_whatever_holds_them():
+    rng = np.random.default_rng(0)
+    masks, outputs = rng.random((30, 6)) < 0.5, rng.standard_normal((30, 3))
+    hidden = np.ma.masked_array(outputs, np.zeros((30, 3), bool))
+    hidden[4] = np.ma.masked
+    read = ArrayRows((masks.view(np.uint8) * 3).view(bool), hidden).read(np.arange(30))
+    assert np.array_equal(read[0].view(np.uint8), masks.view(np.uint8))
+    assert np.isnan(read[1][4]).all() and not np.isnan(np.delete(read[1], 4, axis=0)).any()
+    runs = np.stack([outputs - 1, outputs + 1], axis=1)
+    assert np.allclose(ArrayRows(masks, runs).read(np.arange(30))[1], outputs)

@@ -1,5 +1,7 @@
 """Score matrices from every file format, and files that are not."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
 
 def test_files_that_are_not_scores_are_named(tmp_path):
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
-    np.save(tmp_path / "flat.npy", np.ones(3))
+    np.save(tmp_path / "cube.npy", np.ones((3, 2, 2)))
     torch.save({"x": torch.ones(2, 2), "y": torch.ones(2, 2)}, tmp_path / "two.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "empty").mkdir()
@@ -75,7 +77,7 @@ def test_files_that_are_not_scores_are_named(tmp_path):
     for name, key, words in (
         ("missing.npy", None, "there are no scores at"),
         ("cut.npy", None, "not a whole NumPy array file"),
-        ("flat.npy", None, r"not scores \[N, T\]"),
+        ("cube.npy", None, r"not scores \[N, T\]"),
         ("two.pt", None, "holds x, y; say which"),
         ("two.pt", "z", "no scores 'z'"),
         ("list.pt", None, "holds a list"),
@@ -84,3 +86,38 @@ def test_files_that_are_not_scores_are_named(tmp_path):
     ):
         with pytest.raises(ScoringError, match=words):
             load_scores(tmp_path / name, key)
+
+
+def bergson_folder(path, scores, written=True):
+    """A folder as bergson's MemmapSequenceScoreWriter leaves it: (score, written) pairs."""
+    pairs = [(f"score_{i}", f"written_{i}") for i in range(scores.shape[1])]
+    layout = {
+        "names": [name for pair in pairs for name in pair],
+        "formats": ["float32", "bool"] * len(pairs),
+        "offsets": [at for i in range(len(pairs)) for at in (8 * i, 8 * i + 4)],
+        "itemsize": 8 * len(pairs),
+    }
+    path.mkdir()
+    records = np.zeros(len(scores), np.dtype(layout))
+    for i, (score, flag) in enumerate(pairs):
+        records[score], records[flag] = scores[:, i], written
+    records.tofile(path / "scores.bin")
+    info = {"num_items": len(scores), "num_scores": scores.shape[1], "dtype": layout}
+    (path / "info.json").write_text(json.dumps(info))
+    return path
+
+
+def test_bergsons_scores_are_read_and_must_be_whole(tmp_path):
+    scores = np.random.default_rng(0).standard_normal((30, 3)).astype("f4")
+    whole = bergson_folder(tmp_path / "whole", scores)
+    np.testing.assert_array_equal(load_scores(whole), scores)
+    with pytest.raises(ScoringError, match="not written yet"):
+        load_scores(bergson_folder(tmp_path / "half", scores, written=False))
+    (whole / "scores.bin").write_bytes((whole / "scores.bin").read_bytes()[:-8])
+    with pytest.raises(ScoringError, match="not a whole folder of bergson's scores"):
+        load_scores(whole)
+
+
+def test_scores_of_one_target_may_be_a_vector(tmp_path):
+    np.save(tmp_path / "s.npy", np.arange(5.0))
+    assert load_scores(tmp_path / "s.npy").shape == (5, 1)

@@ -16,6 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import BetonError, RegressionError, TornRowError
+from coarlib.scoring.rows import mean_over_runs
+from coarlib.statistics.arrays import as_array
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.components import read_components
@@ -71,7 +73,7 @@ class ArrayRows:
     Parameters
     ----------
     masks : bool (or 0/1) [K, N]
-    outputs : real [K, T] or [K]
+    outputs : real [K, T] or [K], or [K, R, T], whose R runs are averaged
     """
 
     masks: NDArray[Any]
@@ -79,6 +81,11 @@ class ArrayRows:
     description: str = "arrays"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", as_array(self.masks, "masks"))
+        outputs = as_array(self.outputs, "outputs")
+        object.__setattr__(
+            self, "outputs", mean_over_runs(outputs) if outputs.ndim == 3 else outputs
+        )
         if self.masks.ndim != 2 or len(self.masks) != len(self.outputs):
             raise RegressionError(
                 f"masks {list(self.masks.shape)} and outputs {list(self.outputs.shape)} must be "
