@@ -53,13 +53,22 @@ class Arguments(SimpleNamespace):
     """
 
     given: frozenset[str]
+    command: Command
 
-    def save(self, path: str | Path, command: str) -> None:
-        """Write a file that ``--config`` replays: what every argument was in the end."""
-        plain = {k: v for k, v in vars(self).items() if k not in (*COMMON, "given", "dry_run")}
-        text = yaml.safe_dump({k: v for k, v in plain.items() if v is not None}, sort_keys=False)
+    def save(self, path: str | Path) -> None:
+        """Write a file that ``--config`` replays: what was given or settled, then the defaults."""
+        settled, defaults = {}, []
+        for key, param in self.command.own.items():
+            value = getattr(self, key, None)
+            if value is not None and (key in self.given or value != param.default):
+                settled[key] = value
+            elif value is not None:
+                defaults.append(f"#   {key}: {value}\n")
+        settled.pop("dry_run", None)
         with whole_file(Path(path), "w") as file:
-            file.write(f"# coar {command} --config THIS_FILE does it again\n{text}")
+            file.write(f"# coar {self.command.name} --config THIS_FILE does it again\n")
+            file.write(yaml.safe_dump(settled, sort_keys=False) + "# defaults:\n")
+            file.write("".join(defaults))
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ class Command:
                     param.default, f"the default of {key}"
                 )  # fmt: skip
         values["quiet"] = values["quiet"] or quiet
-        return Arguments(**values, given=frozenset(given))
+        return Arguments(**values, given=frozenset(given), command=self)
 
     def shown(self, key: str) -> str:
         """Return an argument's short name as the user writes it."""

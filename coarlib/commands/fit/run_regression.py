@@ -30,6 +30,7 @@ from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
+from coarlib.regression.fit import default_held_out
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.rows import RowSource, open_rows, verified_note
@@ -43,7 +44,7 @@ ARGUMENTS_FILE = "arguments.yaml"
 UPSTREAMS_WAY = {"k", "manual_max_lambda"}  # who says one of these chooses the solver by them
 ROWS = {
     "store": common.store("a store directory or a .beton of write_dataset", "data.data_path"),
-    "held_out": Param(float, "share of the rows that score the fit", default=0.1),
+    "held_out": Param(float, "share of the rows that score the fit; default: a tenth, at least 20"),
     "num_train": Param(Whole(), "rows to fit, instead of --held_out", also=("data.num_train",)),
     "num_val": Param(
         Whole(), "rows after them, held out for the scores", also=("data.num_val",)
@@ -183,7 +184,7 @@ def fit(args: Arguments) -> None:
         attributions = fit_and_score(source, split, solver, fit_options(args, out_dir))
     attributions.summary |= {"seed": args.seed, "use_bias": args.use_bias}
     attributions.save(out_dir)
-    args.save(out_dir / ARGUMENTS_FILE, "run_regression")
+    args.save(out_dir / ARGUMENTS_FILE)
     discard_partial(out_dir)
     print(
         f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
@@ -198,10 +199,11 @@ def rows_of(args: Arguments) -> tuple[RowSource, Split]:
         raise RegressionError("the range of targets is empty: the store has fewer")
     total = len(source.row_ids)
     train, held = args.num_train, args.num_val
-    if not 0 < args.held_out < 1:
+    if args.held_out is not None and not 0 < args.held_out < 1:
         raise RegressionError(f"--held_out must be between 0 and 1, not {args.held_out:g}")
     if train is None and held is None:
-        held = max(2, round(args.held_out * total))
+        share = args.held_out
+        held = default_held_out(total) if share is None else max(2, round(share * total))
     train = total - held if train is None else train
     held = total - train if held is None else held
     return source, split_rows(source, train, held, args.seed)

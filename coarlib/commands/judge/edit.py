@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out or common.beside(args.attributions, "edit"))
     args.out = str(out)
     _save(out, task, plan, key, test)
-    args.save(out / "arguments.yaml", "edit")
+    args.save(out / "arguments.yaml")
     print(_words(plan, task, groups, test, margins))
     print(f"edited weights and what was tried: {out}")
 

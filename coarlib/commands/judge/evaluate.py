@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         len(task.component_set),
     )
     _write(out, lines, task, trained_at)
-    args.save(out / "arguments.yaml", "evaluate")
+    args.save(out / "arguments.yaml")
     print(table(lines))
     print(
         f"mean Pearson correlation over {task.num_examples} targets [95% interval over "

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print(bank, results, ceiling)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "lds.json", results, ceiling)
-    bench.save(out / "arguments.yaml", "lds_benchmark")
+    bench.save(out / "arguments.yaml")
 
 
 def _on_digits(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:

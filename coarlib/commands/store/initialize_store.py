@@ -12,16 +12,18 @@ difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from coarlib.commands import common
-from coarlib.commands.arguments import Command, Param, run
-from coarlib.errors import SpecError
+from coarlib.commands.arguments import Arguments, Command, Param, run
+from coarlib.errors import ArgumentError, SpecError
 from coarlib.loading import load_npy
 from coarlib.setups import shipped_file
 from coarlib.store import Store, initialize
+from coarlib.store.layout import SPEC_FILE
 from coarlib.store.spec import load_spec
 
 COMMAND = Command(
@@ -29,10 +31,19 @@ COMMAND = Command(
     __doc__,
     {
         "store": common.store("directory of the store to create", "logging.logdir"),
+        "task": common.task(required=False, note=", which says names, shapes and dtypes"),
+        "set": common.settings(),
+        "rows": common.rows("how many rows there are to be"),
+        "keep": Param(
+            float,
+            "each component is kept with this probability, independently",
+            also=("keep_prob", "subsample_prob"),
+        ),
+        "seed": common.seed("of the masks"),
+        "device": common.device(),
         "spec": Param(
             str,
-            "JSON file with num_models, schema and optionally design",
-            required=True,
+            "instead of a task: JSON file with num_models, schema and optionally design",
             also=("logging.spec",),
         ),
         "masks": Param(
@@ -52,18 +63,36 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Create the store that the arguments describe."""
     args = COMMAND.parse(argv)
-    masks, labels = _load(args.masks), _load(args.labels)
-    created = initialize(args.store, load_spec(shipped_file(args.spec)), masks, labels)
+    if (args.spec is None) == (args.task is None):
+        raise ArgumentError("give either --task, --rows and --keep, or --spec")
+    created = _from_spec(args) if args.task is None else _from_task(args)
     store = Store.open(args.store)
-    done = len(store.completed_rows())
     if created:
         print(f"created {args.store}: {store.describe()}")
-        print(f"{store.num_models} rows to fill: coar make_dataset {args.store} --task TASK")
     else:
         print(
-            f"{args.store} is already there with this spec ({done} of {store.num_models} rows "
-            "completed); nothing changed"
+            f"{args.store} is already there with this spec ({len(store.completed_rows())} of "
+            f"{store.num_models} rows completed); nothing changed"
         )
+    print(common.next_step("make_dataset", args.store, task=args.task or "TASK", set=args.set))
+
+
+def _from_spec(args: Arguments) -> bool:
+    if given := [key for key in ("rows", "keep", "seed", "set") if key in args.given]:
+        raise ArgumentError(f"--{given[0]} goes with --task; a spec says it itself")
+    masks, labels = _load(args.masks), _load(args.labels)
+    return initialize(args.store, load_spec(shipped_file(args.spec)), masks, labels)
+
+
+def _from_task(args: Arguments) -> bool:
+    if args.rows is None or args.keep is None:
+        raise ArgumentError("--task goes with --rows (how many) and --keep (the probability)")
+    if given := [key for key in ("masks", "labels") if key in args.given]:
+        raise ArgumentError(f"--{given[0]} goes with --spec")
+    there = (Path(args.store) / SPEC_FILE).is_file()
+    rows, task = common.count_of(args.rows), common.load_task(args, args.store)
+    Store.create(args.store, task, rows, args.keep, seed=args.seed, device=args.device)
+    return not there
 
 
 def _load(path: str | None) -> NDArray[Any] | None:
