@@ -4,6 +4,7 @@
 # make lint   ruff and mypy
 # make fmt    format the code, and mend what ruff can mend
 # make coverage  which lines the quick tests reach, in out/coverage/
+# make wheel  build the wheel, install it in an empty environment, run its demo there
 # make docs   the documentation site, in site/
 # make bench  every benchmark script; results go to benchmarks/results/
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test quick lint fmt coverage docs bench clean
+.PHONY: setup demo test quick lint fmt coverage wheel docs bench clean
 setup: $(VENV)/.installed-dev,hf,docs
 
 # A torch that the base interpreter already has (a GPU build, say) is reused; otherwise the version
@@ -60,6 +61,9 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+wheel:
+	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/wheel
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-REPORT = ["matplotlib>=3.8", "scikit-learn>=1.4", "jinja2>=3.1", "markupsafe>=2.1"]
+REPORT = ["jinja2>=3.1", "markupsafe>=2.1"]
 
 setup(
     name="coarlib",
@@ -14,10 +14,16 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(include=["coarlib", "coarlib.*", "estimate", "estimate.*"]),
+    # The specs stay in specs/ and travel as estimate/specs, where coarlib.setups finds them.
+    packages=[
+        *find_packages(include=["coarlib", "coarlib.*", "estimate", "estimate.*"]),
+        "estimate.specs",
+    ],
+    package_dir={"estimate.specs": "specs"},
     package_data={
         "coarlib": ["py.typed", "report/*.css", "report/*.js", "report/*.html"],
         "estimate": ["*/*.yaml"],
+        "estimate.specs": ["*.json", "*.yaml"],
     },
     install_requires=[
         "numpy>=1.26",
@@ -28,6 +34,8 @@ setup(
         "PyYAML>=6.0",
         "numba>=0.59",
         "tqdm>=4.66",
+        "scikit-learn>=1.4",  # the digits of coar demo
+        "matplotlib>=3.8",
         "xxhash>=3.4",
     ],
     extras_require={

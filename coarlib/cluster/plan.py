@@ -69,7 +69,7 @@ class Resources:
             name = option.removeprefix("--").split("=")[0].split(" ")[0]
             if not option.startswith("-") or name in OWN_OPTIONS or "\n" in option:
                 raise ClusterError(
-                    f"resources.sbatch takes further options such as --mail-type=FAIL, not "
+                    f"resources.sbatch takes further options of sbatch, dashes included, not "
                     f"{option!r} (the plan sets {', '.join(OWN_OPTIONS)} itself)"
                 )
 

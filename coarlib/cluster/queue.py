@@ -151,7 +151,7 @@ def _call(words: Sequence[str], unknown_is_empty: bool = False) -> str:
     except FileNotFoundError as error:
         raise ClusterError(
             f"{words[0]} is not on this machine; submit from a SLURM login node, or run the plan "
-            "here with --local N"
+            "here (local)"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ClusterError(

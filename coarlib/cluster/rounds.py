@@ -211,7 +211,7 @@ def decide(plan: Plan, number: int, *, tries_left: int, max_array: int) -> Decis
         shown = ", ".join(f"{a} to {b - 1}" for a, b in ranges(missing)[:8])
         raise ClusterError(
             f"{message}; {len(missing)} rows are still missing after the last of {plan.tries} "
-            f"tries ({shown}): coar logs {store.path} --failed shows why, coar submit --resume "
+            f"tries ({shown}): the logs of {store.path} show why, and resuming "
             "tries again"
         )
     scripts = round_scripts(

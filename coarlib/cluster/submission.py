@@ -53,7 +53,7 @@ def check_resumable(plan: Plan, resume: bool) -> int:
     number = last_round(plan.run_path)
     if number and not resume:
         raise ClusterError(
-            f"{plan.store} was submitted before ({plan.run_path}); --resume submits the rows that "
+            f"{plan.store} was submitted before ({plan.run_path}); resume submits the rows that "
             "are still missing"
         )
     jobs = [job.job for job in read_jobs(plan.run_path)]

@@ -1,53 +1,82 @@
 """coar: counterfactual attribution at scale.
 
-coar COMMAND [ARGUMENTS]      the same as  python -m coarlib COMMAND [ARGUMENTS]
-coar COMMAND --help           what a command does and takes
+    coar COMMAND [ARGUMENTS]
+    coar COMMAND --help         what a command does and takes, with an example
+
+First steps: coar demo, or coar new_setup NAME. The same as python -m coarlib COMMAND.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from coarlib.commands.arguments import nearest, run
-from coarlib.errors import ArgumentError
+from coarlib import __version__, setups
+from coarlib.commands.arguments import run
+from coarlib.errors import ArgumentError, nearest
 
 HERE = Path(__file__).parent
 NO_COMMANDS = ("histories", "lds_methods")  # what several commands of a room share
-OTHER_NAMES = {"power": "learning_curve"}
+OTHER_NAMES = {"learning_curve": "power"}
+ROOMS = {
+    "start": "Start",
+    "store": "Make and keep rows",
+    "fit": "Turn rows into attributions",
+    "judge": "Judge attributions, and use them",
+    "history": "Explain by the training history",
+    "cluster": "Run it on a cluster",
+}
 
 
 def modules() -> dict[str, Path]:
     """Return {command: its file}: those of the rooms here, and the set-ups' ``make_dataset``."""
     rooms = [path for path in HERE.glob("*/*.py") if path.stem not in (*NO_COMMANDS, "__init__")]
     found = {path.stem: path for path in rooms}
-    spec = importlib.util.find_spec("estimate")
-    for folder in () if spec is None else spec.submodule_search_locations or ():
-        for path in Path(folder).glob("*/make_dataset.py"):
-            found.setdefault(f"{path.parent.name}.make_dataset", path)
+    for name, folder in setups.names(setups.WORKER_FILE).items():
+        found[f"{name}.make_dataset"] = folder / setups.WORKER_FILE
     return dict(sorted(found.items()))
 
 
 def commands() -> dict[str, str]:
     """Return {command: first line of its docstring}, found without importing its module."""
-    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
-    return {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in trees.items()}
+    return {name: _first_line(path) for name, path in modules().items()}
+
+
+def _first_line(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").split("\n")[0]
+
+
+def overview() -> str:
+    """Return what ``coar --help`` shows: the commands by room, a line each."""
+    lines = [__doc__ or ""]
+    files = modules()
+    width = max(len(name) for name in files if "." not in name)
+    for room, title in ROOMS.items():
+        lines.append(title)
+        for name, path in files.items():
+            if path.parent.name == room and path.is_relative_to(HERE):
+                line = re.split(r": |; | \(|, for ", _first_line(path).rstrip("."))[0]
+                lines.append(f"  {name:<{width}}  {line}")
+        lines.append("")
+    known = ", ".join(name.split(".")[0] for name in files if "." in name)
+    return "\n".join([*lines, f"Set-ups (--task NAME): {known}"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Dispatch ``coar COMMAND …`` to the module of that name."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        width = max(map(len, commands()))
-        print(__doc__)
-        print("\n".join(f"  {name:<{width}}  {line}" for name, line in commands().items()))
-        return
-    run(_dispatch, words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+    elif words[0] in ("-V", "--version"):
+        print(f"coarlib {__version__}")
+    else:
+        run(_dispatch, words)
 
 
 def load(name: str) -> ModuleType:

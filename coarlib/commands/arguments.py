@@ -168,6 +168,11 @@ class Command:
             flag, equals, value = word.partition("=")
             flag = SHORT.get(flag, flag)
             key = names.get(_plain(flag.removeprefix("--"))) if flag.startswith("--") else None
+            if flag.removeprefix("--") in self.ignored:
+                print(f"warning: {flag} is ignored: {self.ignored[flag[2:]]}", file=sys.stderr)
+                if not equals and rest and not _is_flag(rest[0]):
+                    rest.popleft()
+                continue
             if key is None:
                 known = [f"--{name}" for name in self.names()]
                 raise ArgumentError(

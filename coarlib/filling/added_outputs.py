@@ -89,7 +89,7 @@ def add_output(
     if len(stale) and not options.rerun:
         raise StoreError(
             f"{output} of {len(stale)} rows of {store.path} is stale: the rows were written anew "
-            f"since (the first is {stale[0]}); --rerun measures it again"
+            f"since (the first is {stale[0]}); rerun measures it again"
         )
     return fill(added, measured, rows, device, replace(options, origin=dict(options.origin)))
 
@@ -133,8 +133,8 @@ class _OnStoredRows(Task):
         torn = indices[row_checksums(indices, stored) != digests]
         if len(torn):
             raise TornRowError(
-                f"row {torn[0]} of {self._store.path} does not match its checksum; run coar verify "
-                "--repair there and fill it again"
+                f"row {torn[0]} of {self._store.path} does not match its checksum; verify and "
+                "repair it there, and fill it again"
             )
         found = self._task.rows(indices, stored[self._key])
         if self._output not in found:

@@ -200,8 +200,8 @@ def _check_masks_are_drawn(store: Store, task: Task, design: MaskDesign | None) 
     key = store.mask_key
     if design is None and key is not None and not task.own_masks:
         raise TaskError(
-            f"nothing says how {key} of {store.path} is drawn: give --expt.subsample_prob P (each "
-            "component is kept with probability P), or a spec with a design"
+            f"nothing says how {key} of {store.path} is drawn: say with which probability a "
+            "component is kept (keep), or give a spec with a design"
         )
 
 
@@ -322,7 +322,7 @@ def _refusal(report: FillReport) -> str:
     return (
         f"the task returned values that cannot be trusted: {shown}{more}; "
         f"{len(report.refused)} rows were refused and {report.written} written "
-        "(--expt.allow_nonfinite 1 records them)"
+        "(allow_nonfinite records them)"
     )
 
 

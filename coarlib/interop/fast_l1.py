@@ -50,13 +50,13 @@ def installed_regressor() -> Any:
         If fast_l1, cupy or a CUDA device is missing, with what to do.
     """
     if not torch.cuda.is_available():
-        raise RegressionError("fast_l1 needs a CUDA device; --cfg.solver saga runs anywhere")
+        raise RegressionError("fast_l1 needs a CUDA device; the solver saga runs anywhere")
     try:
         return importlib.import_module("fast_l1.regressor")
     except ImportError as error:
         raise RegressionError(
             f"fast_l1 is not usable here ({error}); pip install 'coarlib[fast_l1]', or use "
-            "--cfg.solver saga, which needs neither fast_l1 nor cupy"
+            "the solver saga, which needs neither fast_l1 nor cupy"
         ) from error
 
 

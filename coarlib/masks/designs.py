@@ -201,7 +201,7 @@ def _strata(
     if labels is None:
         raise SpecError(
             f"a {design.kind} design needs the class of each feature: give design.labels, a "
-            "label file (--logging.labels FILE.npy), or a task with labels"
+            "label file (labels), or a task with labels"
         )
     _check_labels(design, labels, num_features)
     return Strata.of(labels, class_sizes(design, np.unique(labels, return_counts=True)[1]))

@@ -71,8 +71,8 @@ def layer_section(inputs: ReportInputs) -> Section:
     if member is None:
         section.parts.append(
             sentence(
-                "The names of the features are not known; give the components with --components "
-                "FILE or the task with --task."
+                "The names of the features are not known; give the components "
+                "as a file, or the task."
             )
         )
         return section
@@ -117,7 +117,7 @@ def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
     section = Section("lds", "Linear datamodeling score", label="LDS")
     if not inputs.lds:
         section.parts.append(
-            sentence("No scores of coar score_lds were given (--lds, or a .json in the directory).")
+            sentence("No scores of coar score_lds were given or lie in the directory.")
         )
         return section
     known = {r.name: r.correlation for r in inputs.lds if r.correlation is not None}
@@ -156,9 +156,7 @@ def history_section(inputs: ReportInputs) -> Section:
     section = Section("history", "Contribution over training steps", label="Steps")
     steps = inputs.steps
     if steps is None:
-        section.parts.append(
-            sentence("No explained training history was given (--history DIRECTORY).")
-        )
+        section.parts.append(sentence("No explained training history was given."))
         return section
     points = len(next(iter(steps.by_source.values())))
     section.parts += [

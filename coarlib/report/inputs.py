@@ -58,7 +58,7 @@ class ReportInputs:
     attributions: Attributions | None = None
     rows: RowSource | None = None
     store: Store | None = None
-    why_no_rows: str = "No store was given (--store)."
+    why_no_rows: str = "No store was given."
     examples: Notes = field(default_factory=Notes)
     features: FeatureNotes = field(default_factory=FeatureNotes)
     baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -73,14 +73,14 @@ class ReportInputs:
             if found.num_features != rows.num_features:
                 raise ReportError(
                     f"the attributions have {found.num_features} features, but the masks of "
-                    f"{rows.description} have {rows.num_features}; --store names the store that "
+                    f"{rows.description} have {rows.num_features}; name the store that "
                     "was fitted"
                 )
             if found.num_targets != rows.num_targets:
                 raise ReportError(
                     f"the attributions have {found.num_targets} targets, but the outputs of "
-                    f"{rows.description} have {rows.num_targets}; name the array with --y_name "
-                    "and the range with --targets START:STOP"
+                    f"{rows.description} have {rows.num_targets}; name the array (y_name) "
+                    "and the range of targets that were fitted"
                 )
         shape = self.shape
         if shape is not None:
@@ -162,9 +162,9 @@ def _place_of_rows(inputs: ReportInputs, out: Path, store: str | Path | None) ->
     if said and Path(said).exists():
         return Path(said)
     inputs.why_no_rows = (
-        f"The rows of the fit ({said}) are not there; give them with --store."
+        f"The rows of the fit ({said}) are not there; name their store."
         if said
-        else "The fit does not say which rows it used; give them with --store."
+        else "The fit does not say which rows it used; name their store."
     )
     return None
 

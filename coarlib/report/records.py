@@ -48,7 +48,7 @@ class LDSRecord:
 
 
 def read_lds(path: str | Path, name: str | None = None) -> LDSRecord:
-    """Read what ``score_lds --cfg.out`` wrote; ReportError if it is something else."""
+    """Read what score_lds wrote; ReportError if it is something else."""
     path = Path(path)
     summary = _json(path)
     if not isinstance(summary, dict) or not LDS_KEYS.issubset(summary):

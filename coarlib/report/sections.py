@@ -169,7 +169,7 @@ def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Se
                 "There are no attributions yet."
                 if inputs.attributions is None
                 else "The fit has no held-out rows, so it has no scores; fit again with "
-                "--data.num_val above 0."
+                "num_val above 0."
             )
         )
     else:

@@ -115,7 +115,7 @@ def store_of_output(store: Store, output: str | None) -> Store:
     if len(stale):
         raise StoreError(
             f"{output} of {len(stale)} rows of {store.path} is stale: it was measured before the "
-            f"rows were written anew (the first is {stale[0]}); run coar add_output there with "
-            "--rerun"
+            f"rows were written anew (the first is {stale[0]}); measure it again (add_output "
+            "with rerun)"
         )
     return added

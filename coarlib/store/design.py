@@ -21,8 +21,7 @@ def check_masks(spec: StoreSpec, masks: NDArray[np.bool_] | None) -> None:
     from_file = spec.design is not None and spec.design.from_file
     if masks is None and from_file:
         raise SpecError(
-            "the explicit design lists neither kept nor ablated; give the masks as a file "
-            "(--logging.masks FILE.npy)"
+            "the explicit design lists neither kept nor ablated; give the masks as a file (masks)"
         )
     if masks is None:
         return
@@ -109,7 +108,7 @@ def settle_labels(path: Path, spec: StoreSpec, labels: NDArray[Any] | None) -> N
     if mine is None:
         raise SpecError(
             f"the {design.kind} design of {path} needs the class of each feature, and the task "
-            "has no labels: give them to initialize_store (--logging.labels FILE.npy)"
+            "has no labels: give them to initialize_store (labels, an .npy file)"
         )
     settle(array_path(path, DESIGN_LABELS), sealed_npy(mine))
 

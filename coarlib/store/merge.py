@@ -229,8 +229,8 @@ def _copy_rows(
                 torn = block[row_checksums(block, arrays) != checksums[block]]
                 if len(torn):
                     raise TornRowError(
-                        f"row {torn[0]} of {source.path} does not match its checksum; run "
-                        "coar verify --repair there, fill it again and merge again"
+                        f"row {torn[0]} of {source.path} does not match its checksum; verify "
+                        "and repair it there, fill it again and merge again"
                     )
             writer.write(block, arrays)
             report.copied += len(block)

@@ -208,7 +208,7 @@ def refuse_torn(store: Store, rows: NDArray[np.int64], quiet: bool = True) -> No
     if torn:
         raise TornRowError(
             f"{len(torn)} completed rows of {store.path} do not match their checksums (the first "
-            f"is {torn[0]}); run coar verify --repair there and fill them again"
+            f"is {torn[0]}); verify and repair them there, and fill them again"
         )
 
 

@@ -151,7 +151,7 @@ def test_without_slurm_one_sentence_says_what_to_do(command, plan_file, tmp_path
         "coarlib.commands.cluster.submit", plan_file(), env={"PATH": str(tmp_path / "bin")}
     )
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "is not on this machine" in result.stderr and "--local N" in result.stderr
+    assert "is not on this machine" in result.stderr and "here (local)" in result.stderr
 
 
 def test_logs_and_cancel_of_what_was_never_submitted(command, tmp_path):

@@ -154,7 +154,7 @@ def test_nan_rows_on_the_command_line(store, command):
     bad = arguments(store, task=f"{BROKEN}:SometimesBad")
     refused = command("coarlib.commands.store.make_dataset", *bad)
     assert refused.returncode == 2
-    assert "--expt.allow_nonfinite 1 records them" in refused.stderr
+    assert "allow_nonfinite records them" in refused.stderr
     allowed = command("coarlib.commands.store.make_dataset", *bad, "--expt.allow_nonfinite", "1")
     assert allowed.returncode == 0
     assert "3 of them hold NaN or inf" in allowed.stdout

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coarlib.commands.fit.learning_curve import main
+from coarlib.commands.fit.power import main
 from coarlib.errors import CoarlibError
 
 

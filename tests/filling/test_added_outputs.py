@@ -102,7 +102,7 @@ def test_a_row_that_is_written_anew_makes_its_output_stale(tmp_path, trained):
     fill(store, retrain(losses), np.array([4]), CPU, rerun)  # other outputs in row 4
     with pytest.raises(StoreError, match=r"losses of 1 rows .* is stale"):
         store_of_output(store, "losses")
-    with pytest.raises(StoreError, match=r"the first is 4\); --rerun"):
+    with pytest.raises(StoreError, match=r"the first is 4\); rerun"):
         add_output(store, "losses", reevaluate(tmp_path), np.arange(ROWS), CPU, options=QUIET)
     add_output(store, "losses", reevaluate(tmp_path), np.array([4]), CPU, options=rerun)
     assert len(store_of_output(store, "losses").completed_rows()) == ROWS

@@ -137,7 +137,7 @@ def test_rows_that_are_gone_are_missed_in_one_sentence(tmp_path):
     fitted = make_fit(store, tmp_path / "fit")
     store.rename(tmp_path / "moved")
     page = build_report(gather(fitted))
-    assert "are not there; give them with --store" in page
+    assert "are not there; name their store" in page
     assert '<figure id="ranked-correlations">' in page
 
 

@@ -143,7 +143,10 @@ SOLVING = {
         also=("early_stopping.eps",),
     ),
 }  # fmt: skip
-IGNORED = {"cfg.true_random": "rows are summed, so their order does not matter"}
+IGNORED = {
+    "cfg.true_random": "rows are summed, so their order does not matter",
+    "cfg.train_mode": "every row is used for every target",
+}
 COMMAND = Command(
     "run_regression",
     __doc__,

@@ -80,6 +80,7 @@ COMMAND = Command(
         ),
         "seed": common.seed("seed of the resamples", "cfg.seed"),
     },
+    {"cfg.interval": "there is one kind of interval, the row bootstrap's"},
 )  # fmt: skip
 
 

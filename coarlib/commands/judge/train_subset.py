@@ -14,22 +14,22 @@ from collections.abc import Sequence
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.store import make_dataset
 
-_OTHER_ROWS = ("rows", "start_index", "end_index", "num_partitions", "partition_index")
 COMMAND = Command(
     "train_subset",
     __doc__,
     {
-        "idx": Param(Whole(0), "the number of the subset to train", required=True),
-        **{key: p for key, p in make_dataset.COMMAND.own.items() if key not in _OTHER_ROWS},
+        **make_dataset.COMMAND.own,
+        "idx": Param(
+            Whole(0), "the number of the subset to train", required=True, also=("worker.index",)
+        ),
     },
+    make_dataset.COMMAND.ignored,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fill row ``--idx`` by make_dataset."""
-    args = COMMAND.parse(argv)
-    args.rows, args.num_partitions, args.partition_index = f"{args.idx}:{args.idx + 1}", 1, 0
-    make_dataset.fill_from(args)
+    make_dataset.fill_from(COMMAND.parse(argv))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ from coarlib.store.claims import DEFAULT_TTL
 from coarlib.task import Task
 
 WORKER = {
-    "store": common.store("directory of the store", "expt.base_dir"),
+    "store": common.store("directory of the store", "expt.base_dir", "worker.logdir"),
     "rows": common.rows("fill only these rows"),
+    "idx": Param(Whole(0), "fill only this row", also=("worker.index",)),
     "start_index": Param(Whole(), "first row to fill", default=0, also=("expt.start_index",)),
     "end_index": Param(
         Whole(), "row after the last one to fill; -1 = all", default=-1, also=("expt.end_index",)
@@ -50,7 +51,7 @@ WORKER = {
         default=0,
         also=("expt.partition_index",),
     ),
-    "rerun": common.flag("compute completed rows again", "expt.rerun"),
+    "rerun": common.flag("compute completed rows again", "expt.rerun", "worker.do_if_complete"),
     "rows_per_batch": Param(
         Whole(1),
         "rows computed and committed together; default: the task's",
@@ -96,10 +97,11 @@ COMMAND = Command(
     __doc__,
     {
         "store": WORKER["store"],
-        "task": common.task("expt.task"),
+        "task": common.task("expt.task", "worker.main_import"),
         "set": common.settings("expt.task_args"),
         **WORKER,
     },
+    {"worker.job_timeout": "the scheduler limits the time of jobs"},
 )
 
 
@@ -169,9 +171,12 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
 
 
 def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
+    given = args.given & {"rows", "idx", "start_index", "end_index"}
+    if len(given - {"end_index"}) > 1 or ("end_index" in given and {"rows", "idx"} & given):
+        raise ArgumentError(f"--{' and --'.join(sorted(given))} contradict each other")
+    if args.idx is not None:
+        args.rows = f"{args.idx}:{args.idx + 1}"
     if args.rows is not None:
-        if {"start_index", "end_index"} & args.given:
-            raise ArgumentError("--rows A:B takes the place of --start_index and --end_index")
         args.start_index, args.end_index = common.rows_of(args.rows, store.num_models)
     end = store.num_models if args.end_index == -1 else args.end_index
     rows = row_range(args.start_index, end, store.num_models)

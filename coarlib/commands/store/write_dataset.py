@@ -21,7 +21,9 @@ COMMAND = Command(
     __doc__,
     {
         "store": common.store("directory of the store", "cfg.data_dir"),
-        "out": common.out("the .beton to write; default: beside the store", "cfg.out_path"),
+        "out": common.out(
+            "the .beton to write; default: beside the store", "cfg.out_path", "cfg.out_dir"
+        ),
         "x_name": common.x_name("cfg.x_name"),
         "y_name": common.y_name("cfg.y_name"),
         "targets": Param(
