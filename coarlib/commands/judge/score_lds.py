@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         also = {"includes_fitted_rows": includes_fitted, "comparisons": pairs}
         write_lds(path, result, {"method": name, "inputs": inputs} | also)
         print(f"wrote {path} and {path.with_suffix('.npz').name}")
-    args.save(out.with_suffix(".arguments.yaml"), "score_lds")
+    args.save(out.with_suffix(".arguments.yaml"))
 
 
 def _score(
