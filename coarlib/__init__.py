@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from coarlib.masks import MaskDesign
     from coarlib.regression import Attributions, HeldOut
     from coarlib.retraining import RetrainTask, Trainer
-    from coarlib.scoring import LDSResult, correlate, lds, noise_ceiling
+    from coarlib.scoring import LDSResult, compare, correlate, lds, noise_ceiling
     from coarlib.store import Store
     from coarlib.task import Task
 
@@ -47,6 +47,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "ablate",
+    "compare",
     "correlate",
     "explain",
     "fill",
@@ -65,7 +66,7 @@ _ROOMS = {
     "coarlib.history": ("record",),
     "coarlib.regression": ("Attributions", "HeldOut"),
     "coarlib.retraining": ("RetrainTask", "Trainer"),
-    "coarlib.scoring": ("LDSResult", "correlate", "lds", "noise_ceiling"),
+    "coarlib.scoring": ("LDSResult", "compare", "correlate", "lds", "noise_ceiling"),
     "coarlib.store": ("Store",),
     "coarlib.task": ("Task",),
 }

@@ -1,6 +1,5 @@
 """The notebook of the README: from a model to attributions in ten lines, without a class."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -28,8 +27,11 @@ def check(store, found, features, targets):
     assert dict(found.to_xarray().sizes) == {"feature": features, "target": targets}
     masks, outputs = store.array("masks"), store.array("test_margins")
     again = cl.fit(masks, outputs, "ridge")
-    score = cl.lds(again.weight, masks, outputs)
-    assert score.num_subsets == store.num_models and np.isfinite(score.mean)
+    scores = [cl.lds(fit.weight, masks, outputs) for fit in (found, again)]
+    assert scores[0].num_subsets == store.num_models
+    paired = cl.compare(*scores)
+    assert paired.difference == scores[0].mean - scores[1].mean
+    assert paired.interval.low <= paired.difference <= paired.interval.high
 
 
 @pytest.fixture

@@ -10,13 +10,15 @@ from test_docs_run import SHELLS, blocks
 
 import coarlib.ablation.ways as ways
 import coarlib.regression.solvers as solvers
+import coarlib.scoring as scoring
 from coarlib.ablation.ways import ABLATIONS
 from coarlib.commands.__main__ import main
 from coarlib.regression import SOLVERS, Attributions
+from coarlib.scoring.metrics import METRICS
 from coarlib.store import Store
 
 PAGE = ROOT / "CONTRIBUTING.md"
-RECIPES = ("A way of ablating", "A solver", "A set-up", "A store array")
+RECIPES = ("A way of ablating", "A solver", "A metric", "A set-up", "A store array")
 MADE = ("make ", "pip ")  # what a contributor does with the checkout, not a recipe
 
 
@@ -26,16 +28,17 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "specs").symlink_to(ROOT / "specs")
-    for package in (ways, solvers):
+    for package in (ways, solvers, scoring):
         place = tmp_path.joinpath(*package.__name__.split("."))
         place.mkdir(parents=True)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
-    for registry in (ABLATIONS, SOLVERS):
+    registries = (ABLATIONS, SOLVERS, METRICS)
+    for registry in registries:
         for name in registry:
             monkeypatch.setitem(registry, name, registry[name])
-    before = set(sys.modules), set(ABLATIONS), set(SOLVERS)
+    before = [set(known) for known in (sys.modules, *registries)]
     yield tmp_path
-    for known, old in zip((sys.modules, ABLATIONS, SOLVERS), before, strict=True):
+    for known, old in zip((sys.modules, *registries), before, strict=True):
         for name in set(known) - old:
             if known is not sys.modules or name in ("losses", "task") or "recipe" in name:
                 del known[name]
@@ -64,6 +67,7 @@ def test_every_recipe_works_as_written(checkout, capsys):
                 assert program == "coar"
                 main(words)
     assert "flip_weights" in ABLATIONS and "marginal" in SOLVERS
+    assert "same_side: 0." in capsys.readouterr().out
     store = Store.open("out/flipped")
     assert len(store.completed_rows()) == 40
     for found in ("out/marginal", "out/losses"):

@@ -29,8 +29,9 @@ from coarlib.errors import ArgumentError, ScoringError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions
 from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, compare, lds
+from coarlib.scoring.metrics import METRICS, evaluate
 from coarlib.scoring.records import comparison_record, write_lds
-from coarlib.scoring.rows import RowsLeftOutWarning
+from coarlib.scoring.rows import RowsLeftOutWarning, mean_over_runs
 from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store
 from coarlib.store.added import store_of_output
@@ -69,6 +70,7 @@ COMMAND = Command(
         "kind": Param(
             Choice(KINDS), "of correlation", default="spearman", also=("cfg.kind",)
         ),
+        "metric": Param(str, f"print this as well: {', '.join(METRICS)}"),
         "higher_is_better": common.flag(
             "no if the outputs are losses", "cfg.higher_is_better", default=True
         ),
@@ -96,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(found) > 1:
             print(f"{name}:")
         _print(result, includes_fitted)
+        if args.metric is not None:
+            _print_metric(args.metric, store, rows, scores[name], args)
     pairs = _compare(found) if args.resamples else {}
     if out is None:
         return
@@ -139,6 +143,16 @@ def _score(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
     return result
+
+
+def _print_metric(
+    name: str, store: Store, rows: NDArray[np.int64], scores: NDArray[Any], args: SimpleNamespace
+) -> None:
+    masks = _take(store.array(store.masks_name(args.x_name)), rows)
+    outputs = mean_over_runs(_take(store.array(store.outputs_name(args.y_name)), rows))
+    values = evaluate(name, scores.T if args.transposed else scores, masks, outputs)
+    defined = values[~np.isnan(values)]
+    print(f"{name}: {defined.mean():.4f} (mean over {len(defined)} targets)")
 
 
 def _unfitted(
