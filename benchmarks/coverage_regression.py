@@ -24,6 +24,7 @@ from coarlib.regression.problems import problem_of, solve
 KEEP, TOP, TARGETS, Z = 0.9, 10, 30, 1.96
 TRUTHS = ("dense", "sparse", "shared")
 SIZES = ((120, 400), (250, 200), (300, 100), (1000, 100))
+CURVES = ((240, 200), (400, 60))
 SOLVERS = {
     "least squares, robust": LeastSquares(errors="robust"),
     "least squares, equal variances": LeastSquares(errors="classical"),
@@ -96,8 +97,8 @@ def curves_covered(solver, kind, size, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=8, help="fits of 30 targets a line")
-    parser.add_argument("--curves", type=int, default=40, help="curves a line")
+    parser.add_argument("--repeats", type=int, default=4, help="fits of 30 targets a line")
+    parser.add_argument("--curves", type=int, default=20, help="curves a line")
     args = parser.parse_args()
     weights, curves = [], []
     for noise, kind, size in itertools.product(("equal", "unequal"), TRUTHS, SIZES):
@@ -107,13 +108,13 @@ def main():
             line |= {"features": size[1], **(found or {"all": None, "top ten": None})}
             weights.append(line)
         print(weights[-1], flush=True)
-    for name, kind in itertools.product(("least squares", "ridge"), ("dense", "sparse")):
-        solver = LeastSquares(errors="classical") if name == "least squares" else Ridge()
-        for size in ((120, 100), (240, 200), (400, 60)):
-            found = curves_covered(solver, kind, size, args.curves)
-            line = {"solver": name, "truth": kind, "rows": size[0], "features": size[1]}
-            curves.append(line | (found or {"covered": None, "mean width": None}))
-            print(curves[-1], flush=True)
+    solvers = {"least squares": LeastSquares(errors="classical")} | SOLVERS
+    names = ("least squares", "ridge", "shared prior")
+    for name, kind, size in itertools.product(names, ("dense", "sparse"), CURVES):
+        found = curves_covered(solvers[name], kind, size, args.curves)
+        line = {"solver": name, "truth": kind, "rows": size[0], "features": size[1]}
+        curves.append(line | (found or {"covered": None, "mean width": None}))
+        print(curves[-1], flush=True)
     reporting.table("weights", weights)
     reporting.save("coverage_regression", {"weights": weights, "learning curves": curves}, "torch")
 

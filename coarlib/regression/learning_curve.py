@@ -1,9 +1,7 @@
 """How many rows are enough: the held-out correlation at growing row counts, and beyond.
 
-The rows are summed in nested pieces, so that all points of the curve cost one pass. The curve
-``r(n) = c - a n^(-b)`` is fitted to the points; its uncertainty is that of the held-out rows
-(bootstrap: the same resample at every point) and of the form itself (how far it misses the last
-point when fitted to the earlier ones).
+The rows are summed in nested pieces, so that all points of the curve cost one pass. What follows
+the last point comes from :mod:`coarlib.regression.extrapolation`.
 """
 
 from __future__ import annotations
@@ -17,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.regression.extrapolation import extrapolate
 from coarlib.regression.heldout import score_rows
 from coarlib.regression.moments import Moments
 from coarlib.regression.problems import problem_of, solve
 from coarlib.regression.rows import RowSource
 from coarlib.regression.solvers import Solver, solver_of
 
-__all__ = ["LearningCurve", "extrapolate", "learning_curve"]
+__all__ = ["LearningCurve", "learning_curve"]
 
 POINTS = 6
+Z = 1.96
 SMALLEST_ROWS = 16
-EXPONENTS = np.linspace(0.1, 1.5, 29)
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,15 @@ class LearningCurve:
     rows : int64 [P]
     correlation, low, high : float64 [P]
         Mean held-out Pearson correlation with its 95% interval.
-    wanted : int64 [Q], predicted, sd : float64 [Q]
-        Extrapolation to more rows.
+    wanted : int64 [Q]
+        More rows.
+    predicted : float64 [Q]
+        The correlation they are expected to bring; never below the last measured one, NaN where
+        the points say nothing about it.
+    gain_sd : float64 [Q]
+        Standard deviation of ``predicted - correlation[-1]``.
+    sd : float64 [Q]
+        Of ``predicted``: that of the gain, and that of the last point for want of held-out rows.
     solver : str
     """
 
@@ -50,16 +56,36 @@ class LearningCurve:
     high: NDArray[np.float64]
     wanted: NDArray[np.int64]
     predicted: NDArray[np.float64]
+    gain_sd: NDArray[np.float64]
     sd: NDArray[np.float64]
     solver: str
 
+    @property
+    def low_ahead(self) -> NDArray[np.float64]:
+        """Lower end of the 95% interval of each prediction, float64 [Q]."""
+        return np.maximum(self.predicted - Z * self.sd, -1)
+
+    @property
+    def high_ahead(self) -> NDArray[np.float64]:
+        """Upper end of the 95% interval of each prediction, float64 [Q]."""
+        return np.minimum(self.predicted + Z * self.sd, 1)
+
     def __str__(self) -> str:
+        now = f"the correlation of {self.solver} is {self.correlation[-1]:.3f}"
         if len(self.wanted) == 0:
-            return "too few rows for an extrapolation"
+            return f"{now}; too few rows for an extrapolation"
+        ahead, gain = self.wanted[0], self.predicted[0] - self.correlation[-1]
+        if np.isnan(gain):
+            return f"{now}; what doubling the rows to {ahead} would bring is unclear"
+        most = min(self.correlation[-1] + gain + Z * self.gain_sd[0], 1)
+        if Z * self.gain_sd[0] > gain:
+            return (
+                f"{now}; what doubling the rows to {ahead} would bring is unclear: probably no "
+                f"more than {most:.3f}"
+            )
         return (
-            f"doubling the rows to {self.wanted[0]} is predicted to raise the correlation of "
-            f"{self.solver} from {self.correlation[-1]:.3f} to {self.predicted[0]:.3f} "
-            f"± {self.sd[0]:.3f}"
+            f"doubling the rows to {ahead} is predicted to raise the correlation of {self.solver} "
+            f"from {self.correlation[-1]:.3f} to {self.predicted[0]:.3f} ± {Z * self.sd[0]:.3f}"
         )
 
     def table(self) -> str:
@@ -67,13 +93,15 @@ class LearningCurve:
         lines = [f"{'rows':>10}  held-out correlation [95%]"]
         for n, r, low, high in zip(self.rows, self.correlation, self.low, self.high, strict=True):
             lines.append(f"{n:>10}  {r:.3f} [{low:.3f}, {high:.3f}]")
-        for n, r, sd in zip(self.wanted, self.predicted, self.sd, strict=True):
-            lines.append(f"{n:>10}  {r:.3f} ± {sd:.3f} (predicted)")
+        ahead = zip(self.wanted, self.predicted, self.low_ahead, self.high_ahead, strict=True)
+        for n, r, low, high in ahead:
+            said = "unclear" if np.isnan(r) else f"{r:.3f} [{low:.3f}, {high:.3f}] (predicted)"
+            lines.append(f"{n:>10}  {said}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
-        names = ("rows", "correlation", "low", "high", "wanted", "predicted", "sd")
+        names = ("rows", "correlation", "low", "high", "wanted", "predicted", "gain_sd", "sd")
         return {"solver": self.solver} | {name: getattr(self, name).tolist() for name in names}
 
 
@@ -134,62 +162,8 @@ def learning_curve(
     rows = np.array(sizes, np.int64)
     wanted = rows[-1] * np.array(multiples, np.int64)
     mean = np.array([score.mean for score in scores])
-    predicted, sd = extrapolate(rows, mean, np.stack([s.replicas for s in scores]), wanted)
     low, high = (np.array([getattr(s, key) for s in scores]) for key in ("mean_low", "mean_high"))
-    if np.isnan(predicted).all():
-        wanted, predicted, sd = wanted[:0], predicted[:0], sd[:0]
-    return LearningCurve(rows, mean, low, high, wanted, predicted, sd, solver.name)
-
-
-def extrapolate(
-    rows: NDArray[np.int64],
-    correlation: NDArray[np.float64],
-    replicas: NDArray[np.float64],
-    wanted: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Extrapolate a learning curve with a standard deviation.
-
-    Parameters
-    ----------
-    rows : int64 [P], correlation : float64 [P]
-    replicas : float64 [P, R]
-        Bootstrap replicas of ``correlation``.
-    wanted : int64 [Q]
-
-    Returns
-    -------
-    predicted, sd : float64 [Q]; NaN with fewer than three points, or without replicas.
-    """
-    if len(rows) < 3 or not replicas.size:
-        return np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
-    predicted = _fit_and_predict(rows, correlation, wanted)
-    drawn = np.stack([_fit_and_predict(rows, replica, wanted) for replica in replicas.T])
-    sampling = np.nanstd(drawn, axis=0)
-    # How wrong the form was at the last doubling, growing with the number of doublings ahead.
-    missed = correlation[-1] - correlation[-2]
-    if len(rows) > 3:
-        missed = correlation[-1] - float(
-            _fit_and_predict(rows[:-1], correlation[:-1], rows[-1:])[0]
-        )
-    doublings = np.log2(wanted / rows[-1])
-    return predicted, np.sqrt(sampling**2 + (missed * doublings) ** 2)
-
-
-def _fit_and_predict(
-    rows: NDArray[np.int64], values: NDArray[np.float64], wanted: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Fit c - a n^(-b), a ≥ 0, by least squares over a grid of b; values in [-1, 1]."""
-    best, result = np.inf, np.full(len(wanted), np.nan)
-    n = rows / rows[-1]
-    ahead = wanted / rows[-1]
-    weight = np.sqrt(n)  # late points say more about what comes
-    for exponent in EXPONENTS:
-        design = np.column_stack([np.ones(len(n)), -(n**-exponent)])
-        (c, a), *_ = np.linalg.lstsq(design * weight[:, None], values * weight, rcond=None)
-        if a < 0:
-            a, c = 0.0, float(np.average(values, weights=weight**2))
-        c = min(c, 1.0)
-        error = float((weight**2 * (c - a * n**-exponent - values) ** 2).sum())
-        if error < best:
-            best, result = error, c - a * ahead**-exponent
-    return result
+    replicas = np.stack([score.replicas for score in scores])
+    features = int((~total.constant_features).sum()) if total is not None else 0
+    ahead = extrapolate(rows, mean, replicas, wanted, features=features, shrinks=solver.shrinks)
+    return LearningCurve(rows, mean, low, high, wanted[: len(ahead[0])], *ahead, solver.name)

@@ -94,17 +94,19 @@ def test_ridge_errors_are_the_posteriors_with_the_bias_of_shrinkage(noisy):
     assert np.allclose(solution.error_feature, expected, rtol=1e-4)
 
 
-def test_robust_errors_are_hc3(noisy):
-    masks, outputs = noisy.masks[:90], noisy.outputs[:90]
+@pytest.mark.parametrize(("rows", "power"), [(90, 1), (200, 2)])
+def test_robust_errors_are_hc2_or_hc3(noisy, rows, power):
+    masks, outputs = noisy.masks[:rows], noisy.outputs[:rows]
     source = ArrayRows(masks, outputs)
-    ours = fit(Moments.from_rows(source), "least_squares", rows=(source, np.arange(90)))
-    design = np.column_stack([np.ones(90), masks])
+    ours = fit(Moments.from_rows(source), "least_squares", rows=(source, np.arange(rows)))
+    design = np.column_stack([np.ones(rows), masks])
     inverse = np.linalg.inv(design.T @ design)
-    hat = ((design @ inverse) * design).sum(1)
+    left = 1 - ((design @ inverse) * design).sum(1)
     residual = outputs - design @ inverse @ design.T @ outputs
-    meat = (design @ inverse)[:, 1:, None] ** 2 * ((residual / (1 - hat)[:, None]) ** 2)[:, None]
-    assert np.allclose(ours.standard_error, np.sqrt(meat.sum(0)), rtol=1e-3)
-    assert "HC3" in ours.summary["errors"]
+    share = residual**2 / left[:, None] ** power
+    expected = np.sqrt(((design @ inverse) ** 2).T @ share)[1:]
+    assert np.allclose(ours.standard_error, expected, rtol=1e-3)
+    assert f"HC{power + 1}" in ours.summary["errors"]
 
 
 def test_where_no_honest_error_is_known_none_is_given(few_rows):

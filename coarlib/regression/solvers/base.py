@@ -60,6 +60,11 @@ class Solver(ABC):
         """Into how many parts the rows are summed, to choose λ by them; 0 for no parts."""
         return 0
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether weights are shrunk as far as the rows ask for (plain least squares: not)."""
+        return True
+
     def refit(self, found: Attributions) -> Solver:
         """Return the solver of more rows, after ``found`` has been chosen on fewer of them."""
         return self

@@ -5,10 +5,11 @@ docs/regression.md): intervals of 1.96 errors must cover about 95% of all weight
 strongest of a target, which are what people look at, for dense and for sparse truths.
 
 Least squares: residuals are larger where more is ablated, so errors come from each row's residual
-(HC3: MacKinnon and White, 1985). Ridge and its kin: the posterior's variance is not enough, for
-the strongest weights are shrunk by more than it tells. With k the share of a weight's prior
-variance that is left, its mean is (1 - k) times the truth, so the square of ``k / (1 - k)`` times
-the weight is added. Where k is large the guess of that bias is too poor, and no error is given.
+(HC3, or HC2 from few rows: MacKinnon and White, 1985). Ridge and its kin: the posterior's variance
+is not enough, for the strongest weights are shrunk by more than it tells. With k the share of a
+weight's prior variance that is left, its mean is (1 - k) times the truth, so the square of
+``k / (1 - k)`` times the weight is added. Where k is large the guess of that bias is too poor, and
+no error is given.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from coarlib.regression.problem import Problem, Solution
 
 __all__ = ["add_errors", "add_posterior_errors", "add_robust_errors", "noise_sd"]
 
+MANY_ROWS = 5  # a feature
 LEAST_LEFT = 10  # degrees of freedom for the noise
-MOST_PRIOR = 0.35  # share of the prior variance that may be left
+MOST_PRIOR = 0.25  # share of the prior variance that may be left
 
 
 def noise_sd(
@@ -90,7 +92,8 @@ def add_posterior_errors(
 def add_robust_errors(problem: Problem, solution: Solution, inverse: torch.Tensor) -> None:
     """Set errors from each row's residual e and leverage h by one more pass over the rows.
 
-    With a = R⁻¹z / n, the variance of the weights is Σ a² e² / (1 - h)² (HC3).
+    With a = R⁻¹z / n, the variance of the weights is Σ a² e² / (1 - h)² (HC3), which is too much
+    where rows are few for their features: there Σ a² e² / (1 - h) (HC2).
     """
     n = problem.num_rows
     if n - problem.num_active - 1 < LEAST_LEFT:
@@ -100,14 +103,15 @@ def add_robust_errors(problem: Problem, solution: Solution, inverse: torch.Tenso
     weight = (torch.as_tensor(raw, device=problem.device) * scale).float()
     mean = torch.as_tensor(problem.moments.mean_output, device=problem.device)
     narrow = (inverse / n).float()
+    many = n >= MANY_ROWS * problem.num_active
     total = torch.zeros(*weight.shape, dtype=torch.float64, device=problem.device)
     for z, outputs in problem.blocks():
         a = z @ narrow
         kept = (1 - 1 / n - (z * a).sum(1)).clamp_min(1e-6)
         y = torch.as_tensor(outputs.astype(np.float64), device=problem.device) - mean
-        residual = (y.float() - z @ weight) / kept[:, None]
+        residual = (y.float() - z @ weight) / (kept if many else kept.sqrt())[:, None]
         total += a.square().T @ residual.square()
     errors = np.zeros(solution.weight.shape)
     errors[problem.active] = (total.sqrt() / scale).cpu().numpy()
     solution.error_feature, solution.error_target = errors, None
-    solution.details["errors"] = "robust to unequal variances (HC3)"
+    solution.details["errors"] = f"robust to unequal variances (HC{3 if many else 2})"

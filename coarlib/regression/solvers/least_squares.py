@@ -47,8 +47,8 @@ class LeastSquares(Solver):
     ----------
     errors : str
         ``"robust"``: standard errors that hold where residuals are larger for some masks than for
-        others (HC3), by one more pass over the rows; ``"classical"``: equal variances, for free;
-        ``"auto"``: robust where the rows are at hand and it takes seconds.
+        others (HC3, HC2), by one more pass over the rows; ``"classical"``: equal variances, for
+        free; ``"auto"``: robust where the rows are at hand and it takes seconds.
     """
 
     name: ClassVar[str] = "least_squares"
@@ -57,6 +57,11 @@ class LeastSquares(Solver):
     def __post_init__(self) -> None:
         if self.errors not in ("auto", "robust", "classical"):
             raise RegressionError(f"errors are auto, robust or classical, not {self.errors!r}")
+
+    @property
+    def shrinks(self) -> bool:
+        """Not at all."""
+        return False
 
     def solve(self, problem: Problem) -> Solution:
         """Fit all targets.

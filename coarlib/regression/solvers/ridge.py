@@ -81,6 +81,11 @@ class Ridge(Solver):
         return frozenset(wanted.get(self._criterion, set()))
 
     @property
+    def shrinks(self) -> bool:
+        """Not at λ = 0."""
+        return self.lam is None or bool(np.all(np.asarray(self.lam) > 0))
+
+    @property
     def num_folds(self) -> int:
         """Folds of the training rows, where they choose λ."""
         return self.folds if self.lam is None and self._criterion == "folds" else 0

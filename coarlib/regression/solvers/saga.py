@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 BATCH_SIZE = 512
 MAX_EPOCHS = 500
 FIRST_CHECK = 10  # epochs before the first look at the gap
+DIVERGED = 10.0  # weights of zero have a gap of at most 1: a step this far off is too long
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,32 @@ class Saga(Solver):
         ones = torch.ones(problem.num_active, device=problem.device)
         shape = (problem.num_active, problem.num_targets)
         step = safe_step(batches(), 0 * ones, ones) if self.lr is None else self.lr
-        weight, bias = (torch.zeros(s, device=problem.device) for s in (shape, shape[1:]))
-        rows = problem.num_rows
-        run = SagaRun(weight, bias, rows, rows, 0 * ones, ones, step, False)
+
+        def start(step: float) -> SagaRun:
+            weight, bias = (torch.zeros(s, device=problem.device) for s in (shape, shape[1:]))
+            rows = problem.num_rows
+            return SagaRun(weight, bias, rows, rows, 0 * ones, ones, step, False)
+
+        run, past = start(step), 0
         lams = torch.full(shape[1:], lam, device=problem.device, dtype=torch.float64)
         gap = np.full(problem.num_targets, np.inf)
         check = FIRST_CHECK
-        while run.epochs < self.max_epochs and gap.max(initial=0) > self.tol:
+        while past + run.epochs < self.max_epochs and gap.max(initial=0) > self.tol:
             run.epoch(batches(), lams.float())
-            if run.epochs >= check or run.epochs == self.max_epochs:
+            if run.epochs >= check or past + run.epochs == self.max_epochs:
                 check = run.epochs + max(FIRST_CHECK, run.epochs // 4)
-                gap = lasso_gap(problem, run.weight.double(), lams, slice(None))
-        solution = Solution.empty(problem, f"lasso by SAGA, {run.epochs} epochs at step {step:.3g}")
+                diverged = not bool(run.weight.isfinite().all())
+                if not diverged:
+                    gap = lasso_gap(problem, run.weight.double(), lams, slice(None))
+                if diverged or gap.max(initial=0) > DIVERGED:
+                    step, past, check = step / 2, past + run.epochs, FIRST_CHECK
+                    run, gap = start(step), np.full(problem.num_targets, np.inf)
+        epochs = past + run.epochs
+        solution = Solution.empty(problem, f"lasso by SAGA, {epochs} epochs at step {step:.3g}")
         solution.fill(problem, slice(None), run.weight)
-        solution.lam[:], solution.gap, solution.iterations = lam, gap, run.epochs
+        raw = solution.weight[problem.active].astype(np.float64) * problem.scale[:, None]
+        gap = lasso_gap(problem, torch.as_tensor(raw, device=problem.device), lams, slice(None))
+        solution.lam[:], solution.gap, solution.iterations = lam, gap, epochs
         if gap.max(initial=0) > self.tol:
             solution.status += f"; stopped above the gap {self.tol:g}"
         return solution
