@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.report.style import COLOURS, HELPS, INK, line_style, styled
+from coarlib.scoring.scoreboard import Scoreboard
 
-__all__ = ["lds_distribution", "mask_balance", "outputs_under_masks"]
+__all__ = ["lds_distribution", "mask_balance", "outputs_under_masks", "scoreboard"]
 
 
 def mask_balance(kept_share: NDArray[Any], expected: float | None = None) -> Any:
@@ -89,4 +90,35 @@ def lds_distribution(correlations: Mapping[str, NDArray[Any]], ceiling: float | 
         axes.axvline(0, color=INK, lw=0.5)
         axes.set(xlabel="LDS of a target", ylabel="share of targets below", ylim=(0, 1))
         axes.legend(loc="upper left")
+        return figure
+
+
+def scoreboard(board: Scoreboard) -> Any:
+    """Draw each method's mean LDS with its interval, and the noise ceiling.
+
+    Parameters
+    ----------
+    board : Scoreboard
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled() as plt:
+        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.35 * len(board.lines)))
+        for place, line in enumerate(reversed(board.lines)):
+            record = line.record
+            mean = np.nan if record["mean"] is None else record["mean"]
+            ends = record.get("interval") or {}
+            if ends.get("low") is not None:
+                axes.plot([ends["low"], ends["high"]], [place, place], color=HELPS, lw=2)
+            axes.plot(mean, place, "o", color=HELPS)
+        ceiling = board.lines[0].record.get("noise_ceiling")
+        if ceiling is not None:
+            axes.axvline(ceiling, color=INK, lw=1, ls=":", label=f"noise ceiling {ceiling:.3f}")
+            axes.legend()
+        axes.axvline(0, color=INK, lw=0.5)
+        names = [line.method for line in reversed(board.lines)]
+        axes.set(xlabel="LDS, 95% interval over subsets", yticks=range(len(names)))
+        axes.set_yticklabels(names)
         return figure

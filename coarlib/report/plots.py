@@ -22,7 +22,12 @@ from coarlib.report.attribution_figures import (
     layer_map,
     nearest_examples,
 )
-from coarlib.report.data_figures import lds_distribution, mask_balance, outputs_under_masks
+from coarlib.report.data_figures import (
+    lds_distribution,
+    mask_balance,
+    outputs_under_masks,
+    scoreboard,
+)
 from coarlib.report.fit_figures import (
     correlation_against_fraction,
     correlation_histogram,
@@ -50,6 +55,7 @@ __all__ = [
     "plot_attributions",
     "predicted_against_true",
     "ranked_correlations",
+    "scoreboard",
 ]
 
 
