@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -48,6 +49,8 @@ class ComponentGroup:
         Consecutive slices along ``axis`` that make one unit (``head_dim`` for heads, else 1).
     groups : int
         For grouped transposed convolutions, whose filters lie in ``groups`` blocks of axis 0.
+    inner : (axis, length), optional
+        A second axis: units lie along both, this one running fastest (neurons of experts).
     """
 
     module: str
@@ -57,6 +60,12 @@ class ComponentGroup:
     units: int
     width: int = 1
     groups: int = 1
+    inner: tuple[int, int] | None = None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axis, or both."""
+        return (self.axis,) if self.inner is None else (self.axis, self.inner[0])
 
     @property
     def path(self) -> str:
@@ -84,7 +93,7 @@ class ComponentGroup:
         """Return the channels of the units, which are components ``first`` and following."""
         count = self.units * self.width
         component = first + torch.arange(self.units).repeat_interleave(self.width)
-        place = (self.module, self.parameter, self.axis, self.groups, self.kind)
+        place = (self.module, self.parameter, self.axes, self.groups, self.kind)
         return Channels(*place, count, component, torch.arange(count))
 
 
@@ -111,13 +120,14 @@ class ComponentSet:
     def __init__(self, groups: Sequence[Group]) -> None:
         if not sum(group.units for group in groups):
             raise ComponentError("the selection holds no component")
-        seen: set[tuple[str, int | str]] = set()
+        seen: set[tuple[str, tuple[int, ...] | str]] = set()
         for group in groups:
-            if (group.path, group.axis) in seen:
+            place = group.axes if isinstance(group, ComponentGroup) else group.kind
+            if (group.path, place) in seen:
                 raise ComponentError(
                     f"components of {group.path} along axis {group.axis} are selected twice"
                 )
-            seen.add((group.path, group.axis))
+            seen.add((group.path, place))
         self.groups = tuple(groups)
         self._ends = list(itertools.accumulate(group.units for group in groups))
 
@@ -170,7 +180,13 @@ class ComponentSet:
     def name(self, index: int) -> str:
         """Return component ``index`` as text, such as ``"layer1.0.conv1.weight[7]"``."""
         group, unit = self.locate(index)
-        return group.path if isinstance(group, SliceGroup) else f"{group.path}[{unit}]"
+        if isinstance(group, SliceGroup):
+            return group.path
+        if group.inner is None:
+            return f"{group.path}[{unit}]"
+        (axis, length), places = group.inner, [":"] * (1 + max(group.axes))
+        places[group.axis], places[axis] = map(str, divmod(unit, length))
+        return f"{group.path}[{', '.join(places)}]"
 
     def indices(self, path: str) -> range:
         """Return the indices of the components of a parameter or of a module.
@@ -219,14 +235,14 @@ class ComponentSet:
             If the model lacks a parameter, or its shape does not hold the components.
         """
         model = unwrapped(model)
-        found: dict[tuple[str, int, int], Channels] = {}
+        found: dict[tuple[str, tuple[int, ...], int], Channels] = {}
         for group, end in zip(self.groups, self._ends, strict=True):
             if isinstance(group, ComponentGroup):
                 parts = [_checked(model, group).channels(end - group.units)]
             else:
                 parts = [channels_of_slice(model, x, end - 1, group.kind) for x in group.slices]
             for part in parts:
-                key = (part.path, part.axis, part.groups)
+                key = (part.path, part.axes, part.groups)
                 if key in found:
                     found[key].add(part.component, part.channel)
                 else:
@@ -240,7 +256,7 @@ class ComponentSet:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a JSON-compatible description that :meth:`from_json` reads."""
-        return [asdict(group) for group in self.groups]
+        return [_to_json(group) for group in self.groups]
 
     @classmethod
     def from_json(cls, groups: Sequence[Mapping[str, Any]]) -> ComponentSet:
@@ -271,20 +287,40 @@ class ComponentSet:
         return "\n".join(line.rstrip() for line in lines)
 
 
+def _to_json(group: Group) -> dict[str, Any]:
+    """Return a group's fields, without those that tables of earlier stores do not have."""
+    found = {key: value for key, value in asdict(group).items() if (key, value) != ("inner", None)}
+    for piece in found.get("slices", ()):
+        if piece["also"] is None:
+            del piece["also"]
+    return found
+
+
 def _from_json(group: Mapping[str, Any]) -> Group:
     if "slices" not in group:
-        return ComponentGroup(**group)
-    pieces = tuple(ParameterSlice(**piece) for piece in group["slices"])
+        inner = group.get("inner")
+        return ComponentGroup(**{**group, "inner": tuple(inner) if inner else None})
+    pieces = tuple(
+        ParameterSlice(**{**piece, "also": tuple(piece["also"]) if piece.get("also") else None})
+        for piece in group["slices"]
+    )
     return SliceGroup(**{**group, "slices": pieces})
 
 
 def _checked(model: nn.Module, group: ComponentGroup) -> ComponentGroup:
     """Refuse a group whose parameter the model lacks, or has in another shape."""
     try:
-        shape = tuple(model.get_parameter(group.path).shape)
+        parameter = model.get_parameter(group.path)
     except AttributeError as error:
         raise ComponentError(f"the model has no parameter {group.path}") from error
-    if shape[group.axis] * group.groups != group.units * group.width:
+    shape = tuple(parameter.shape)
+    if not parameter.is_floating_point():
+        raise ComponentError(
+            f"{group.path} holds quantised weights ({parameter.dtype}), which cannot be ablated; "
+            "load the model in floating point"
+        )
+    held = math.prod(shape[axis] for axis in group.axes if axis < len(shape))
+    if held * group.groups != group.units * group.width:
         raise ComponentError(
             f"{group.path} has shape {shape}, which does not hold "
             f"{group.units} components along axis {group.axis}"

@@ -36,6 +36,9 @@ def fused_copy(model: nn.Module, keep: Collection[str] = ()) -> nn.Module:
         ``torch.fx`` cannot trace comes back as a plain copy.
     """
     model = copy.deepcopy(model).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 4:  # images are in this order too
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     try:
         traced = fx.symbolic_trace(model)
     except Exception:  # fx raises whatever the model's own code raises on a proxy

@@ -25,10 +25,20 @@ def plain(model: nn.Module) -> nn.Module:
     into the weights; other models come back themselves.
     """
     model = unwrapped(model)
-    if callable(getattr(model, "merge_and_unload", None)) and _adapters(model):
+    if any(map(_is_adapted, model.modules())):
         model = copy.deepcopy(model)
-        model = model.merge_and_unload()  # type: ignore[operator]
+        if callable(merge := getattr(model, "merge_and_unload", None)):
+            model = merge()
+        for name, module in list(model.named_modules()):
+            if _is_adapted(module):
+                module.merge()
+                owner, _, key = name.rpartition(".")
+                model.get_submodule(owner)._modules[key] = module.base_layer
     if any(map(_reparametrised, model.modules())):
+        for module in model.modules():
+            for hook in _old_hooks(module):  # what they compute anew cannot be copied
+                name = getattr(hook, "name", None) or hook._tensor_name
+                setattr(module, name, getattr(module, name).detach())
         model = copy.deepcopy(model)
         for module in list(model.modules()):
             _bake(module)
@@ -81,8 +91,16 @@ def checked_model(model: Any, source: str) -> nn.Module:
     return model
 
 
-def _adapters(model: nn.Module) -> bool:
-    return any(hasattr(module, "base_layer") for module in model.modules())
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a module's weights are not the real numbers that they stand for."""
+    kinds = [x.dtype for x in module.parameters(recurse=False)]
+    return "quantized" in type(module).__module__ or any(
+        not (dtype.is_floating_point or dtype.is_complex) for dtype in kinds
+    )
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    return isinstance(module._modules.get("base_layer"), nn.Module) and hasattr(module, "merge")
 
 
 def _old_hooks(module: nn.Module) -> list[Any]:
@@ -107,6 +125,16 @@ def _bake(module: nn.Module) -> None:
             prune.remove(module, hook._tensor_name)
         else:
             _OLD_HOOKS[type(hook).__name__](module, hook.name)
-    if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    if not parametrize.is_parametrized(module):
+        return
+    # A copy shares its class, which holds the properties, with the original: torch's own
+    # remove_parametrizations would take them from both.
+    values = {name: getattr(module, name).detach().clone() for name in _parametrised(module)}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+
+
+def _parametrised(module: nn.Module) -> list[str]:
+    return list(module.get_submodule("parametrizations")._modules)

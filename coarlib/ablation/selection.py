@@ -6,6 +6,7 @@ are components. Attention heads and MLP neurons are in :mod:`coarlib.ablation.tr
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -16,10 +17,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from coarlib.ablation.blocks import blocks
+from coarlib.ablation.blocks import blocks, weights
 from coarlib.ablation.components import ComponentGroup, ComponentSet, Group
-from coarlib.ablation.plain import plain
-from coarlib.ablation.transformers import attention_heads, mlp_neurons
+from coarlib.ablation.plain import is_quantised, plain
+from coarlib.ablation.transformers import attention_heads, expert_neurons, experts, mlp_neurons
 from coarlib.errors import ComponentError, nearest
 
 Finder = Callable[[str, nn.Module], Sequence[Group]]
@@ -101,9 +102,14 @@ KINDS: Mapping[str, Finder] = MappingProxyType(
         "norm_channel": _norm_channels,
         "attention_head": attention_heads,
         "mlp_neuron": mlp_neurons,
-        "block": blocks,
+        "expert": experts,
+        "expert_neuron": expert_neurons,
+        "block": lambda name, module: [],  # found in the model as a whole: blocks(model)
     }
 )
+
+# Kinds of which a layer without any is worth a word.
+_IN_EVERY_LAYER = ("attention_head", "mlp_neuron", "block", "expert", "expert_neuron")
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -166,22 +172,91 @@ def find_components(
         chosen = any(fnmatchcase(path, pattern) for pattern in include)
         return chosen and not any(fnmatchcase(path, pattern) for pattern in exclude)
 
+    whole = {group.module: [group] for group in blocks(model)} if "block" in kinds else {}
     groups = [
         group
         for name, module in model.named_modules()
+        if wanted(name)
         for kind in kinds
-        for group in KINDS[kind](name, module)
-        # Blocks are found in the list that holds them, everything else in its own module.
-        if wanted(group.module if kind == "block" else name)
+        for group in (whole.get(name, ()) if kind == "block" else KINDS[kind](name, module))
     ]
     if not groups:
         raise ComponentError(
             f"no component of kind {', '.join(kinds)} in a module that matches "
-            f"{', '.join(include)}; list the modules with model.named_modules()"
+            f"{', '.join(include)}{_quantised(model)}; list the modules with model.named_modules()"
         )
     components = ComponentSet(groups)
     _refuse_tied(model, components)
+    _name_what_is_missing(model, components, kinds, everywhere=include == ("*",) and not exclude)
     return components
+
+
+def coverage(model: nn.Module, components: ComponentSet) -> list[str]:
+    """Say in how many layers of each list of layers components of each kind lie.
+
+    Returns
+    -------
+    list of str
+        ``"attention_head in 24 of 24 layers of model.layers"``.
+    """
+    lines = []
+    for kind in dict.fromkeys(group.kind for group in components):
+        paths = [group.module for group in components if group.kind == kind]
+        for name, count, total in _layers_with(plain(model), paths):
+            lines.append(f"{kind} in {count} of {total} layers of {name or 'the model'}")
+    return lines
+
+
+def _layers_with(model: nn.Module, paths: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return for each outermost list of layers with any of the paths: name, layers with, layers."""
+    lists: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in lists)
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or inside:
+            continue
+        members = [
+            f"{name}.{key}" if name else key
+            for key, x in module.named_children()
+            if len(weights("", x)) > 1
+        ]
+        if len(members) > 1 and name:
+            lists[name] = members
+    found = []
+    for name, members in lists.items():
+        hits = [any(f"{path}.".startswith(f"{m}.") for path in paths) for m in members]
+        if any(hits):
+            found.append((name, sum(hits), len(hits)))
+    return found
+
+
+def _name_what_is_missing(
+    model: nn.Module, components: ComponentSet, kinds: Sequence[str], *, everywhere: bool
+) -> None:
+    """Warn of kinds that were asked for and not found, and of layers without any."""
+    missing = [k for k in kinds if not any(group.kind == k for group in components)]
+    if missing:
+        other = [k for k in ("expert_neuron", "expert") if k not in kinds]
+        there = [k for k in other if any(KINDS[k](n, m) for n, m in model.named_modules())]
+        hint = f"; it has components of kind {', '.join(there)}" if there else ""
+        warnings.warn(
+            f"{type(model).__name__} has no component of kind {', '.join(missing)} that is known "
+            f"here{_quantised(model)}{hint}; others can be named by slices of parameters",
+            stacklevel=3,
+        )
+    for kind in kinds if everywhere else ():
+        paths = [group.module for group in components if group.kind == kind]
+        partial = [x for x in _layers_with(model, paths) if x[1] < x[2]]
+        if partial and kind in _IN_EVERY_LAYER:
+            where = ", ".join(f"{n} of {total} layers of {name}" for name, n, total in partial)
+            warnings.warn(f"{kind} was found in {where} only", stacklevel=3)
+
+
+def _quantised(model: nn.Module) -> str:
+    """Say that some layers are quantised, so that they are none of those that are looked for."""
+    names = [name for name, module in model.named_modules() if is_quantised(module)]
+    if not names:
+        return ""
+    return f" (its layers, such as {names[0]}, are quantised: load the model in floating point)"
 
 
 def preset(name: str, model: nn.Module) -> ComponentSet:

@@ -7,6 +7,7 @@ its channels belong to which component.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ _TEXT = re.compile(r"^(?P<path>[\w.]+?)(?:\[(?P<place>[\d:,\s]+)\])?$")
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """Consecutive channels of one axis of a parameter.
+    """Consecutive channels of one axis of a parameter, or of two.
 
     Attributes
     ----------
@@ -30,16 +31,19 @@ class ParameterSlice:
     start : int
     stop : int or None
         The channel after the last one; None takes all from ``start``.
+    also : (axis, start, stop), optional
+        Of these, only what lies there along another axis too.
     """
 
     path: str
     axis: int = 0
     start: int = 0
     stop: int | None = None
+    also: tuple[int, int, int | None] | None = None
 
     @classmethod
     def parse(cls, text: str) -> ParameterSlice:
-        """Read ``"path"``, ``"path[3]"``, ``"path[0:4]"`` or ``"path[:, 3:5]"``.
+        """Read ``"path"``, ``"path[3]"``, ``"path[:, 3:5]"`` or ``"path[2, :, 5]"``.
 
         Raises
         ------
@@ -49,18 +53,26 @@ class ParameterSlice:
         found = _TEXT.match(text.strip())
         places = [part.strip() for part in (found["place"] or ":").split(",")] if found else []
         chosen = [(axis, place) for axis, place in enumerate(places) if place != ":"]
-        if found is None or len(chosen) > 1:
+        if found is None or len(chosen) > 2:
             raise ComponentError(
                 f"{text!r} is no slice of a parameter: give path, path[3], path[0:4] or, for "
-                "another axis, path[:, 3:5]; one axis at a time"
+                "other axes, path[:, 3:5] or path[2, :, 5]; two axes at most"
             )
-        axis, place = chosen[0] if chosen else (0, ":")
-        first, colon, last = place.partition(":")
-        if any(part and not part.isdigit() for part in (first, last)) or not place:
-            raise ComponentError(f"{text!r}: {place!r} is no index or range such as 0:4")
-        start = int(first or 0)
-        stop = (int(last) if last else None) if colon else start + 1
-        return cls(found["path"], axis, start, stop)
+        spans = [(axis, *_span(text, place)) for axis, place in chosen] or [(0, 0, None)]
+        return cls(found["path"], *spans[0], spans[1] if len(spans) > 1 else None)
+
+    @property
+    def spans(self) -> list[tuple[int, int, int | None]]:
+        """(axis, start, stop) of each axis."""
+        return [(self.axis, self.start, self.stop), *([self.also] if self.also else [])]
+
+
+def _span(text: str, place: str) -> tuple[int, int | None]:
+    first, colon, last = place.partition(":")
+    if any(part and not part.isdigit() for part in (first, last)) or not place:
+        raise ComponentError(f"{text!r}: {place!r} is no index or range such as 0:4")
+    start = int(first or 0)
+    return start, (int(last) if last else None) if colon else start + 1
 
 
 @dataclass(frozen=True)
@@ -94,17 +106,19 @@ class SliceGroup:
 
 @dataclass
 class Channels:
-    """The channels of one axis of a parameter, and the components that they belong to.
+    """The channels along axes of a parameter, and the components that they belong to.
 
     Attributes
     ----------
     module, parameter : str
         Where the parameter is.
-    axis, groups : int
+    axes : tuple of int
+        One axis, or two, whose channels are numbered with the second running fastest.
+    groups : int
         As in :class:`~coarlib.ablation.components.ComponentGroup`.
     kind : str
     count : int
-        Channels C along the axis.
+        Channels C along the axes.
     component, channel : int64 [K]
         Pairs: this channel belongs to that component. A channel may belong to several; it is kept
         while all of them are.
@@ -112,7 +126,7 @@ class Channels:
 
     module: str
     parameter: str
-    axis: int
+    axes: tuple[int, ...]
     groups: int
     kind: str
     count: int
@@ -123,6 +137,11 @@ class Channels:
     def path(self) -> str:
         """Full name of the parameter."""
         return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+    @property
+    def axis(self) -> int:
+        """The axis, or the first of two."""
+        return self.axes[0]
 
     def kept(self, mask: torch.Tensor) -> torch.Tensor:
         """Return which channels a mask (bool [N] on the CPU, True = kept) keeps, bool [C]."""
@@ -139,7 +158,8 @@ class Channels:
         """Spread channels [C] over the parameter: broadcastable to ``shape``."""
         view = [1] * len(shape)
         if self.groups == 1:
-            view[self.axis] = shape[self.axis]
+            for axis in self.axes:
+                view[axis] = shape[axis]
             return kept.reshape(view)
         blocks = kept.reshape(self.groups, 1, shape[1])
         blocks = blocks.expand(self.groups, shape[0] // self.groups, shape[1])
@@ -163,17 +183,28 @@ def channels_of_slice(model: nn.Module, piece: ParameterSlice, index: int, kind:
         parameter = model.get_parameter(piece.path)
     except AttributeError as error:
         raise ComponentError(f"the model has no parameter {piece.path}") from error
-    length = parameter.shape[piece.axis] if piece.axis < parameter.ndim else 0
-    stop = length if piece.stop is None else piece.stop
-    if not 0 <= piece.start < stop <= length:
-        raise ComponentError(
-            f"{piece.path} has shape {tuple(parameter.shape)}, which has no channels "
-            f"{piece.start} to {stop} (exclusive) along axis {piece.axis}"
-        )
+    found = [_channels_along(parameter, piece.path, *span) for span in sorted(piece.spans)]
+    channel = found[0]
+    for (axis, *_), inner in zip(sorted(piece.spans)[1:], found[1:], strict=True):
+        channel = (channel[:, None] * parameter.shape[axis] + inner).reshape(-1)
+    axes = tuple(axis for axis, *_ in sorted(piece.spans))
+    count = math.prod(parameter.shape[axis] for axis in axes)
     module, _, name = piece.path.rpartition(".")
-    channel = torch.arange(piece.start, stop)
     component = torch.full_like(channel, index)
-    return Channels(module, name, piece.axis, 1, kind, length, component, channel)
+    return Channels(module, name, axes, 1, kind, count, component, channel)
+
+
+def _channels_along(
+    parameter: torch.Tensor, path: str, axis: int, start: int, stop: int | None
+) -> torch.Tensor:
+    length = parameter.shape[axis] if axis < parameter.ndim else 0
+    stop = length if stop is None else stop
+    if not 0 <= start < stop <= length:
+        raise ComponentError(
+            f"{path} has shape {tuple(parameter.shape)}, which has no channels {start} to {stop} "
+            f"(exclusive) along axis {axis}"
+        )
+    return torch.arange(start, stop)
 
 
 def slice_components(slices: dict[str, list[str]]) -> list[SliceGroup]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.activations import Site
-from coarlib.ablation.compiling import compiled_or_plain
+from coarlib.ablation.block_check import check_blocks
+from coarlib.ablation.compiling import compiled_or_plain, uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
@@ -207,6 +208,7 @@ class ComponentTask(Task):
         self._network = model.to(device)
         components.channels(model)  # refuses what does not fit
         self._check_examples()
+        self._check_blocks(components)
         self._network = self._fastest(model, components)
         self._ablation = self._ablation_of(components)
         self._check_that_ablation_acts(self._ablation)
@@ -232,6 +234,13 @@ class ComponentTask(Task):
         dtypes = {x.dtype for x in self._network.parameters()}
         with torch.inference_mode(), self._autocast():
             probe(few, self._taken, predict, self.outputs, self._coarse(dtypes))
+
+    def _check_blocks(self, components: ComponentSet) -> None:
+        batch = self._taken(self._examples.take(slice(0, FEW)))
+        with torch.inference_mode(), self._autocast(), uncompiled(self._network):
+            check_blocks(
+                self._network, components, lambda: self.predict(self._network, batch.inputs)
+            )
 
     def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
         """Return the tolerance of a precision: halves round hundreds of times more coarsely."""
@@ -283,8 +292,6 @@ class ComponentTask(Task):
         if not self.fuse or any(part.parameter == "bias" for part in parts):
             return model
         fused = fused_copy(model, keep={part.module for part in parts})
-        # Both get the layout: a copy of the given model changes nothing the caller holds.
-        fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             inputs = self._taken(self._examples.take(slice(0, FEW)).to(self._device)).inputs
             before, after = self.predict(model, inputs), self.predict(fused, inputs)

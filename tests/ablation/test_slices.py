@@ -50,7 +50,7 @@ def test_slices_are_read(text, expected):
     assert ParameterSlice.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["w[", "w[-1]", "w[1,2]", "w[a]", "", "w[1:2:3]", "w[::2]"])
+@pytest.mark.parametrize("text", ["w[", "w[-1]", "w[1,2,3]", "w[a]", "", "w[1:2:3]", "w[::2]"])
 def test_what_is_no_slice_is_refused(text):
     with pytest.raises(ComponentError, match=r"no slice of a parameter|no index or range"):
         ParameterSlice.parse(text)
