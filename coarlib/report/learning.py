@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import ReportError
+from coarlib.errors import RegressionError, ReportError
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.fit import fit
 from coarlib.regression.heldout import HeldOut, score_arrays
@@ -16,6 +16,7 @@ from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
+from coarlib.regression.solvers import Ridge, Solver, solver_of
 from coarlib.regression.split import Split
 
 __all__ = ["SomeTargets", "Unseen", "look_ahead", "split_of"]
@@ -130,8 +131,31 @@ def split_of(attributions: Attributions | None, source: RowSource) -> Split | No
     return split
 
 
-def look_ahead(source: RowSource, split: Split, targets: NDArray[np.int64]) -> Unseen:
-    """Fit ridge (λ by generalised cross-validation) on growing parts of the training rows.
+def own_solver(attributions: Attributions | None, targets: NDArray[np.int64]) -> Solver:
+    """Return what fitted ``attributions``, for some of its targets; ridge where that is not known.
+
+    A λ that held-out rows have chosen is kept. Guesses of the weights are not saved with a fit, so
+    an informed prior is looked at without them, as a shared prior.
+    """
+    if attributions is None:
+        return Ridge()
+    name = str(attributions.summary.get("solver", "ridge"))
+    try:
+        solver = solver_of("shared_prior" if name == "informed_prior" else name)
+    except RegressionError:
+        return Ridge()
+    if "rows" in solver.needs:
+        return Ridge()
+    return solver.refit(attributions.targets(targets)) if "validation" in solver.needs else solver
+
+
+def look_ahead(
+    source: RowSource,
+    split: Split,
+    targets: NDArray[np.int64],
+    attributions: Attributions | None = None,
+) -> Unseen:
+    """Fit growing parts of the training rows, by the solver that the fit used.
 
     Parameters
     ----------
@@ -139,6 +163,8 @@ def look_ahead(source: RowSource, split: Split, targets: NDArray[np.int64]) -> U
     split : Split
     targets : int64 [t]
         Which targets to look at.
+    attributions : Attributions, optional
+        The fit.
 
     Raises
     ------
@@ -154,8 +180,10 @@ def look_ahead(source: RowSource, split: Split, targets: NDArray[np.int64]) -> U
             f"{MOST_FEATURES:,} features, {MOST_VALUES:,} values)"
         )
     some = SomeTargets(source, targets)
-    curve = learning_curve(some, train, validation, points=POINTS, multiples=(2,))
-    fitted = fit(Moments.from_rows(some, train), "ridge")
+    solver = own_solver(attributions, targets)
+    options: dict[str, Any] = {"points": POINTS, "multiples": (2,)}
+    curve = learning_curve(some, train, validation, solver=solver, **options)
+    fitted = fit(Moments.from_rows(some, train), solver)
     blocks = list(read_blocks(some, validation))
     masks = np.concatenate([block for _, block, _ in blocks])
     true = np.concatenate([outputs for _, _, outputs in blocks]).astype(np.float32)

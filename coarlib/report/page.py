@@ -135,7 +135,8 @@ def _curve(inputs: ReportInputs) -> tuple[Unseen | None, str]:
     pearson = None if held is None else np.asarray(held.pearson)
     order = spread_out(pearson, inputs.rows.num_targets)
     try:
-        return look_ahead(inputs.rows, split, np.sort(order[:MOST_TARGETS])), ""
+        chosen = np.sort(order[:MOST_TARGETS])
+        return look_ahead(inputs.rows, split, chosen, inputs.attributions), ""
     except (ReportError, RegressionError) as error:
         return None, str(error)[0].upper() + str(error)[1:] + "."
 

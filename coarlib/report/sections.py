@@ -259,8 +259,8 @@ def _scatter_parts(curve: Unseen) -> list[Markup]:
             drawn,
             "predicted-against-true",
             "Predicted against measured",
-            f"Worst, best and between, on held-out rows; ridge on {curve.num_rows:,} rows, "
-            "λ by generalised cross-validation. The line is equality.",
+            f"Worst, best and between, on held-out rows; {curve.curve.solver.replace('_', ' ')} on "
+            f"{curve.num_rows:,} rows. The line is equality.",
         ),
         Markup(
             '<p class="tools"><label for="scatter-target">Look at one example</label>'
@@ -276,24 +276,16 @@ def learning_section(curve: Unseen | None, why: str) -> Section:
         section.parts.append(sentence(why))
         return section
     found = curve.curve
-    ahead = None
-    if curve.doubled is None:
-        said = "There are too few rows to say what more of them would give."
-    else:
-        ahead = float(found.wanted[0]), curve.doubled
-        said = (
-            f"Twice the rows ({ahead[0]:,.0f}) are expected to bring the mean held-out "
-            f"correlation from {found.correlation[-1]:.3f} to {curve.doubled:.3f} ± "
-            f"{found.sd[0]:.3f}."
-        )
+    ahead = None if curve.doubled is None else (float(found.wanted[0]), curve.doubled)
+    said = f"{str(found)[0].upper()}{str(found)[1:]}."
     section.parts += [
         sentence(said),
         figure(
             plots.learning_curve(found.rows, found.correlation, found.low, found.high, ahead),
             "learning-curve",
             "Held-out correlation against rows",
-            f"Ridge on growing numbers of rows, mean over {len(curve.targets):,} targets with 95% "
-            "interval; the open circle extrapolates.",
+            f"{found.solver.replace('_', ' ').capitalize()} on growing numbers of rows, mean over "
+            f"{len(curve.targets):,} targets with 95% interval; the open circle extrapolates.",
         ),
     ]
     return section

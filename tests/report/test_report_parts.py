@@ -145,6 +145,18 @@ def test_the_split_is_the_one_of_the_fit(seed):
     assert split_of(found, ArrayRows(source.masks[:50], source.outputs[:50])) is None
 
 
+def test_the_curve_is_that_of_the_solver_of_the_fit():
+    masks = RNG.random((300, 8)) < 0.6
+    outputs = masks @ RNG.normal(size=(8, 5)) + RNG.normal(size=(300, 5))
+    source, targets = ArrayRows(masks, outputs), np.array([1, 3])
+    for solver in ("least_squares", "lasso", "tempered_prior", "conjugate_gradients"):
+        whole = fit((masks, outputs), solver, held_out=60)
+        found = look_ahead(source, split_of(whole, source), targets, whole)
+        expected = "ridge" if solver == "conjugate_gradients" else solver
+        assert found.curve.solver == expected
+        assert found.curve.correlation[-1] == pytest.approx(found.scores.mean, abs=FLOAT32)
+
+
 def test_too_many_features_for_a_curve_are_refused_with_the_reason():
     source = ArrayRows(np.ones((50, 3000), bool), np.ones((50, 2)))
     with pytest.raises(ReportError, match="3,000 features"):
