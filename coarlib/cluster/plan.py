@@ -143,8 +143,8 @@ class Plan:
     store : str
         Directory of the store.
     task : str
-        ``package.module:Class`` or ``file.py:Class``; or a set-up's module with a worker of its
-        own, such as ``estimate.digits.make_dataset``.
+        A set-up's name, ``package.module:Class`` or ``file.py:Class``; or a module with a worker
+        of its own, such as ``estimate.digits.make_dataset``.
     task_args : dict
         The task's settings.
     worker_args : dict

@@ -17,6 +17,7 @@ from typing import Any
 
 from coarlib.cluster.plan import Environment, Plan, Resources, Step
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
+from coarlib.setups import names
 
 __all__ = ["Blocks", "fill_script", "multi_line", "step_script", "verify_script"]
 
@@ -24,7 +25,7 @@ __all__ = ["Blocks", "fill_script", "multi_line", "step_script", "verify_script"
 EXIT_COMPLETE = 0
 EXIT_RESUBMIT = 3
 MAX_REQUEUES = 20
-PARTITION = '--expt.num_partitions "$partitions" --expt.partition_index'
+PARTITION = '--num_partitions "$partitions" --partition_index'
 
 
 @dataclass(frozen=True)
@@ -121,25 +122,25 @@ workers=($!)
 def _worker_command(plan: Plan, python: Sequence[str]) -> str:
     """Return the command of a worker, but for its part of the rows."""
     lines = [" ".join([*python, "-u", "-m", *_worker_module(plan)])]
-    lines.append('--expt.base_dir "$STORE" --expt.start_index "$first" --expt.end_index "$last"')
+    lines.append('"$STORE" --rows "$first:$last"')
     arguments = dict(plan.worker_args)
     if _is_task(plan.task) and plan.task_args:
-        arguments["task_args"] = json.dumps(plan.task_args)
+        arguments["set"] = json.dumps(plan.task_args)
     elif not _is_task(plan.task):
         arguments |= plan.task_args
-    lines += [f"--expt.{key} {_quoted(value)}" for key, value in arguments.items()]
+    lines += [f"--{key} {_quoted(value)}" for key, value in arguments.items()]
     return multi_line(lines)
 
 
 def _worker_module(plan: Plan) -> list[str]:
     if _is_task(plan.task):
-        return ["coarlib.commands.store.make_dataset", "--expt.task", shlex.quote(plan.task)]
+        return ["coarlib", "make_dataset", "--task", shlex.quote(plan.task)]
     return [shlex.quote(plan.task)]
 
 
 def _is_task(name: str) -> bool:
     """Whether ``name`` is a task, rather than a set-up's module with a worker of its own."""
-    return ":" in name or name.endswith(".py")
+    return ":" in name or name.endswith(".py") or name in names()
 
 
 # After the workers are started: pass signals on, wait, requeue what was stopped before its end.

@@ -24,7 +24,7 @@ def _words(command: str) -> tuple[str, ...]:
 
 PLAN = Plan(
     store="out/digits/store",
-    task="estimate.digits.make_dataset",
+    task="digits",
     name="digits",
     rows_per_job=ROWS_PER_JOB,
     resources=Resources(time="01:00:00", cpus=2),
@@ -32,16 +32,16 @@ PLAN = Plan(
 FIT = Step(
     "fit",
     _words(
-        "run_regression --config estimate/digits/regression_config_test.yaml "
-        "--data.data_path out/digits/store --cfg.out_dir out/digits/attributions"
+        "run_regression out/digits/store --config estimate/digits/regression_config_test.yaml "
+        "--out out/digits/attributions"
     ),
     creates="out/digits/attributions/datamodels.pt",
 )
 SCORE = Step(
     "score",
     _words(
-        "score_lds --data.store out/digits/store --data.scores out/digits/attributions "
-        "--data.rows 700:800 --cfg.out out/digits/lds.json"
+        "score_lds out/digits/store out/digits/attributions --rows 700:800 "
+        "--out out/digits/lds.json"
     ),
 )
 VERIFY = Step("verify", ("verify", "out/digits/store", "--repair"))

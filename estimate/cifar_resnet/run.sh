@@ -10,10 +10,10 @@ store=${3:-out/cifar_resnet/store}
 spec=${4:-specs/cifar_resnet_test.json}
 config=${5:-estimate/cifar_resnet/regression_config_test.yaml}
 
-python -m estimate.initialize_store --logging.logdir "$store" --logging.spec "$spec"
-python -m estimate.cifar_resnet.make_dataset --expt.base_dir "$store" \
-  --expt.subsample_prob 0.95 --expt.model_path "$model" --expt.beton_path "$images"
-python -m estimate.write_dataset --cfg.data_dir "$store" --cfg.out_path "${store%/}.beton" \
-  --cfg.x_name masks --cfg.y_name test_margins
-python -m estimate.run_regression --config "$config" --data.data_path "${store%/}.beton" \
-  --cfg.out_dir "${store%/}_attributions"
+python -m estimate.initialize_store "$store" --spec "$spec"
+python -m estimate.cifar_resnet.make_dataset "$store" --keep 0.95 --model_path "$model" \
+  --beton_path "$images"
+python -m estimate.write_dataset "$store" --out "${store%/}.beton" --x_name masks \
+  --y_name test_margins
+python -m estimate.run_regression "${store%/}.beton" --config "$config" \
+  --out "${store%/}_attributions"

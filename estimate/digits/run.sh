@@ -5,9 +5,8 @@ cd "$(dirname "$0")/../.."
 store=${1:-out/digits/store}
 beton=${store%/}.beton
 
-python -m estimate.initialize_store --logging.logdir "$store" --logging.spec specs/digits.json
-python -m estimate.digits.make_dataset --expt.base_dir "$store"
-python -m estimate.write_dataset --cfg.data_dir "$store" --cfg.out_path "$beton" \
-  --cfg.x_name masks --cfg.y_name test_margins
-python -m estimate.run_regression --config estimate/digits/regression_config.yaml \
-  --data.data_path "$beton" --cfg.out_dir "${store%/}_attributions"
+python -m estimate.initialize_store "$store" --spec specs/digits.json
+python -m estimate.digits.make_dataset "$store"
+python -m estimate.write_dataset "$store" --out "$beton" --x_name masks --y_name test_margins
+python -m estimate.run_regression "$beton" --config estimate/digits/regression_config.yaml \
+  --out "${store%/}_attributions"

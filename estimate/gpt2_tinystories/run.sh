@@ -8,12 +8,10 @@ cd "$(dirname "$0")/../.."
 store=${1:-out/gpt2_tinystories/store}
 source=(${2:+--expt.model_path "$2"} ${3:+--expt.data_path "$3"})
 
-python -m estimate.initialize_store --logging.logdir "$store" \
-  --logging.spec specs/gpt2_tinystories_test.json
+python -m estimate.initialize_store "$store" --spec specs/gpt2_tinystories_test.json
 python -m estimate.gpt2_tinystories.make_dataset --expt.base_dir "$store" \
   --expt.subsample_prob 0.975 "${source[@]}"
-python -m estimate.write_dataset --cfg.data_dir "$store" --cfg.out_path "${store%/}.beton" \
-  --cfg.x_name masks --cfg.y_name test_margins
-python -m estimate.run_regression \
-  --config estimate/gpt2_tinystories/regression_config_test.yaml \
-  --data.data_path "${store%/}.beton" --cfg.out_dir "${store%/}_attributions"
+python -m estimate.write_dataset "$store" --out "${store%/}.beton" --x_name masks \
+  --y_name test_margins
+python -m estimate.run_regression "${store%/}.beton" \
+  --config estimate/gpt2_tinystories/regression_config_test.yaml --out "${store%/}_attributions"

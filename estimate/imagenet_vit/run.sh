@@ -7,11 +7,10 @@ cd "$(dirname "$0")/../.."
 images=${1:?the images, such as betons/imagenet_val.beton}
 store=${2:-out/imagenet_vit/store}
 
-python -m estimate.initialize_store --logging.logdir "$store" \
-  --logging.spec specs/imagenet_vit_test.json
-python -m estimate.imagenet_vit.make_dataset --expt.base_dir "$store" \
-  --expt.subsample_prob 0.95 --expt.batch_size 200 --expt.beton_path "$images"
-python -m estimate.write_dataset --cfg.data_dir "$store" --cfg.out_path "${store%/}.beton" \
-  --cfg.x_name masks --cfg.y_name val_margins
-python -m estimate.run_regression --config estimate/imagenet_vit/regression_config_test.yaml \
-  --data.data_path "${store%/}.beton" --cfg.out_dir "${store%/}_attributions"
+python -m estimate.initialize_store "$store" --spec specs/imagenet_vit_test.json
+python -m estimate.imagenet_vit.make_dataset "$store" --keep 0.95 --batch_size 200 \
+  --beton_path "$images"
+python -m estimate.write_dataset "$store" --out "${store%/}.beton" --x_name masks \
+  --y_name val_margins
+python -m estimate.run_regression "${store%/}.beton" \
+  --config estimate/imagenet_vit/regression_config_test.yaml --out "${store%/}_attributions"

@@ -9,12 +9,10 @@ tokenizer=${2:?its tokenizer, such as models/tok512.bin}
 stories=${3:?a JSON list of stories}
 store=${4:-out/tinyllama_stories/store}
 
-python -m estimate.initialize_store --logging.logdir "$store" \
-  --logging.spec specs/tinyllama_stories_test.json
-python -m estimate.tinyllama_stories.make_dataset --expt.base_dir "$store" \
-  --expt.model_path "$model" --expt.tokenizer_path "$tokenizer" --expt.data_path "$stories"
-python -m estimate.write_dataset --cfg.data_dir "$store" --cfg.out_path "${store%/}.beton" \
-  --cfg.x_name masks --cfg.y_name test_margins
-python -m estimate.run_regression \
-  --config estimate/tinyllama_stories/regression_config_test.yaml \
-  --data.data_path "${store%/}.beton" --cfg.out_dir "${store%/}_attributions"
+python -m estimate.initialize_store "$store" --spec specs/tinyllama_stories_test.json
+python -m estimate.tinyllama_stories.make_dataset "$store" --model_path "$model" \
+  --tokenizer_path "$tokenizer" --data_path "$stories"
+python -m estimate.write_dataset "$store" --out "${store%/}.beton" --x_name masks \
+  --y_name test_margins
+python -m estimate.run_regression "${store%/}.beton" \
+  --config estimate/tinyllama_stories/regression_config_test.yaml --out "${store%/}_attributions"

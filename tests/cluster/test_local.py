@@ -138,7 +138,7 @@ def test_a_signal_stops_it_cleanly_and_the_same_command_goes_on(plan_file, tmp_p
 
 
 def test_a_dry_run_prints_all_scripts_and_touches_nothing(submit_here, plan_file, tmp_path):
-    printed = submit_here(plan_file(then=[{"name": "fit", "run": "run_regression"}]), "--dry-run")
+    printed = submit_here(plan_file(then=[{"name": "fit", "run": "run_regression S"}]), "--dry-run")
     for words in ("round-1/fill.sbatch", "--array=0-3", "round-1/verify.sbatch", "fit.sbatch"):
         assert words in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "spec.json"]

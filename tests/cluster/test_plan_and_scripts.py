@@ -75,7 +75,7 @@ WRONG = [
     ({"resources": {"time": 3600}}, "resources.time must stand in quotes"),
     ({"resources": {"time": "soon"}}, "resources.time must be minutes or"),
     ({"resources": {"memory": "lots"}}, "resources.memory must be like 16G"),
-    ({"resources": {"sbatch": ["--array=1-3"]}}, "further options such as"),
+    ({"resources": {"sbatch": ["--array=1-3"]}}, "further options of sbatch"),
     ({"environment": {"runtime": "docker"}}, "apptainer, singularity, pyxis"),
     ({"name": "a b"}, "must be letters"),
     ({"then": {"fit": "x"}}, "then must be a list"),
@@ -151,8 +151,8 @@ def test_words_reach_the_command_as_they_are(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "rows 20 to 24 of out/store, 2 workers" in result.stdout
     assert seen.count('{"path": "it\'s here", "sizes": [1, 2]}') == 2
-    assert [seen[i + 1] for i, word in enumerate(seen) if word == "--expt.end_index"] == ["25"] * 2
-    parts = [seen[i + 1] for i, word in enumerate(seen) if word == "--expt.partition_index"]
+    assert [seen[i + 1] for i, word in enumerate(seen) if word == "--rows"] == ["20:25"] * 2
+    parts = [seen[i + 1] for i, word in enumerate(seen) if word == "--partition_index"]
     assert sorted(parts) == ["0", "1"]
 
 

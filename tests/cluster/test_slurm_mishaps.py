@@ -64,18 +64,14 @@ def plan_for(directory, **changes):
 
 def worker_of(block):
     """The process that fills a block on this machine."""
-    wanted = f"--expt.start_index {block * ROWS_PER_JOB} "
+    wanted = f"--rows {block * ROWS_PER_JOB}:"
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if (
-            "coarlib.commands.store.make_dataset" in words
-            and wanted in words
-            and "python" in words.split()[0]
-        ):
+        if "coarlib make_dataset" in words and wanted in words and "python" in words.split()[0]:
             found.append(int(entry.name))
     return found
 

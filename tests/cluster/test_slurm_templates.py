@@ -25,8 +25,7 @@ def as_a_user_edits(text, directory):
         "WORKERS=4": "WORKERS=2",
         "ntasks-per-node=4": "ntasks-per-node=2",
         "python -u": f"{sys.executable} -u",
-        "estimate.digits.make_dataset": "estimate.digits.make_dataset --expt.model_path "
-        f"{directory / 'model.pt'} --expt.device cpu",
+        "--task digits": f"--task digits --set model_path={directory / 'model.pt'} --device cpu",
         "estimate/digits/regression_config_test.yaml": str(directory / "fit.yaml"),
         "700:800": f"0:{ROWS}",
     }.items():
