@@ -41,6 +41,11 @@ def _margin(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return _logit(outputs, target) - others.amax(-1, keepdim=True)
 
 
+def _log_odds(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    others = outputs.scatter(-1, target.reshape(1), -torch.inf)
+    return _logit(outputs, target) - others.logsumexp(-1, keepdim=True)
+
+
 QUERIES = MappingProxyType(
     {
         "all": _all,
@@ -48,9 +53,11 @@ QUERIES = MappingProxyType(
         "log_probability": _log_probability,
         "contrast": _contrast,
         "margin": _margin,
+        "log_odds": _log_odds,
     }
 )
-"""``contrast`` takes targets ``[N, 2]``: the output of the first minus that of the second."""
+"""``log_odds`` is COAR's margin, against the log-sum-exp of the others; ``contrast`` takes targets
+``[N, 2]``: the output of the first minus that of the second."""
 
 
 class Queries:

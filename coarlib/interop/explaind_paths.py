@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from coarlib.errors import HistoryError
-from coarlib.history.optimizers import SECOND_MOMENT_KEY, OptimizerKind
+from coarlib.history.optimizers import HYPER, SECOND_MOMENT_KEY, OptimizerKind
 from coarlib.history.parameters import ParameterTable
 from coarlib.history.training import random_or_coupled, refuse_inexact
 from coarlib.loading import load_pt
@@ -62,8 +62,17 @@ class ModelPath(nn.Module):
         _save(self.checkpoints, self.checkpoint_path)
 
     def load_checkpoints(self) -> None:
-        """Read them back."""
+        """Read them back; explaind 0.0.2 writes the same."""
+        named = {name: p.shape for name, p in self.model.named_parameters()}
         self.checkpoints = _load(self.checkpoint_path)
+        for entry in self.checkpoints:
+            tensors = entry if isinstance(entry, dict) else {}
+            for name, shape in named.items():
+                if getattr(tensors.get(name), "shape", None) != shape:
+                    raise HistoryError(
+                        f"{self.checkpoint_path} holds no checkpoints of this model: {name} of "
+                        f"shape {list(shape)} is not in each of them"
+                    )
 
 
 class OptimizerPath:
@@ -82,9 +91,9 @@ class OptimizerPath:
         named = dict(inner_model(model).named_parameters())
         self._parameters = [named[name] for name in self.table.names]
         self.checkpoints: list[dict[str, torch.Tensor]] = []
-        if not overwrite and _exists(checkpoint_path):
-            self.checkpoints = _load(checkpoint_path)
         self._hyper = np.array(self.kind.hyperparameters(optimizer))
+        if not overwrite and _exists(checkpoint_path):
+            self.load_checkpoints()
         optimizer.register_step_pre_hook(self._note)
 
     @property
@@ -122,8 +131,36 @@ class OptimizerPath:
         _save(self.checkpoints, self.checkpoint_path)
 
     def load_checkpoints(self) -> None:
-        """Read them back."""
-        self.checkpoints = _load(self.checkpoint_path)
+        """Read them back, also those that explaind 0.0.2 wrote."""
+        found = _load(self.checkpoint_path)
+        if not all(isinstance(entry, dict) for entry in found):
+            raise HistoryError(f"{self.checkpoint_path} holds no log of an optimizer")
+        if all("hyper" in entry for entry in found):
+            self.checkpoints = found
+            return
+        if self.kind.adaptive:  # explaind's first entry is the state before training
+            found = found[1:]
+        self.checkpoints = [self._of_explaind(entry) for entry in found]
+
+    def _of_explaind(self, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Translate an entry of explaind: second moments by name, rates where they were tracked."""
+        hyper = self._hyper.copy()
+        for key in ("lr", "weight_decay"):
+            if entry.get(key) is not None:
+                hyper[:, HYPER.index(key)] = entry[key]
+        mine = {"hyper": torch.from_numpy(hyper)}
+        if not self.kind.adaptive:
+            return mine
+        moments, flat = entry.get(SECOND_MOMENT_KEY, {}), []
+        for name, parameter in zip(self.table.names, self._parameters, strict=True):
+            moment = moments.get(name, moments.get(f"model.{name}"))
+            if moment is None or moment.shape != parameter.shape:
+                raise HistoryError(
+                    f"{self.checkpoint_path} was written by explaind and holds no second moment "
+                    f"of {name} of shape {list(parameter.shape)}; train again with coarlib"
+                )
+            flat.append(moment.detach().to(parameter.dtype).reshape(-1))
+        return {**mine, "second_moment": torch.cat(flat)}
 
 
 class AdamWOptimizerPath(OptimizerPath):
@@ -208,7 +245,7 @@ class DataPath:
         )
         self.checkpoints: list[torch.Tensor] = []
         if not overwrite and _exists(checkpoint_path):
-            self.checkpoints = _load(checkpoint_path)
+            self.load_checkpoints()
 
     def get_batch(
         self, batch: Any, target_type: str = "int", log: bool = True
@@ -231,8 +268,17 @@ class DataPath:
         _save(self.checkpoints, self.checkpoint_path)
 
     def load_checkpoints(self) -> None:
-        """Read them back."""
-        self.checkpoints = _load(self.checkpoint_path)
+        """Read them back, also those of explaind 0.0.2, which hold the samples too."""
+        count = len(self.dataset)  # type: ignore[arg-type]
+        entries: list[Any] = _load(self.checkpoint_path)
+        found: list[Any] = [e.get("indices") if isinstance(e, dict) else e for e in entries]
+        for numbers in found:
+            whole = isinstance(numbers, torch.Tensor) and not numbers.is_floating_point()
+            if not whole or bool(((numbers < 0) | (numbers >= count)).any()):
+                raise HistoryError(
+                    f"{self.checkpoint_path} holds no batches of sample numbers of this data set"
+                )
+        self.checkpoints = found
 
 
 def inner_model(model: ModelPath | nn.Module) -> nn.Module:

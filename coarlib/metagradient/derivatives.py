@@ -44,6 +44,8 @@ class Metagradients:
         with respect to a factor on the sample's loss. Positive: training on it raised the output.
     outputs : float64 [S, T]
         Outputs of the trained models.
+    trained : bool [S, D]
+        Which samples each seed trained on; the effects of the others are 0.
     smoothness : Smoothness or None
         Of the first seed; None where no removals were asked for.
     about : dict
@@ -51,13 +53,18 @@ class Metagradients:
 
     effects: NDArray[Any]
     outputs: NDArray[np.float64]
+    trained: NDArray[np.bool_]
     smoothness: Smoothness | None
     about: dict[str, Any]
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Mean over seeds, [D, T], as :func:`coarlib.scoring.lds` takes them."""
-        return np.asarray(np.mean(self.effects, 0, dtype=np.float64).T)
+        """Mean over the seeds that trained on a sample, [D, T], as scoring takes them.
+
+        0 for a sample that none trained on.
+        """
+        total = np.sum(self.effects, 0, dtype=np.float64).T
+        return np.asarray(total / np.maximum(self.trained.sum(0), 1)[:, None])
 
     def attributions(self) -> Attributions:
         """Return the mean over seeds as attributions; ``bias`` is the output less all effects."""
@@ -115,8 +122,13 @@ def metagradients(
         If removals are predicted badly.
     """
     about = {"seeds": ["recorded"], **run.identity()}
+    history = run.walk.history
+    trained = np.zeros((1, history.settings.num_samples), np.bool_)
+    for number in run.walk.numbers:
+        trained[0, history.record(number).samples] = True
     return _over_runs(
         [lambda: run],
+        trained,
         (run.put(inputs), run.put(targets), output),
         about,
         removals=removals,
@@ -132,7 +144,7 @@ def metagradients_of_seeds(
     targets: torch.Tensor,
     seeds: Sequence[int],
     *,
-    subset: NDArray[np.int64] | None = None,
+    kept: float = 1.0,
     output: str | Query = "margin",
     removals: int = 6,
     out: str | Path | None = None,
@@ -149,25 +161,28 @@ def metagradients_of_seeds(
         As in :func:`metagradients`; ``out`` has a row for each seed and test point, so a run that
         stopped goes on.
     seeds : sequence of int
-    subset : int64, optional
-        Samples to train on; all by default.
+    kept : float
+        Share of the samples that each seed trains on, another one for each seed, so that all are
+        trained on about equally often. To predict models that were trained on halves of the data,
+        derivatives at such models are better than at those trained on everything, and cheaper.
     device : torch.device or str
 
     Raises
     ------
     HistoryError
     """
-    chosen = np.arange(trainer.num_examples) if subset is None else np.asarray(subset, np.int64)
-    facts = Identity().add(trainer.facts(), chosen).hexdigest()
+    shares = draw_shares(trainer.num_examples, seeds, kept)
+    facts = Identity().add(trainer.facts()).hexdigest()
     points = inputs.to(device), targets.to(device), output
 
-    def make(seed: int) -> Callable[[], RecordedRun]:
-        return lambda: recorded_run(trainer, chosen, seed, device)
+    def make(seed: int, share: NDArray[np.bool_]) -> Callable[[], RecordedRun]:
+        return lambda: recorded_run(trainer, np.flatnonzero(share), seed, device)
 
     return _over_runs(
-        [make(seed) for seed in seeds],
+        [make(seed, share) for seed, share in zip(seeds, shares, strict=True)],
+        shares,
         points,
-        {"seeds": [int(seed) for seed in seeds], "training": facts},
+        {"seeds": [int(seed) for seed in seeds], "kept": kept, "training": facts},
         removals=removals,
         out=out,
         memory=memory,
@@ -175,8 +190,29 @@ def metagradients_of_seeds(
     )
 
 
+def draw_shares(count: int, seeds: Sequence[int], kept: float) -> NDArray[np.bool_]:
+    """Draw what each seed trains on, bool [S, D]: pairs of halves, triples of thirds do not meet.
+
+    Raises
+    ------
+    HistoryError
+        If ``kept`` is not above 0 and at most 1.
+    """
+    if not 0 < kept <= 1:
+        raise HistoryError(f"kept must be above 0 and at most 1, not {kept}")
+    size, together = max(1, int(count * kept)), max(1, int(1 / kept))
+    shares = np.zeros((len(seeds), count), np.bool_)
+    for place, share in enumerate(shares):
+        first = int(seeds[place - place % together])
+        order = np.random.default_rng([first, count]).permutation(count)
+        begin = place % together * size
+        share[order[begin : begin + size]] = True
+    return shares
+
+
 def _over_runs(
     runs: Sequence[Callable[[], RecordedRun]],
+    trained: NDArray[np.bool_],
     points: tuple[torch.Tensor, torch.Tensor, str | Query],
     about: dict[str, Any],
     *,
@@ -231,9 +267,10 @@ def _over_runs(
     smoothness = None
     if removals:
         kept = None if out is None else Path(out) / SMOOTHNESS_FILE
-        smoothness = _smoothness(made[0], points, (effects[0], outputs[0]), removals, kept)
+        removed = draw_removals(np.flatnonzero(trained[0]), removals)
+        smoothness = _smoothness(made[0], points, (effects[0], outputs[0]), removed, kept)
         smoothness.warn()
-    return Metagradients(effects, outputs, smoothness, about)
+    return Metagradients(effects, outputs, trained, smoothness, about)
 
 
 def _tiles(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -251,13 +288,11 @@ def _smoothness(
     run: RecordedRun,
     points: tuple[torch.Tensor, torch.Tensor, str | Query],
     found: tuple[NDArray[Any], NDArray[np.float64]],
-    count: int,
+    removed: NDArray[np.int64],
     file: Path | None,
 ) -> Smoothness:
     effects, outputs = found
-    walk = run.walk
-    trained = np.unique(np.concatenate([walk.history.record(s).samples for s in walk.numbers]))
-    removed = draw_removals(trained, count)
+    walk, count = run.walk, len(removed)
     if file is not None and file.exists():
         content = load_json(file, HistoryError)
         if content.get("removed") == removed.tolist():

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from coarlib.commands.judge.lds_benchmark import main
+from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
 from coarlib.errors import ArgumentError, SetupError, TaskError
+from coarlib.setups import load
 from coarlib.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,3 +67,22 @@ def test_the_published_configuration_is_one():
     config = ROOT / "specs" / "digits_lds.yaml"
     with pytest.raises(ArgumentError, match="one of full, test"):  # all its keys are known
         main(["--config", str(config), "--bench.size", "huge"])
+
+
+@pytest.mark.parametrize("name", ["metagradient:0", "metagradient:x", "trak:3"])
+def test_seeds_belong_to_metagradients(name):
+    with pytest.raises(ArgumentError, match="metagradient:SEEDS"):
+        check_methods(name)
+    assert check_methods("metagradient:4,trak") == ["metagradient:4", "trak"]
+
+
+def test_metagradients_are_scored_and_kept(tmp_path, monkeypatch):
+    task = load("digits_subsets", {"model": "logistic", "runs": 1})
+    images, labels = task.held_out()
+    monkeypatch.setattr(task, "held_out", lambda: (images[:6], labels[:6]))
+    methods = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    scores = methods.scores("metagradient:2")
+    assert scores.shape == (1347, 6)
+    again = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    monkeypatch.setattr(again, "_metagradient", None)
+    np.testing.assert_array_equal(again.scores("metagradient:2"), scores)

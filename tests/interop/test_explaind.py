@@ -147,3 +147,52 @@ def test_optimizers_share_no_checkpoints():
     first, second = (AdamWOptimizerPath(ModelPath(Classifier())) for _ in range(2))
     first.checkpoints.append({})
     assert not second.checkpoints
+
+
+def rewritten_as_explaind_does(directory, model, optimizer, data):
+    """The three files in explaind 0.0.2's own form (its add_to_history and log_batch)."""
+
+    def by_name(flat):
+        pieces = flat.split(optimizer.table.sizes)
+        shaped = zip(optimizer.table.names, pieces, optimizer.table.shapes, strict=True)
+        return {f"model.{name}": piece.view(shape) for name, piece, shape in shaped}
+
+    moments = [entry["second_moment"] for entry in optimizer.checkpoints]
+    entries = [
+        {"exp_avg_sq": by_name(flat), "exp_avg": by_name(0 * flat)}
+        for flat in [0 * moments[0], *moments]
+    ]
+    torch.save(entries, directory / "optimizer_checkpoint.pt")
+    pairs = data.dataset
+    batches = [
+        {"X": pairs.data[numbers], "y": pairs.targets[numbers], "indices": numbers}
+        for numbers in data.checkpoints
+    ]
+    torch.save(batches, directory / "data_checkpoint.pt")
+    return entries
+
+
+def test_checkpoints_of_explaind_itself_are_read(tmp_path):
+    model, optimizer, loss, data = train(tmp_path)
+    points = data.dataset.data[:2]
+    wanted = ExactPathKernelModel(model, optimizer, loss, data).predict(points)
+    entries = rewritten_as_explaind_does(tmp_path, model, optimizer, data)
+
+    def again():
+        read = ModelPath(Classifier().double(), checkpoint_path=tmp_path / "model_checkpoint.pt")
+        steps = AdamWOptimizerPath(read, checkpoint_path=tmp_path / "optimizer_checkpoint.pt")
+        loader = torch.utils.data.DataLoader(Pairs(), batch_size=20)
+        batches = DataPath(loader, checkpoint_path=tmp_path / "data_checkpoint.pt")
+        return ExactPathKernelModel(read, steps, loss, batches)
+
+    torch.testing.assert_close(again().predict(points)[0], wanted[0], rtol=0, atol=1e-12)
+    del entries[3]["exp_avg_sq"]["model.decoder.bias"]
+    torch.save(entries, tmp_path / "optimizer_checkpoint.pt")
+    with pytest.raises(HistoryError, match=r"by explaind.*no second moment of decoder.bias"):
+        again()
+    torch.save([{"X": points}], tmp_path / "data_checkpoint.pt")
+    loader = torch.utils.data.DataLoader(Pairs(), batch_size=20)
+    with pytest.raises(HistoryError, match="no batches of sample numbers"):
+        DataPath(loader, checkpoint_path=tmp_path / "data_checkpoint.pt")
+    with pytest.raises(HistoryError, match="no checkpoints of this model"):
+        ModelPath(nn.Linear(3, 2), checkpoint_path=tmp_path / "model_checkpoint.pt")

@@ -106,6 +106,22 @@ def test_a_store_goes_on_where_it_stopped(tmp_path, monkeypatch):
         metagradients_of_seeds(other, *points, [1, 2], out=tmp_path / "m", **options)
 
 
+def test_shares_cover_all_samples_equally():
+    trainer, points = small()
+    found = metagradients_of_seeds(
+        trainer, *points, range(4), kept=0.5, output=loss_of, removals=0, quiet=True
+    )
+    assert (found.trained.sum(0) == 2).all()
+    assert (found.trained.sum(1) == 25).all()
+    assert not (found.trained[0] & found.trained[1]).any()
+    assert not found.effects.transpose(0, 2, 1)[~found.trained].any()
+    for sample in (0, 17):
+        own = found.effects[found.trained[:, sample], :, sample]
+        np.testing.assert_allclose(found.scores[sample], own.mean(0))
+    with pytest.raises(HistoryError, match="kept must be above 0"):
+        metagradients_of_seeds(trainer, *points, [1], kept=0.0)
+
+
 def test_memory_changes_nothing(monkeypatch):
     trainer, points = small(optimizer=torch.optim.AdamW, options={"lr": 0.02})
     options = {"removals": 0, "quiet": True}

@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for name, value in found.checks().items():
         print(f"{name:22} {value:.2g}")
+    print(found.verdict())
     if args.attributions:
         found.attributions().save(f"{args.out}.attributions")
         print(f"attributions of training samples are in {args.out}.attributions")

@@ -22,18 +22,24 @@ from coarlib.baselines.examples import (
 from coarlib.errors import ArgumentError, ScoringError, nearest
 from coarlib.files import whole_file
 from coarlib.loading import load_npy
+from coarlib.metagradient import metagradients_of_seeds
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining import Trainer, run_seed, train_many
 
 SEED = 0
-METHODS = ("random", "gradient_similarity", "trak", "traker")
+METHODS = ("random", "gradient_similarity", "trak", "traker", "metagradient")
+KEPT, DEFAULT_SEEDS = 0.5, 8
+"""Of ``metagradient``; ``metagradient:32`` averages over 32."""
 
 
 def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
     """Read a comma list of methods; ArgumentError names one that is unknown."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in known:
+        kind, _, seeds = name.partition(":")
+        if seeds and not (kind == "metagradient" and seeds.isdecimal() and int(seeds)):
+            raise ArgumentError(f"--methods: {name} is not metagradient:SEEDS, e.g. metagradient:8")
+        if kind not in known:
             raise ArgumentError(
                 f"--methods: there is no method {name} (there are {', '.join(known)})"
                 f"{nearest(name, known)}"
@@ -71,11 +77,16 @@ class DigitsMethods:
             "trak": self._trak,
             "traker": self._traker,
         }
+        kind, _, seeds = name.partition(":")
         shape = (len(self._train.targets), len(self._test.targets))
-        file = self._path / f"{name}_{self._full_models}_models.npy"
+        models = int(seeds or DEFAULT_SEEDS) if kind == "metagradient" else self._full_models
+        file = self._path / f"{kind}_{models}_models.npy"
         if not file.exists():
             self._path.mkdir(parents=True, exist_ok=True)
-            scores = compute[name]()
+            if kind == "metagradient":
+                scores = self._metagradient(int(seeds or DEFAULT_SEEDS))
+            else:
+                scores = compute[name]()
             with whole_file(file) as stream:
                 np.save(stream, scores)
         found = load_npy(file, ScoringError)
@@ -98,6 +109,20 @@ class DigitsMethods:
     def _traker(self) -> NDArray[Any]:
         with tempfile.TemporaryDirectory() as folder:
             return traker_scores(self._on_all_data(), self._train, self._test, folder)
+
+    def _metagradient(self, seeds: int) -> NDArray[Any]:
+        found = metagradients_of_seeds(
+            self._trainer,
+            self._test.inputs,
+            self._test.targets,
+            [run_seed(SEED + 1, 0, run) for run in range(seeds)],
+            kept=KEPT,
+            output="log_odds",
+            out=self._path / f"metagradient_{seeds}_seeds",
+            device=self._device,
+        )
+        print(f"metagradient: {found.smoothness}")
+        return found.scores
 
     def _on_all_data(self) -> list[torch.nn.Module]:
         if not self._models:
