@@ -82,7 +82,7 @@ class Overview:
             lines.append(f"  {failure.kind} {failure.name} {failure.state.lower()}:")
             lines += [f"    {printable(line)}" for line in failure.last_lines or ["(no log)"]]
         if len(self.failed) > SHOWN_FAILURES:
-            lines.append(f"  … and {len(self.failed) - SHOWN_FAILURES} more (coar logs --failed)")
+            lines.append(f"  … and {len(self.failed) - SHOWN_FAILURES} more (coar logs)")
         return lines
 
 

@@ -107,7 +107,7 @@ def test_a_spec_without_design(tmp_path, spec_content):
     del spec_content["design"]
     initialize(tmp_path / "s", parse_spec(json.dumps(spec_content)))
     store = Store.open(tmp_path / "s")
-    with pytest.raises(TaskError, match=r"give --expt\.subsample_prob"):
+    with pytest.raises(TaskError, match=r"nothing says how masks"):
         fill(store, linear(), np.arange(24), CPU)
     assert fill(store, zoo("broken_tasks.py:OwnMasks"), np.arange(8), CPU).written == 8
     assert fill(store, zoo("datamodels_style.py"), np.arange(8, 24), CPU).written == 16

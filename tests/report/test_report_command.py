@@ -8,6 +8,7 @@ from torch import nn
 from coarlib.ablation import ComponentTask, Examples, find_components
 from coarlib.commands.judge import report
 from coarlib.errors import ArgumentError, TaskError
+from coarlib.setups import is_shipped
 from estimate.digits.model import DigitsResNet
 
 
@@ -45,7 +46,10 @@ def test_a_recorded_task_from_elsewhere_is_never_imported(tmp_path, monkeypatch)
     evil = tmp_path / "evil.py"
     evil.write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
-    for name in ("evil.py:Task", "evil:Task", str(evil), "estimate.no_such_set_up.task:Task"):
+    (tmp_path / "estimate.x.py").write_text(evil.read_text())
+    names = ["evil.py:Task", "evil:Task", str(evil), "estimate.no_such_set_up.task:Task"]
+    for name in (*names, "estimate.x.py:ATask", "estimate.digits.task:system", "estimate:ATask"):
+        assert not is_shipped(name)
         record_task(store, task=name, settings={})
         report.main([str(store), "--quiet"])
         page = (store / "report.html").read_text()

@@ -99,7 +99,9 @@ def test_a_log_cut_short_by_a_crash_is_still_read(filled):
 
 
 def test_recomputing_a_row(filled, command):
-    same = command("estimate", "recompute", filled.path, 3)
+    refused = command("estimate", "recompute", filled.path, 3)
+    assert refused.returncode == 2 and "does not choose what code runs" in refused.stderr
+    same = command("estimate", "recompute", filled.path, 3, "--task", TASK)
     assert same.returncode == 0, same.stderr
     assert "is what the task computes" in same.stdout
     values = np.array(filled.array("margins")[3:4]) + np.float16(0.5)
@@ -107,7 +109,7 @@ def test_recomputing_a_row(filled, command):
         writer.write(
             np.array([3]), {"masks": np.array(filled.array("masks")[3:4]), "margins": values}
         )
-    differs = command("estimate", "recompute", filled.path, 3)
+    differs = command("estimate", "recompute", filled.path, 3, "--task", TASK)
     assert differs.returncode == 1
     assert "differs by more than the task's tolerance" in differs.stdout
     assert (filled.array("margins")[3] == values[0]).all()
