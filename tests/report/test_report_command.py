@@ -76,8 +76,8 @@ def test_the_recorded_set_up_gives_layers_and_images(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--targets", "3"], ArgumentError, "START:STOP"),
-        (["--task", "x", "--task_args", "[1"], ArgumentError, "not JSON"),
+        (["--targets", "a:b"], ArgumentError, "targets"),
+        (["--task", "x", "--task_args", "[1"], ArgumentError, "a JSON object"),
         (["--task", "no_such_module"], TaskError, "no_such_module"),
     ],
 )
