@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastargs.validation import Checker
+
+from coarlib.errors import CoarlibError
+from coarlib.loading import parse_json
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 TRUTHS = (*TRUE, *FALSE)
@@ -82,6 +84,10 @@ class Named(Checker):
         return "name=file,name=file"
 
 
+class _NotJSON(CoarlibError, ValueError):
+    """A value that JSON cannot be read from."""
+
+
 class Settings(Checker):
     """Reads ``key=value`` words, a JSON object, or a mapping into {key: value}.
 
@@ -105,13 +111,12 @@ class Settings(Checker):
         text = str(part).strip()
         key, equals, value = text.partition("=")
         if text.startswith("{"):
-            content = json.loads(text)
-            return dict(content)
+            return dict(parse_json(text, "the settings", _NotJSON))
         if not equals or not key.strip().isidentifier():
             raise ValueError(part)
         try:
-            return {key.strip(): json.loads(value)}
-        except json.JSONDecodeError:
+            return {key.strip(): parse_json(value, key, _NotJSON)}
+        except _NotJSON:
             return {key.strip(): value}
 
     def help(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_directory, whole_file
-from coarlib.loading import load_npy
+from coarlib.loading import load_npy, load_npz, load_text
 from coarlib.retraining.directory import INDICES, read_indices, read_metadata
 from coarlib.scoring.score_files import numbered_files, read_tensors
 from coarlib.statistics.arrays import as_array, blocks, masks_from_indices
@@ -192,15 +192,12 @@ def _read_array(path: Path) -> Any:
     if path.suffix in (".pt", ".pth"):
         content = read_tensors(path)
         return next(iter(content.values())) if _single(content) else content
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ScoringError(f"{path} is not a whole NumPy array file: {error}") from error
-    if isinstance(found, np.ndarray):
-        return found
-    if len(found.files) != 1:
-        raise ScoringError(f"{path} holds {', '.join(found.files)}; one array is needed")
-    return found[found.files[0]]
+    if path.suffix != ".npz":
+        return load_npy(path, ScoringError)
+    found = load_npz(path, ScoringError)
+    if len(found) != 1:
+        raise ScoringError(f"{path} holds {', '.join(found)}; one array is needed")
+    return next(iter(found.values()))
 
 
 def _single(content: Any) -> bool:
@@ -216,10 +213,7 @@ def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:
         If the file cannot be read or holds anything else.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScoringError(f"cannot read {path} as a list of index lists") from error
+    text = load_text(path, ScoringError)
     if not text.strip() or re.search(r"[^-\d\s\[\],]", text) or re.search(r"-\d|\d-", text):
         raise ScoringError(f"{path} is not a list of lists of non-negative integers")
     if text.lstrip().startswith("["):  # flow style throughout: [[1, 2], [], [3]]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError, TornRowError
 from coarlib.files import whole_directory, whole_file
-from coarlib.interop.banks import read_masks
+from coarlib.interop.banks import completed_beside, read_masks
 from coarlib.progress import Progress
 from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store, take_rows
@@ -170,6 +170,9 @@ def _inner(folder: Path) -> Path:
 def _read(folder: Path, name: str, x_name: str | None, y_name: str | None) -> Bank:
     if (folder / MASKS).is_file() and (folder / MARGINS).is_file():
         bank = Bank(name, read_masks(folder / MASKS), load_scores(folder / MARGINS))
+        done = completed_beside(folder / MASKS)
+        if done is not None and len(done) == len(bank.masks) == len(bank.outputs):
+            bank = Bank(name, bank.masks[done], bank.outputs[done])
     else:
         store = store_of_output(Store.open(folder), y_name)
         rows = store.completed_rows()

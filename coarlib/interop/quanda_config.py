@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from coarlib.errors import SetupError, nearest
 from coarlib.files import whole_file
+from coarlib.loading import load_yaml
 from coarlib.retraining.data import as_data
 from coarlib.retraining.trainer import Trainer
 from coarlib.setups import find as found_by_name
@@ -74,11 +75,7 @@ def read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SetupError(f"cannot read quanda's configuration {file}: {reason}") from error
+    content = load_yaml(file, SetupError)
     if not isinstance(content, Mapping):
         raise SetupError(f"{file} is no configuration of quanda")
     return content

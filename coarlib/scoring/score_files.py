@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, nearest
-from coarlib.loading import load_npy, load_pt
+from coarlib.loading import load_json, load_npy, load_pt
 from coarlib.statistics.arrays import as_array
 
 __all__ = ["load_scores", "numbered_files", "read_tensors"]
@@ -110,7 +109,7 @@ def _read_bergson(directory: Path, key: str | None) -> NDArray[Any]:
     if key is not None:
         raise ScoringError(f"{directory} holds one matrix, so no key can be chosen")
     try:
-        content = json.loads((directory / "info.json").read_text())
+        content = load_json(directory / "info.json", ScoringError)
         layout, count = content["dtype"], int(content["num_items"])
         if "bfloat16" in layout["formats"]:
             raise ScoringError(f"{directory} holds bfloat16 scores; write them as float32")
