@@ -42,9 +42,8 @@ test: setup lint
 	wait $$first; first=$$?; cat $(VENV)/first-half.log; \
 	[ $$first = 0 ] && [ $$second = 0 ]
 
-# The rooms whose tests need no scheduler, browser, compiler or training run.
-QUICK := tests/statistics tests/masks tests/store tests/filling tests/scoring tests/ablation \
-  tests/beton $(wildcard tests/test_*.py)
+# The ground floors, the door, and which way imports point.
+QUICK := tests/statistics tests/masks tests/scoring $(wildcard tests/test_*.py)
 quick: setup lint
 	$(PY) -m pytest $(ARGS) -m "not slow" $(QUICK)
 

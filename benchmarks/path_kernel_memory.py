@@ -10,15 +10,14 @@ last column is what a momentum buffer a sample (the reference's form) would take
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import reporting
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +25,6 @@ from torch.nn import functional as F
 from coarlib.history import TrainingLoss, open_run, record
 from coarlib.path_kernel import explain
 
-RESULTS = Path(__file__).resolve().parent / "results" / "path_kernel_memory.json"
 SIZES, POINTS, STEPS, BATCH = (200, 2_000, 20_000), 20, 40, 50
 
 
@@ -76,13 +74,7 @@ def main():
         print(
             f"{row['size']:9}{row['added_mb']:10.0f}{limit:14.0f}{row['sample_buffers_mb']:21.0f}"
         )
-    machine = {
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }
-    RESULTS.write_text(json.dumps({"rows": rows, "machine": machine}, indent=1) + "\n")
+    reporting.save("path_kernel_memory", rows, "torch")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,20 @@
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 TOL = 1e-6
-PEERS = ("scikit-learn Gram", "celer", "skglm", "adelie covariance", "python-glmnet")
+PACKAGES = {
+    "scikit-learn Gram": "scikit-learn",
+    "celer": "celer",
+    "skglm": "skglm",
+    "adelie covariance": "adelie",
+    "python-glmnet": "glmnet",
+}
+PEERS = tuple(PACKAGES)
 
 
 def relative_gap(x, y, w, lam):
@@ -81,7 +89,8 @@ def main(folder):
                 lengths = range(0, w.shape[1], 9)
                 gaps += [relative_gap(x, y[:, t], w[:, i], lams[t][i]) for i in lengths]
             results[name] = {"CPU seconds a target": np.mean(times), "largest gap": max(gaps),
-                             "path length": w.shape[1]}  # fmt: skip
+                             "path length": w.shape[1],
+                             "version": metadata.version(PACKAGES[name])}  # fmt: skip
         except Exception as error:  # a peer that does not install or run is reported as such
             results[name] = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(name, results[name], flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 import time
 from datetime import UTC, datetime
 from importlib import metadata
@@ -46,13 +47,12 @@ def machine():
 
 
 def versions(*packages):
-    """Versions of Python and of the packages that are installed."""
+    """Versions of Python and of the packages that are installed, here or in a folder beside."""
     found = {"python": platform.python_version()}
+    beside = [str(folder) for folder in Path(sys.prefix).glob("ffcv")]  # .ci/install_ffcv.sh
     for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
+        places = metadata.distributions(name=package, path=[*sys.path, *beside])
+        found[package] = next((place.version for place in places), None)
     return found
 
 
