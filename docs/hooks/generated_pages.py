@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,12 @@ def _existing(nav: Any, docs: Path) -> Any:
 def commands() -> str:
     """Describe every command: what it does, its arguments."""
     from coarlib.commands.__main__ import commands as find
+    from coarlib.commands.__main__ import load
     from coarlib.commands.help import note
 
     parts = []
     for name, line in find().items():
-        module = importlib.import_module(f"estimate.{name}")
+        module = load(name)
         parts.append(f"## coar {name}\n\n{line}\n")
         rest = (module.__doc__ or "").split("\n", 1)
         if len(rest) > 1 and rest[1].strip():
