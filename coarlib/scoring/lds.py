@@ -158,6 +158,7 @@ def lds(
     allow_fitted_rows: bool = False,
     output: str | None = None,
     seeds: str | None = None,
+    ceiling: NoiseCeiling | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -195,8 +196,11 @@ def lds(
     output, seeds : str, optional
         For the :class:`Regime`: name of the output; "same" or "fresh" seeds as the attributed
         model.
+    ceiling : NoiseCeiling, optional
+        Of these rows, correlation and seed, where it is known already, so that it is not computed
+        for every method.
     resamples : int
-        Bootstrap resamples of the subsets; 0 for no interval.
+        Resamples of the subsets; 0 for no interval.
     level, seed
         Coverage and seed of the interval; see :class:`coarlib.statistics.bootstrap.RowBootstrap`.
     quiet : bool
@@ -240,7 +244,8 @@ def lds(
     result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
     flags.warn(result)
     defined = ~np.isnan(result.r)
-    several = given.outputs.ndim == 3 and given.outputs.shape[1] > 1
+    if ceiling is None and resamples and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
+        ceiling = _ceiling(given, kind, level, seed)
     return LDSResult(
         correlation=result.r,
         p_value=result.p,
@@ -257,7 +262,7 @@ def lds(
         regime=regime_of(
             given.masks, given.outputs, given.rows, kind=kind, output=output, seeds=seeds
         ),
-        ceiling=_ceiling(given, kind, level, seed) if several and resamples else None,
+        ceiling=ceiling,
         replicates=bootstrap.replicates if bootstrap else np.empty(0),
         seed=seed,
     )

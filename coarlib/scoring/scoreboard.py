@@ -21,7 +21,7 @@ HEADERS = ("method", "LDS", "95% interval", "of the ceiling", "95% interval", "p
 
 @dataclass(frozen=True)
 class Line:
-    """One method: its name and the record that ``score_lds --out`` wrote."""
+    """One method: its name and its record (:func:`coarlib.scoring.records.lds_record`)."""
 
     method: str
     record: dict[str, Any]
@@ -79,7 +79,7 @@ class Scoreboard:
 
 
 def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
-    """Read results of ``score_lds --out``.
+    """Read results of score_lds and lds_benchmark.
 
     Parameters
     ----------
@@ -94,7 +94,11 @@ def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
     lines = []
     for path in map(Path, paths):
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        lines += [line for file in files if (line := _read(file, only=not path.is_dir()))]
+        for file in files:
+            found = _read(file)
+            if not found and not path.is_dir():
+                raise ScoringError(f"{file} is not a result of score_lds with a regime")
+            lines += found
     if not lines:
         raise ScoringError(f"no results of score_lds with a regime in {', '.join(map(str, paths))}")
     regimes = [Regime.from_json(line.record["regime"]) for line in lines]
@@ -109,17 +113,17 @@ def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
     return Scoreboard(tuple(ordered), regimes[0])
 
 
-def _read(file: Path, *, only: bool) -> Line | None:
-    """Return a result; None for another JSON file, unless it is the only one asked for."""
+def _read(file: Path) -> list[Line]:
+    """Return the results in a file of score_lds or lds_benchmark; none of another JSON file."""
     try:
-        record = json.loads(file.read_text())
-        Regime.from_json(record["regime"])
-        record["mean"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if only:
-            raise ScoringError(f"{file} is not a result of score_lds with a regime") from error
-        return None
-    return Line(str(record.get("method") or file.stem), record)
+        content = json.loads(file.read_text())
+        records = content.get("methods") or {content.get("method") or file.stem: content}
+        for record in records.values():
+            Regime.from_json(record["regime"])
+            record["mean"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [Line(str(name), record) for name, record in records.items()]
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from coarlib.interop.bank_exports import export_trak
 from coarlib.interop.banks import write_bank
 from coarlib.interop.published import load_bank
 from coarlib.scoring import lds
+from coarlib.scoring.scoreboard import read_scoreboard
 
 RNG = np.random.default_rng(0)
 MASKS = RNG.random((40, 30)) < 0.5
@@ -116,9 +117,9 @@ def test_the_benchmark_scores_files_on_a_bank_as_a_configuration_says(tmp_path, 
     found = json.loads((tmp_path / "out" / "mybank" / "lds.json").read_text())["methods"]
     expected = lds(EFFECTS, MASKS, OUTPUTS, resamples=100)
     assert found["True"]["lds"] == pytest.approx(expected.mean, abs=1e-12)
-    assert found["True"]["interval"] == pytest.approx(
-        [expected.interval.low, expected.interval.high]
-    )
+    assert found["True"]["interval"]["low"] == pytest.approx(expected.interval.low)
+    assert found["True"]["regime"] == expected.regime.to_json()
+    assert read_scoreboard([tmp_path / "out"]).render("markdown").startswith("| method | LDS |")
     assert abs(found["random"]["lds"]) < 0.3 < found["True"]["lds"]
 
 

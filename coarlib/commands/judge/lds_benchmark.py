@@ -30,7 +30,8 @@ from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
 from coarlib.filling.worker import fill
 from coarlib.interop.published import Bank, load_bank
-from coarlib.scoring import LDSResult, NoiseCeiling, lds, noise_ceiling
+from coarlib.scoring import LDSResult, lds
+from coarlib.scoring.records import lds_record
 from coarlib.scoring.score_files import load_scores
 from coarlib.setups import load, shipped_file
 from coarlib.store import Store, initialize
@@ -90,24 +91,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
     for name, file in (bench.scores or {}).items():
         scores[name] = load_scores(file)
-    options = {"resamples": bench.resamples, "seed": bench.seed}
-    results = {
-        name: lds(
+    results: dict[str, LDSResult] = {}
+    for name, found in scores.items():
+        results[name] = lds(
             found,
             bank.masks,
             bank.outputs,
             bench.kind,
             higher_is_better=bench.higher_is_better,
-            **options,
+            resamples=bench.resamples,
+            seed=bench.seed,
+            ceiling=next((result.ceiling for result in results.values()), None),
         )
-        for name, found in scores.items()
-    }
     if not results:
         raise ArgumentError("there is nothing to score: give --methods or --scores")
-    ceiling = noise_ceiling(bank.outputs) if bank.outputs.ndim == 3 else None
-    _print(bank, results, ceiling)
+    _print(bank, results)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "lds.json", results, ceiling)
+    _write(out / "lds.json", results)
     bench.save(out / "arguments.yaml")
 
 
@@ -151,33 +151,32 @@ def _plan(bench: Arguments) -> str:
     return f"{models} {bench.model} models would be retrained and {bench.full_models} on all data"
 
 
-def _print(bank: Bank, results: dict[str, LDSResult], ceiling: NoiseCeiling | None) -> None:
+def _print(bank: Bank, results: dict[str, LDSResult]) -> None:
     first = next(iter(results.values()))
     print(f"{first.num_subsets} subsets, {first.num_targets} targets ({bank.name})")
-    print(f"{'method':<22}{'LDS':>7}  95% interval     p < .05")
+    print(f"regime: {first.regime}")
+    print(f"{'method':<22}{'LDS':>7}  95% interval     p < .05  of the ceiling")
     for name, result in results.items():
         share = result.share_significant()
-        print(f"{name:<22}{result.mean:>7.3f}  {result.interval!s:<16} {share:>7.1%}")
-    if ceiling is not None:
+        of_ceiling = f"  {result.share_of_ceiling:.0%}" if result.ceiling else ""
+        line = f"{name:<22}{result.mean:>7.3f}  {result.interval!s:<16} {share:>7.1%}{of_ceiling}"
+        print(line)
+    if first.ceiling is not None:
+        ceiling = first.ceiling
         runs = f"({ceiling.num_runs} runs a subset)"
         print(f"{'noise ceiling':<22}{ceiling.mean:>7.3f}  {ceiling.interval!s:<16} {runs}")
 
 
-def _write(path: Path, results: dict[str, LDSResult], ceiling: NoiseCeiling | None) -> None:
+def _write(path: Path, results: dict[str, LDSResult]) -> None:
+    first = next(iter(results.values()))
     content = {
         "methods": {
-            name: {
-                "lds": result.mean,
-                "interval": [result.interval.low, result.interval.high]
-                if result.interval
-                else None,
-                "share_p_below_05": result.share_significant(),
-            }
-            for name, result in results.items()
+            name: {"lds": result.mean} | lds_record(result) for name, result in results.items()
         },
-        "noise_ceiling": ceiling and ceiling.mean,
-        "num_subsets": next(iter(results.values())).num_subsets,
-        "num_runs": ceiling.num_runs if ceiling else 1,
+        "regime": first.regime.to_json(),
+        "noise_ceiling": first.ceiling and first.ceiling.mean,
+        "num_subsets": first.num_subsets,
+        "num_runs": first.regime.num_runs,
     }
     with whole_file(path, "w") as file:
         file.write(json.dumps(content, indent=2) + "\n")

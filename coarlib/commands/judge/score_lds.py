@@ -28,7 +28,7 @@ from coarlib.commands.checkers import Choice, Paths
 from coarlib.errors import ArgumentError, ScoringError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions
-from coarlib.scoring import LDSResult, UndefinedCorrelationWarning, compare, lds
+from coarlib.scoring import LDSResult, NoiseCeiling, UndefinedCorrelationWarning, compare, lds
 from coarlib.scoring.metrics import METRICS, evaluate
 from coarlib.scoring.records import comparison_record, write_lds
 from coarlib.scoring.rows import RowsLeftOutWarning, mean_over_runs
@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = store_of_output(Store.open(args.store), args.y_name)
     scores = {name: load_scores(path, args.score_key) for name, path in args.scores.items()}
     rows, includes_fitted = _unfitted(store, _rows(store, args.rows), args)
-    found = {name: _score(store, rows, matrix, args) for name, matrix in scores.items()}
+    found: dict[str, LDSResult] = {}
+    for name, matrix in scores.items():
+        known = next((result.ceiling for result in found.values()), None)
+        found[name] = _score(store, rows, matrix, args, known)
     for name, result in found.items():
         if len(found) > 1:
             print(f"{name}:")
@@ -113,7 +116,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _score(
-    store: Store, rows: NDArray[np.int64], scores: NDArray[Any], args: SimpleNamespace
+    store: Store,
+    rows: NDArray[np.int64],
+    scores: NDArray[Any],
+    args: SimpleNamespace,
+    ceiling: NoiseCeiling | None,
 ) -> LDSResult:
     """Score one matrix; what is odd about targets or rows goes to stderr in a sentence each."""
     x_name, y_name = store.masks_name(args.x_name), store.outputs_name(args.y_name)
@@ -127,6 +134,7 @@ def _score(
             higher_is_better=args.higher_is_better,
             transposed=args.transposed,
             output=y_name,
+            ceiling=ceiling,
             resamples=args.resamples,
             seed=args.seed,
             quiet=False,
