@@ -102,6 +102,12 @@ class Attributions:
     def from_solution(cls, problem: Problem, solution: Solution) -> Attributions:
         """Wrap what a solver returned, with a summary of it."""
         moments = problem.moments
+        beyond = ~np.isfinite(solution.weight).all(0)
+        if beyond.any():
+            raise RegressionError(
+                f"the weights of {int(beyond.sum())} targets (the first: {int(np.argmax(beyond))}) "
+                "are beyond float32; scale their outputs or leave the targets out"
+            )
         summary = {
             "status": solution.status,
             "iterations": solution.iterations,

@@ -268,7 +268,7 @@ def certificate(excess: NDArray[Any], variance: NDArray[np.float64]) -> NDArray[
         first = int(np.argmax(wrong))
         raise RegressionError(
             f"the certificate of target {first} is {relative[first]:.3g}, which is no bound: its "
-            "outputs are too large or too uneven for float64; scale them or leave the target out"
+            "outputs are too large or too uneven; scale them or leave the target out"
         )
     return np.maximum(relative, 0)
 
@@ -357,7 +357,8 @@ class Solution:
             What float32 costs: ‖rounding‖² of each target's standardised weights.
         """
         raw = problem.raw_weight(weight)
-        self.weight[:, targets] = raw
+        with np.errstate(over="ignore"):  # weights beyond float32 are refused at the end
+            self.weight[:, targets] = raw
         self.bias[targets] = problem.raw_bias(raw, targets)
         lost = (self.weight[:, targets] - raw)[problem.active] * problem.scale[:, None]
         return np.asarray((lost * lost).sum(0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import weakref
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from coarlib.retraining.randomness import random_state, seeded
 from coarlib.retraining.stack import Stack
 from coarlib.retraining.trainer import Trainer
 
-__all__ = ["Allocations", "StackProbe", "free_bytes", "probe_stack", "seconds", "seconds_alone"]
+__all__ = ["Allocations", "StackProbe", "probe_stack", "seconds", "seconds_alone"]
 
 # Optimizers that treat every parameter entry by itself, so that a stack behaves as its parts.
 ELEMENTWISE = (
@@ -210,22 +209,3 @@ def seconds(device: torch.device) -> float:
     if device.type == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
     return time.perf_counter()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    found = [2**40]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found += [1024 * int(line.split()[1]) for line in lines if "MemAvailable" in line]
-    except OSError:
-        found.append(2 * 2**30)
-    try:  # what a container may use
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
-        found.append(limit - used)
-    except (OSError, ValueError):
-        pass
-    return max(0, min(found))

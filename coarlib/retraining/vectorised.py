@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.devices import free_bytes
 from coarlib.errors import TaskError
 from coarlib.retraining.data import as_subset
 from coarlib.retraining.probe import (
     StackProbe,
-    free_bytes,
     probe_stack,
     seconds,
     seconds_alone,

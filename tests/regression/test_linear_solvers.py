@@ -278,3 +278,12 @@ def test_lambda_by_leave_one_out_is_ridge_cvs(noisy):
     x = standardised(source.masks)
     theirs = RidgeCV(alphas=60 * grid, alpha_per_target=True).fit(x, source.outputs)
     assert np.allclose(chosen.lam * 60, theirs.alpha_)
+
+
+@pytest.mark.parametrize("solver", ["least_squares", "ridge", "shared_prior", "lasso"])
+def test_outputs_of_any_size_are_fitted_or_refused(noisy, solver):
+    small = fit((noisy.masks, noisy.outputs), solver, held_out=50)
+    large = fit((noisy.masks, 1e36 * noisy.outputs), solver, held_out=50)
+    assert np.allclose(large.weight / np.float32(1e36), small.weight, rtol=1e-3, atol=1e-4)
+    with pytest.raises(RegressionError, match=r"beyond float32|no bound"):
+        fit((noisy.masks, 1e150 * noisy.outputs), solver, held_out=50)

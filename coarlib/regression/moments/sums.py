@@ -379,7 +379,10 @@ def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
     sample = outputs[:256].astype(np.float64)
     finite = np.isfinite(sample)
     sums = np.where(finite, sample, 0).sum(0)
-    return (sums / np.maximum(finite.sum(0), 1)).astype(np.float32).astype(np.float64)
+    mean = sums / np.maximum(finite.sum(0), 1)
+    with np.errstate(over="ignore"):
+        narrow = mean.astype(np.float32).astype(np.float64)
+    return np.where(np.isfinite(narrow), narrow, mean)
 
 
 def int8_pairs(values: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,5 @@ def finite_blocks(
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[Any]]]:
     """Iterate over masks [B, N] and outputs [B, T], without rows that moments leave out."""
     for _, masks, outputs in read_blocks(source, positions):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(outputs.astype(np.float32)).all(1)
+        finite = np.isfinite(outputs).all(1)
         yield (masks, outputs) if finite.all() else (masks[finite], outputs[finite])
