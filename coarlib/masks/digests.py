@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import MaskError
 
-__all__ = ["mask_digests"]
+__all__ = ["joined_digests", "mask_digests"]
 
 BLOCK_ROWS = 4096
 
@@ -44,3 +44,16 @@ def mask_digests(masks: NDArray[Any]) -> NDArray[np.uint64]:
         for row, packed in enumerate(bits, start):
             digests[row] = xxhash.xxh3_64_intdigest(packed.data, flat.shape[1])
     return digests
+
+
+def joined_digests(
+    some: NDArray[np.uint64], others: NDArray[np.uint64], sign: int
+) -> NDArray[np.uint64]:
+    """Put ascending digests together, or take ``others`` out, each as often as it is there."""
+    if sign > 0:
+        return np.sort(np.concatenate([some, others]))
+    values, counts = np.unique(some, return_counts=True)
+    gone, times = np.unique(others, return_counts=True)
+    found = np.isin(gone, values)
+    counts[np.searchsorted(values, gone[found])] -= times[found]
+    return np.repeat(values, np.maximum(counts, 0))

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.masks.digests import mask_digests
+from coarlib.masks.digests import joined_digests, mask_digests
 from coarlib.progress import Progress
 from coarlib.regression.moments.counts import PairCounter, column_sums
 from coarlib.regression.moments.products import add_sparse_products, pays
@@ -210,7 +210,7 @@ class Moments:
             cross=self.cross + sign * same.cross,
             total=self.total + sign * same.total,
             square=self.square + sign * same.square,
-            digests=_joined_digests(self.digests, same.digests, sign),
+            digests=joined_digests(self.digests, same.digests, sign),
         )
 
 
@@ -359,19 +359,6 @@ class Accumulator:
         counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
         digests = np.sort(np.concatenate(self._digests))
         return Moments(*counts, self._offset, cross, total, square, digests)
-
-
-def _joined_digests(
-    some: NDArray[np.uint64], others: NDArray[np.uint64], sign: int
-) -> NDArray[np.uint64]:
-    """Put ascending digests together, or take ``others`` out, each as often as it is there."""
-    if sign > 0:
-        return np.sort(np.concatenate([some, others]))
-    values, counts = np.unique(some, return_counts=True)
-    gone, times = np.unique(others, return_counts=True)
-    found = np.isin(gone, values)
-    counts[np.searchsorted(values, gone[found])] -= times[found]
-    return np.repeat(values, np.maximum(counts, 0))
 
 
 def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
