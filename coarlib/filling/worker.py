@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # How often a worker that has nothing left to claim looks again.
 MAX_SECONDS_BETWEEN_LOOKS = 10.0
 MOST_TTL = 7 * 86400.0
+# Where so many rows are refused and none was good, the task is at fault, not a row.
+HOPELESS_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,7 @@ class _Filler:
             self.report.refused.extend(problems.values())
             self.refused.extend(problems)
             good = ~np.isin(rows, list(problems))
-            if not good.any() and not self.report.written:
+            if not self.report.written and not good.any() and len(self.refused) >= HOPELESS_ROWS:
                 raise NonFiniteError(_refusal(self.report))
             rows, arrays = rows[good], {key: value[good] for key, value in arrays.items()}
         if len(rows):

@@ -47,7 +47,7 @@ class LinearDatamodeling:
     def __init__(self, config: Config, device: str = "cpu", batch_size: int = 64) -> None:
         self.config, self.device = read_config(config), device
         self.trainer: Trainer = trainer(self.config, batch_size)
-        self._metadata, self._checkpoint = folders(self.config)
+        self._metadata, self.checkpoint = folders(self.config)
         settings = self.config.get("counterfactual_trainer") or self.config["model"]["trainer"]
         self.seed = int(settings.get("seed", 42))
         self.subset_ids = self._subsets()
@@ -109,14 +109,14 @@ class LinearDatamodeling:
         return found
 
     def _train(self, which: list[int | None]) -> None:
-        todo = [i for i in which if not (self._checkpoint(i) / "model.safetensors").is_file()]
+        todo = [i for i in which if not (self.checkpoint(i) / "model.safetensors").is_file()]
         everything = np.arange(self.trainer.num_examples)
         subsets = [everything if i is None else self.subset_ids[i] for i in todo]
         models = (
             train_many(self.trainer, subsets, [self.seed] * len(todo), self.device) if todo else []
         )
         for i, model in zip(todo, models, strict=True):
-            _save(self._checkpoint(i), model, self.config["model"]["module"].get("args") or {})
+            _save(self.checkpoint(i), model, self.config["model"]["module"].get("args") or {})
 
     def model(self, idx: int | None) -> torch.nn.Module:
         """Load the model of subset ``idx``, or of all data (None), in evaluation mode.
@@ -128,7 +128,7 @@ class LinearDatamodeling:
         """
         from safetensors.torch import load_file
 
-        file = self._checkpoint(idx) / "model.safetensors"
+        file = self.checkpoint(idx) / "model.safetensors"
         if not file.is_file():
             raise StoreError(f"there is no model {file}; train it first")
         model = self.trainer.new_model(0)

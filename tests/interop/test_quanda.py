@@ -6,6 +6,8 @@ import torch
 import yaml
 from torch import nn
 
+from coarlib.commands.judge.lds_benchmark import main as lds_benchmark
+from coarlib.commands.judge.train_subset import main as train_subset
 from coarlib.errors import CoarlibError, SetupError, StoreError
 from coarlib.interop.banks import quanda_checkpoints, read_quanda_subsets
 from coarlib.interop.quanda import LinearDatamodeling
@@ -226,3 +228,17 @@ def test_what_cannot_be_read_is_named(file, tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(CoarlibError, match="is not plain YAML"):
         read_config(tmp_path / "broken.yaml")
+
+
+def test_the_commands_take_quandas_configuration(file, tmp_path, capsys):
+    train_subset(["--config-path", str(file), "--idx", "2"])
+    assert "subset 2 of 30 is trained" in capsys.readouterr().out
+    train_subset(["--config", str(file), "--idx=3", "--device", "cpu"])
+    assert len(list((tmp_path / "bench" / "ckpt").glob("*/model.safetensors"))) == 2
+    np.save(tmp_path / "scores.npy", np.random.default_rng(0).normal(size=(40, 10)))
+    lds_benchmark(["--config", str(file), "--scores", f"mine={tmp_path / 'scores.npy'}"])
+    table = capsys.readouterr().out
+    assert "30 subsets, 10 targets (1a2b3c4-default_LDS)" in table
+    assert "mine" in table
+    with pytest.raises(SetupError, match="no subset 99 of 30"):
+        train_subset(["--config", str(file), "--idx", "99"])

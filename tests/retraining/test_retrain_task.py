@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from coarlib.errors import TaskError
+from coarlib.errors import NonFiniteError, TaskError
 from coarlib.filling.worker import FillOptions, fill, recompute
 from coarlib.masks import MaskDesign, draw
 from coarlib.outputs import margin_log_sum_exp
@@ -22,6 +22,7 @@ from coarlib.retraining import (
     RetrainTask,
     SequentialTrainingWarning,
     Trainer,
+    UntrainableRowWarning,
     train_many,
 )
 from coarlib.retraining.trainer import cross_entropy
@@ -306,3 +307,26 @@ def test_a_function_that_ignores_its_seed_is_refused():
 
     with pytest.raises(TaskError, match=r"row 0, a subset of 30 .* another model for the same"):
         rows_of(RetrainTask(train, evaluate, EXAMPLES), [0])
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_a_row_that_cannot_be_trained_is_named_and_the_others_are_kept(tmp_path, at_once):
+    """Row 0 ends its epochs with a batch of one, which batch normalisation refuses."""
+    kept = [list(range(size)) for size in (21, 20, 30, 24)]
+    spec = {
+        "num_models": 4,
+        "schema": {
+            "masks": {"dtype": "bool_", "shape": [EXAMPLES]},
+            "test_margins": {"dtype": "float32", "shape": [TARGETS]},
+        },
+        "design": {"kind": "explicit", "kept": kept},
+    }
+    initialize(tmp_path / "store", parse_spec(json.dumps(spec)))
+    store, options = Store.open(tmp_path / "store"), FillOptions(quiet=True)
+    cpu = torch.device("cpu")
+    with (
+        pytest.warns(UntrainableRowWarning, match="row 0: the last batch .* is a single one"),
+        pytest.raises(NonFiniteError, match=r"row 0: test_margins .* 1 rows were refused and 3"),
+    ):
+        fill(store, task(at_once=at_once), np.arange(4), cpu, options)
+    assert Store.open(tmp_path / "store").completed_rows().tolist() == [1, 2, 3]

@@ -2,17 +2,20 @@
 
     coar lds_benchmark --model logistic --size test
     coar lds_benchmark --bank DIRECTORY_OR_URL --scores mine=scores.npy
+    coar lds_benchmark --config QUANDA.yaml --scores mine=scores.npy
 
 On scikit-learn's handwritten digits: retrains on random halves of 1,347 examples (200 subsets, 5
 runs each; --size test: 24 and 2), scores every example for every held-out digit by each
 method, and prints a table of methods by LDS. Rows, models and scores are kept in --out:
 killed at any moment and started again, it goes on where it was. With --bank, a published bank
-of retrained models takes the place of retraining, and scores come from files.
+of retrained models takes the place of retraining, and scores come from files. --config may also
+name a configuration of quanda's LinearDatamodeling: its subsets are trained and judged on.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +28,13 @@ from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, Named
 from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
+from coarlib.commands.judge.of_quanda import split_off
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
 from coarlib.filling.worker import fill
 from coarlib.interop.published import Bank, load_bank
-from coarlib.scoring import LDSResult, lds
+from coarlib.scoring import LDSResult, lds, masks_from_indices
 from coarlib.scoring.records import lds_record
 from coarlib.scoring.score_files import load_scores
 from coarlib.setups import load, shipped_file
@@ -84,11 +88,16 @@ COMMAND = Command(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing and print the table."""
-    bench = COMMAND.parse(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    config, words = split_off(words) or (None, words)
+    bench = COMMAND.parse(words)
     if bench.dry_run:
-        print(_plan(bench))
+        print(_plan(bench) if config is None else f"{config}: its models would be trained")
         return
-    out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
+    if config is not None:
+        out, bank, scores = _for_quanda(bench, config)
+    else:
+        out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
     for name, file in (bench.scores or {}).items():
         scores[name] = load_scores(file)
     results: dict[str, LDSResult] = {}
@@ -125,6 +134,19 @@ def _on_digits(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
     made = DigitsMethods(out / "scores", task, bench.full_models, device)
     scores = {name: made.scores(name) for name in methods}
     return out, Bank("held-out digits", masks, outputs), scores
+
+
+def _for_quanda(bench: Arguments, config: Path) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
+    """Train what is missing of quanda's benchmark; its own margins on the evaluated examples."""
+    from coarlib.interop.quanda import LinearDatamodeling
+
+    methods = check_methods(bench.methods or "random", ("random",))
+    found = LinearDatamodeling.train(config, device=str(resolve_device(bench.device)))
+    masks = masks_from_indices(found.subset_ids, found.trainer.num_examples)
+    bank = Bank(str(found.config["id"]), masks, found.margins())
+    shape = masks.shape[1], bank.outputs.shape[1]
+    scores = {name: random_scores(*shape, SEED) for name in methods}
+    return Path(found.config["bench_save_dir"]), bank, scores
 
 
 def _on_a_bank(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
