@@ -266,7 +266,10 @@ class Trainer:
         model = self.new_model(0)
         kinds = [(name, type(module).__qualname__) for name, module in model.named_modules()]
         settings = (self.epochs, self.batch_size, self.drop_last, self.warmup, self.clip_norm)
-        functions = (self.model, self.schedule, self.loss, self.augment, self.optimizer)
+        # By name: torch wraps an optimizer's step when the first one is made.
+        torchs = getattr(self.optimizer, "__module__", "").startswith("torch.")
+        optimizer = getattr(self.optimizer, "__qualname__", "") if torchs else self.optimizer
+        functions = (self.model, self.schedule, self.loss, self.augment, optimizer)
         state = dict(model.state_dict())
         return kinds, state, settings, functions, dict(self.options), self.inputs, self.targets
 
