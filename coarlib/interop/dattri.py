@@ -27,6 +27,7 @@ from coarlib.retraining.directory import (
     retrain_loo,
 )
 from coarlib.retraining.loaders import sampled_examples, subset_loader
+from coarlib.scoring.score_files import read_tensors
 from coarlib.statistics.arrays import as_array
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "calculate_loo_ground_truth",
     "flip_label",
     "lds",
+    "load_benchmark",
     "loo_corr",
     "mislabel_detection_auc",
     "retrain_lds",
@@ -287,6 +289,55 @@ def calculate_loo_ground_truth(
         subjects = (f if by_path else _loaded(f, model, retrain_dir, allow_pickle) for f in files)
         values.append(_mean([_target(target_func(each, test_dataloader)) for each in subjects]))
     return torch.stack(values), torch.tensor(sorted(found), dtype=torch.float32)
+
+
+def load_benchmark(
+    model: str,
+    dataset: str,
+    metric: str,
+    download_path: str | Path = "~/.dattri",
+    redownload: bool = False,
+) -> tuple[dict[str, Any], tuple[Any, Any]]:
+    """Read a benchmark that dattri has downloaded; nothing is fetched.
+
+    Parameters
+    ----------
+    model, dataset : str
+        ``"mlp"`` and ``"mnist"``, for example.
+    metric : {"lds", "loo"}
+    download_path : str or Path
+        dattri's, with ``benchmark/{dataset}_{model}/``.
+    redownload : bool
+        Not possible here.
+
+    Returns
+    -------
+    inputs : dict
+        ``models_full`` and ``models_half``, files of states in order. dattri's own model, data and
+        functions are not among them.
+    ground_truth : (target values [M, T], indices)
+        As :func:`lds` and :func:`loo_corr` take them.
+
+    Raises
+    ------
+    ScoringError
+        If a file is missing or damaged, or is to be downloaded.
+    """
+    folder = Path(download_path).expanduser() / "benchmark" / f"{dataset}_{model}"
+    files = [folder / metric / f"{part}_{metric}.pt" for part in ("target_values", "indices")]
+    missing = [file for file in files if not file.is_file()]
+    if redownload or missing:
+        raise ScoringError(
+            f"nothing is downloaded here ({missing[0] if missing else folder} is asked for): let "
+            f"dattri fetch {dataset}_{model}, or say the download_path where it is"
+        )
+    inputs = {
+        name: sorted(
+            (folder / name).glob("*/model_weights_0.pt"), key=lambda file: int(file.parent.name)
+        )
+        for name in ("models_full", "models_half")
+    }
+    return inputs, (read_tensors(files[0]), read_tensors(files[1]))
 
 
 def _takes_path(function: Callable[..., Any]) -> bool:

@@ -130,6 +130,25 @@ def test_brittleness_finds_the_smallest_removal_that_flips(sampler):
         ours.brittleness(loader, test, torch.ones(3), nearest_mean, predict)
 
 
+def test_a_benchmark_that_dattri_downloaded_is_read(tmp_path):
+    folder = tmp_path / "benchmark" / "mnist_mlp"
+    score, values, indices = problem()
+    (folder / "lds").mkdir(parents=True)
+    torch.save(values, folder / "lds" / "target_values_lds.pt")
+    for part in ("models_full", "models_half"):
+        for number in (10, 2, 0):
+            (folder / part / str(number)).mkdir(parents=True)
+            torch.save({}, folder / part / str(number) / "model_weights_0.pt")
+    options = {"model": "mlp", "dataset": "mnist", "metric": "lds", "download_path": tmp_path}
+    with pytest.raises(ScoringError, match=r"indices_lds.pt is asked for.* let dattri fetch"):
+        ours.load_benchmark(**options)
+    torch.save(indices, folder / "lds" / "indices_lds.pt")
+    inputs, truth = ours.load_benchmark(**options, redownload=False)
+    assert [file.parent.name for file in inputs["models_half"]] == ["0", "2", "10"]
+    expected = ours.lds(score, (values, indices))[0]
+    torch.testing.assert_close(ours.lds(score, truth)[0], expected)
+
+
 def trained_on(loader):
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 2)
