@@ -1,6 +1,8 @@
 """How often the 95% intervals of scores hold the truth, by simulation.
 
-    python benchmarks/coverage_scores.py [--trials 400] [--out benchmarks/results/...]
+    python benchmarks/coverage_scores.py [--trials 300] [--rows 50] [--targets 1,100]
+
+Results are added to benchmarks/results/coverage_scores.json.
 
 Predictions and outputs of M random rows and T targets are drawn with a known relation; the truth is
 the expected score over M random rows, the mean over all trials. Outputs share a noise between
@@ -13,11 +15,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reporting
 
 from coarlib.scoring import bootstrap_interval, correlate
 from coarlib.statistics.bootstrap import (
@@ -33,7 +34,6 @@ SHARED = (0.0, 0.3)  # share of the noise's variance that all targets have in co
 RESAMPLES = 400
 MANY = 100_000  # rows × targets from which fewer resamples and trials have to do
 NAMES = ("rows", "targets", "kind", "strength", "shared")
-OUT = Path(__file__).parent / "results" / "coverage_scores.json"
 
 
 def draw(
@@ -74,33 +74,40 @@ def coverage(
     }
 
 
+def summary(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, lowest and highest coverage of the cases of one size, weighted by trials."""
+    sizes = sorted({(case["rows"], case["targets"]) for case in cases})
+    lines = []
+    for rows, targets in sizes:
+        found = [case for case in cases if (case["rows"], case["targets"]) == (rows, targets)]
+        covered, trials = zip(*((case["coverage"], case["trials"]) for case in found), strict=True)
+        line = {"rows": rows, "targets": targets, "cases": len(found), "trials": sum(trials)}
+        line["mean"] = float(np.average(covered, weights=trials))
+        lines.append(line | {"lowest": min(covered), "highest": max(covered)})
+    return lines
+
+
 def main() -> None:
-    """Simulate every case and write the table."""
+    """Simulate every case that the results lack, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--kinds", default="pearson,spearman")
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    sizes = [  # a case that the file holds already is not simulated again
-        [int(n) for n in text.split(",")] for text in (args.rows, args.targets)
-    ]
-    cases = json.loads(args.out.read_text())["cases"] if args.out.is_file() else []
+    sizes = [[int(n) for n in text.split(",")] for text in (args.rows, args.targets)]
+    file = reporting.RESULTS / "coverage_scores.json"
+    cases = json.loads(file.read_text())["results"]["cases"] if file.is_file() else []
     done = {tuple(case[name] for name in NAMES) for case in cases}
-    for rows, targets, kind, strength, shared in itertools.product(
-        *sizes, args.kinds.split(","), STRENGTHS, SHARED
-    ):
-        if (targets == 1 and shared) or (rows, targets, kind, strength, shared) in done:
+    for case in itertools.product(*sizes, args.kinds.split(","), STRENGTHS, SHARED):
+        rows, targets, _, _, shared = case
+        if (targets == 1 and shared) or case in done:
             continue
-        start = time.time()
         trials = args.trials if rows * targets < MANY else args.trials // 2
-        found = coverage(rows, targets, kind, strength, shared, trials)
-        case = {"rows": rows, "targets": targets, "kind": kind}
-        cases.append(case | {"strength": strength, "shared": shared} | found)
-        print(f"{time.time() - start:6.1f} s", cases[-1], flush=True)
-        content = {"resamples": RESAMPLES, "cases": cases}
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        cases.append(dict(zip(NAMES, case, strict=True)) | coverage(*case, trials))
+        print(cases[-1], flush=True)
+        results = {"resamples": RESAMPLES, "table": summary(cases), "cases": cases}
+        reporting.save("coverage_scores", results, "scipy", "numba")
 
 
 if __name__ == "__main__":

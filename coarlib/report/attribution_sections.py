@@ -140,7 +140,8 @@ def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
                 record.name,
                 str(s["kind"]),
                 float(s["mean"]) if s["mean"] is not None else float("nan"),
-                f"[{number(interval.get('low'))}, {number(interval.get('high'))}]",
+                str(interval.get("text", "")).strip("()")
+                or f"[{number(interval.get('low'))}, {number(interval.get('high'))}]",
                 f"{100 * (s['share_p_below_05'] or 0):.1f}%",
                 int(s["num_targets"]),
                 int(s["num_rows"]),

@@ -31,6 +31,7 @@ def loo_corr(
         A positive score says that keeping example n makes output t better.
     removed : int [K]
         Which example was left out of each of the K models, in any order; not all N need occur.
+        Whole numbers stored as floats are accepted.
     outputs : real [K, T] or [K, R, T]
         Outputs of those models, as measured (R runs are averaged). The full model's outputs are
         not needed: a constant changes no correlation over the K models.
@@ -50,6 +51,8 @@ def loo_corr(
         If shapes do not fit, or an index is outside ``[0, N)`` or not an integer.
     """
     indices = as_array(removed, "removed")
+    if indices.dtype.kind == "f" and (indices == np.floor(indices)).all():
+        indices = indices.astype(np.int64)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
         raise ScoringError(
             f"removed must be a list of integer indices, not {indices.dtype} {list(indices.shape)}"

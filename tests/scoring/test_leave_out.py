@@ -68,10 +68,16 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ScoringError, match="example 50, but there are only 50"):
         loo_corr(scores, np.arange(1, 51), without)
     with pytest.raises(ScoringError, match="integer indices, not float"):
-        loo_corr(scores, np.arange(50.0), without)
+        loo_corr(scores, np.arange(50) + 0.5, without)
     with pytest.raises(ScoringError, match="30 masks but margins of 50"):
         loo_corr(scores, np.arange(30), without)
     without[:, 2] = 1
     with pytest.warns(UndefinedCorrelationWarning, match="target 2") as caught:
         loo_corr(scores, np.arange(50), without)
     assert caught[0].filename == __file__
+
+
+def test_removed_examples_may_be_stored_as_floats():
+    _, scores, without = additive()
+    expected = loo_corr(scores, np.arange(50), without).r
+    np.testing.assert_array_equal(loo_corr(scores, np.arange(50.0), without).r, expected)
