@@ -8,7 +8,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "scoring.md"
 
 def test_the_page_runs(tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     namespace = {"directory": tmp_path / "retrained"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{PAGE.name} block {number + 1}", "exec"), namespace)
