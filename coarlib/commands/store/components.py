@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coarlib.ablation import ComponentSet
+from coarlib.ablation.selection import coverage
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.components_of import component_task
@@ -43,7 +44,7 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or one component."""
     args = COMMAND.parse(argv)
-    components = _components(args)
+    components, lines = _components(args)
     if args.out is not None:
         Path(args.out).write_text(json.dumps(components.to_json(), indent=1), encoding="utf-8")
         print(f"wrote {args.out} ({len(components)} components)")
@@ -51,23 +52,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         group, _ = components.locate(args.index)
         print(f"{args.index}: {components.name(args.index)} ({group.kind}, axis {group.axis})")
     elif args.out is None:
-        print(components.table())
+        print("\n".join([components.table(), *lines]))
 
 
-def _components(args: Arguments) -> ComponentSet:
-    """Take the components of a store, of a task, or of both, which must agree."""
+def _components(args: Arguments) -> tuple[ComponentSet, list[str]]:
+    """Take the components of a store, of a task, or of both, which must agree.
+
+    The lines say, of a task's model, in how many of its layers there are some.
+    """
     kept = None if args.store is None else read_components(Store.open(args.store).path)
     if args.task is not None:
         task = component_task(args)
-        components = task.components(task.model())
+        model = task.plain_model()
+        components = task.components(model)
         plain = json.loads(json.dumps(components.to_json()))
         if kept is not None and (found := first_difference(kept, plain)):
             raise StoreError(
                 f"the rows of {args.store} ablate other components than {args.task}: {found}"
             )
-        return components
+        return components, coverage(model, components)
     if kept is not None:
-        return ComponentSet.from_json(kept)
+        return ComponentSet.from_json(kept), []
     if args.store is not None:
         raise StoreError(
             f"{args.store} holds no component table (no component task has filled it); give --task"
