@@ -28,7 +28,7 @@ def test_prints_the_curve_and_the_prediction(store, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--solver", "lasso"], "one of"),
+        (["--solver", "laso"], "did you mean 'lasso'"),
         (["--held_out", "1.5"], "between 0 and 1"),
         (["--held_out", "0.95"], "at least 32 rows"),
     ],
