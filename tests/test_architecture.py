@@ -66,6 +66,12 @@ def test_a_room_knows_only_the_floors_below(name):
             assert FLOOR_OF[rest[0]] < FLOOR_OF[room], f"{name} imports {other}"
 
 
+def test_the_page_of_the_architecture_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {room for floor in FLOORS for room in floor} - {"__main__"}
+    assert sorted(r for r in rooms if f"`{r}`" not in page and f"`{r}/`" not in page) == []
+
+
 def test_no_modules_import_each_other_in_a_circle():
     waiting = {name: imported(path) & set(NAMES) - {name} for name, path in NAMES.items()}
     while ready := {name for name, needs in waiting.items() if not needs & set(waiting)}:
