@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coarlib.errors import ScoringError, nearest
+from coarlib.loading import load_json
 from coarlib.scoring.regime import Regime
 
 __all__ = ["FORMATS", "Line", "Scoreboard", "read_scoreboard"]
@@ -116,12 +116,12 @@ def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
 def _read(file: Path) -> list[Line]:
     """Return the results in a file of score_lds or lds_benchmark; none of another JSON file."""
     try:
-        content = json.loads(file.read_text())
+        content = load_json(file, ScoringError)
         records = content.get("methods") or {content.get("method") or file.stem: content}
         for record in records.values():
             Regime.from_json(record["regime"])
             record["mean"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ScoringError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [Line(str(name), record) for name, record in records.items()]
 

@@ -78,7 +78,7 @@ def test_cifar2(tmp_path, data_dir):
 
 
 def test_cifar2_without_data(tmp_path):
-    with pytest.raises(SetupError, match="holds no CIFAR images"):
+    with pytest.raises(SetupError, match="there is no file"):
         Cifar2(tmp_path / "none.npz", tmp_path / "none.npz")
 
 

@@ -155,7 +155,7 @@ def test_torn_rows_are_not_copied(parts, tmp_path):
     with open(file.path, "r+b") as stream:
         stream.seek(file.offset + 20 * file.row_bytes)
         stream.write(b"\x77")
-    with pytest.raises(TornRowError, match=r"row 20 of .*repair that store"):
+    with pytest.raises(TornRowError, match=r"row 20 of .*verify and repair it"):
         merge(tmp_path / "out", parts)
 
 
