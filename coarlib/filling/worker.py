@@ -175,7 +175,8 @@ def _origin(task: Task, options: FillOptions) -> dict[str, Any]:
 def _rows_to_do(
     store: Store, rows: NDArray[np.int64], options: FillOptions, report: FillReport
 ) -> NDArray[np.int64]:
-    committed, flags = store.completed()[rows], store.flags()[rows]
+    flags = store.flags()[rows]  # before the checksums: other workers write these first
+    committed = store.completed()[rows]
     if not options.rerun:
         _refuse_to_overwrite(store, rows[~committed & (flags != 0)])
     unflagged = rows[committed & (flags != 1)]
@@ -190,6 +191,8 @@ def _rows_to_do(
 
 def _refuse_to_overwrite(store: Store, rows: NDArray[np.int64]) -> None:
     """Raise StoreError if flagged rows without a checksum are whole: another program's work."""
+    if len(rows):  # a worker that computes rows again takes them back, flag first
+        rows = rows[(store.flags()[rows] != 0) & ~store.completed_among(rows)]
     good = sorted(adoptable(store, rows).good) if len(rows) else []
     if good:
         raise StoreError(

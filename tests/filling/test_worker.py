@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from coarlib.errors import NonFiniteError, RowRangeError, TaskError
+from coarlib.errors import NonFiniteError, RowRangeError, StoreError, TaskError
 from coarlib.filling.worker import FillOptions, fill, row_range
 from coarlib.setups import load
 from coarlib.store import RowWriter, Store, initialize
@@ -130,3 +130,16 @@ def test_each_batch_leaves_a_line_that_says_where_rows_came_from(store):
 def test_row_ranges_outside_the_store(bounds):
     with pytest.raises(RowRangeError, match="rows 0 to 23"):
         row_range(*bounds, num_models=24)
+
+
+def test_rows_of_another_program_are_not_computed_over_unless_told(store):
+    mapped = {
+        key: np.lib.format.open_memmap(store.path / f"{key}.npy", "r+")
+        for key in ("masks", "margins", "_completed")
+    }
+    mapped["masks"][3] = store.draw_masks(store.design, np.array([3]))
+    mapped["margins"][3], mapped["_completed"][3] = 5.0, True
+    del mapped
+    with pytest.raises(StoreError, match=r"1 rows .* by another program \(the first is 3\)"):
+        fill(store, linear(), np.arange(6), CPU)
+    assert fill(store, linear(), np.arange(6), CPU, FillOptions(rerun=True)).written == 6
