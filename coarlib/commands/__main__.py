@@ -21,7 +21,7 @@ from coarlib.commands.arguments import run
 from coarlib.errors import ArgumentError, nearest
 
 HERE = Path(__file__).parent
-NO_COMMANDS = ("histories", "lds_methods")  # what several commands of a room share
+NO_COMMANDS = ("histories", "lds_methods", "of_quanda")  # what several commands of a room share
 OTHER_NAMES = {"learning_curve": "power"}
 ROOMS = {
     "start": "Start",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from coarlib.errors import ArgumentError
 from coarlib.interop.quanda_config import is_config
+from coarlib.loading import load_yaml
 
 __all__ = ["split_off"]
 
@@ -30,6 +30,6 @@ def split_off(words: Sequence[str]) -> tuple[Path, list[str]] | None:
 
 def _content(path: str) -> Any:
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return load_yaml(path, ArgumentError)
+    except ArgumentError:
         return None  # what is wrong with it, the command's own reader says
