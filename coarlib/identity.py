@@ -21,6 +21,8 @@ import numpy as np
 import xxhash
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+# Classes of these count by name: torch wraps methods of an optimizer's class when it is first used.
+_LIBRARIES = ("builtins", "numpy", "torch", "torchvision", "transformers")
 _FUNCTIONS = (FunctionType, MethodType, functools.partial)
 
 
@@ -89,6 +91,8 @@ class Identity:
             self.add_method(value.__self__, value.__name__)
         elif isinstance(value, FunctionType):
             self._function(value)
+        elif isinstance(value, type) and value.__module__.partition(".")[0] in _LIBRARIES:
+            self._text(f"{value.__module__}.{value.__qualname__}")
         elif isinstance(value, type):
             methods = {k: v for k, v in vars(value).items() if isinstance(v, FunctionType)}
             self.add(value.__qualname__, dict(sorted(methods.items())))

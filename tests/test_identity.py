@@ -93,3 +93,10 @@ def test_methods_count_with_the_settings_they_read():
             return x + self.shift
 
     assert digest(Owner(1, "a").run) == digest(Owner(1, "b").run) != digest(Owner(2, "a").run)
+
+
+def test_an_optimizer_that_was_used_is_the_same_class():
+    before = Identity().add(torch.optim.RAdam).hexdigest()
+    torch.optim.RAdam([torch.zeros(1, requires_grad=True)])  # torch wraps methods of the class
+    assert Identity().add(torch.optim.RAdam).hexdigest() == before
+    assert Identity().add(torch.optim.NAdam).hexdigest() != before

@@ -7,7 +7,7 @@ import pytest
 
 from coarlib.commands.judge.train_subset import main
 from coarlib.commands.store.make_dataset import main as make_dataset
-from coarlib.errors import ArgumentError
+from coarlib.errors import ArgumentError, RowRangeError
 from coarlib.store import Store, initialize
 from coarlib.store.spec import parse_spec
 
@@ -64,8 +64,8 @@ def test_indices_that_are_none_are_refused(case):
     config, store = case("one")
     with pytest.raises(ArgumentError, match="--idx is required"):
         main(["--config", config])
-    with pytest.raises(ArgumentError, match="at least 0, not '-1'"):
+    with pytest.raises(ArgumentError, match="whole number of at least 0, not '-1'"):
         main(["--config", config, "--idx", "-1"])
-    with pytest.raises(ArgumentError, match="within 0:5, not '5:6'"):
+    with pytest.raises(RowRangeError, match="lies outside the store"):
         main(["--config", config, "--idx", "5"])
     assert not len(store.completed_rows())

@@ -175,7 +175,7 @@ def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
     if len(given - {"end_index"}) > 1 or ("end_index" in given and {"rows", "idx"} & given):
         raise ArgumentError(f"--{' and --'.join(sorted(given))} contradict each other")
     if args.idx is not None:
-        args.rows = f"{args.idx}:{args.idx + 1}"
+        args.start_index, args.end_index = args.idx, args.idx + 1
     if args.rows is not None:
         args.start_index, args.end_index = common.rows_of(args.rows, store.num_models)
     end = store.num_models if args.end_index == -1 else args.end_index
