@@ -21,7 +21,6 @@ from coarlib.commands.arguments import run
 from coarlib.errors import ArgumentError, nearest
 
 HERE = Path(__file__).parent
-NO_COMMANDS = ("histories", "lds_methods", "of_quanda")  # what several commands of a room share
 OTHER_NAMES = {"learning_curve": "power"}
 ROOMS = {
     "start": "Start",
@@ -35,8 +34,8 @@ ROOMS = {
 
 def modules() -> dict[str, Path]:
     """Return {command: its file}: those of the rooms here, and the set-ups' ``make_dataset``."""
-    rooms = [path for path in HERE.glob("*/*.py") if path.stem not in (*NO_COMMANDS, "__init__")]
-    found = {path.stem: path for path in rooms}
+    rooms = HERE.glob("*/*.py")
+    found = {path.stem: path for path in rooms if "\nCOMMAND = " in path.read_text("utf-8")}
     for name, folder in setups.names(setups.WORKER_FILE).items():
         found[f"{name}.make_dataset"] = folder / setups.WORKER_FILE
     return dict(sorted(found.items()))
