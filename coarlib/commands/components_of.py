@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from coarlib.ablation import ComponentTask
-from coarlib.commands.arguments import Arguments
-from coarlib.commands.common import load_task
+from coarlib.commands.arguments import Arguments, Param
+from coarlib.commands.common import flag, load_task
 from coarlib.errors import ArgumentError
+from coarlib.regression.attributions import Attributions
 
 
 def component_task(args: Arguments) -> ComponentTask:
@@ -35,3 +36,26 @@ def output_of(made: ComponentTask, key: str | None) -> str:
     if key is None or key not in made.outputs:
         raise ArgumentError(f"--output must be one of {', '.join(made.outputs)}")
     return key
+
+
+def check_made_for(found: Attributions, made: ComponentTask, args: Arguments) -> None:
+    """Refuse attributions of another model, examples, components, outputs or way of ablating.
+
+    Raises
+    ------
+    ArgumentError
+        If the rows they were fitted on were made by another task than the prepared one, and
+        ``--allow_other_task`` does not say that this is meant.
+    """
+    known = found.summary.get("task_identities") or []
+    if known and made.identity() not in (None, *known) and not args.allow_other_task:
+        raise ArgumentError(
+            f"{args.attributions} was fitted on rows of another task than {args.task}: other "
+            "weights, examples, components, outputs, precision or way of ablating; give the "
+            "settings of its store, or --allow_other_task"
+        )
+
+
+def allow_other_task() -> Param:
+    """Return the argument that lets :func:`check_made_for` pass."""
+    return flag("use attributions of another model, examples or way of ablating all the same")

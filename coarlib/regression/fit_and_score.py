@@ -238,6 +238,8 @@ def _finished(
     }
     result.split = split.row_ids(source)
     result.components = getattr(source, "components", None)
+    if identities := getattr(source, "identities", None):
+        result.summary["task_identities"] = identities
     if held:
         how.say(
             f"final weights: fitted on all {trained + held} rows (the correlation above is that "

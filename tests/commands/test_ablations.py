@@ -59,3 +59,36 @@ def test_the_added_way_is_what_it_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     task = load(f"{TOY}:DigitsTask", {"ablate": "negated"}, ".")
     assert task.ablate == "negated" and not task.way.on_weights and not task.fuse
+
+
+TASK = """
+import torch
+from torch import nn
+from coarlib.ablation import ablate
+
+def task(first=0, ablate_by="zero_weights"):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    inputs, labels = torch.randn(12, 4)[first:first + 6], torch.arange(6) % 3
+    return ablate(model, (inputs, labels), "linear_row", ablate=ablate_by)
+"""
+
+
+def test_attributions_are_used_with_the_task_that_they_are_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(TASK)
+    task = load("mine.py", {})
+    store = Store.create(tmp_path / "store", task, rows=60, keep_prob=0.8)
+    main(["make_dataset", "store", "--task", "mine.py", "--quiet"])
+    main(["run_regression", "store", "--out", "fit", "--quiet"])
+    words = ["fit", "--task", "mine.py", "--ablations", "5", "--baselines", "random"]
+    assert store.path.name == "store"
+    main(["evaluate", *words, "--out", "here"])
+    for setting in ("first=6", "ablate_by=mean"):
+        for command in (["evaluate", *words], ["edit", *words[:3], "--target", "0"]):
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as end:
+                main([*command, "--out", "no", "--set", setting])
+            assert end.value.code == 2
+            assert "fitted on rows of another task than mine.py" in capsys.readouterr().err
+    main(["evaluate", *words, "--out", "there", "--set", "first=6", "--allow_other_task"])

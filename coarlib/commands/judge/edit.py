@@ -29,7 +29,12 @@ from coarlib.baselines.evaluation import measure
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.checkers import Choice
-from coarlib.commands.components_of import component_task, output_of
+from coarlib.commands.components_of import (
+    allow_other_task,
+    check_made_for,
+    component_task,
+    output_of,
+)
 from coarlib.devices import resolve_device
 from coarlib.editing import STATISTICS, Edit, EditPlan, Groups, plan_edit
 from coarlib.errors import ArgumentError
@@ -82,6 +87,7 @@ COMMAND = Command(
         ),
         "seed": common.seed("of the split in halves", "edit.seed"),
         "output": common.output("edit.output"),
+        "allow_other_task": allow_other_task(),
         "device": common.device("edit.device"),
     },
 )
@@ -93,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = component_task(args)
     attributions = Attributions.load(args.attributions)
     task.prepare(resolve_device(args.device))
+    check_made_for(attributions, task, args)
     key = output_of(task, args.output)
     shape = (len(task.component_set), task.num_examples)
     if attributions.weight.shape != shape:

@@ -20,7 +20,12 @@ from coarlib.ablation import ComponentTask
 from coarlib.baselines.evaluation import BASELINES, Line, Scores, baseline, compare, measure, table
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.commands.components_of import component_task, output_of
+from coarlib.commands.components_of import (
+    allow_other_task,
+    check_made_for,
+    component_task,
+    output_of,
+)
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError, ScoringError
 from coarlib.files import whole_file
@@ -54,6 +59,7 @@ COMMAND = Command(
             also=("eval.baselines",),
         ),
         "output": common.output("eval.output"),
+        "allow_other_task": allow_other_task(),
         "device": common.device("eval.device"),
         "dry_run": common.flag("say how many forward passes it would take, and stop"),
     },
@@ -71,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     task = component_task(args)
     task.prepare(resolve_device(args.device))
+    check_made_for(attributions, task, args)
     key = output_of(task, args.output)
     out = Path(args.out or common.beside(args.attributions, "evaluation"))
     args.out = str(out)

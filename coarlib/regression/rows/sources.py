@@ -21,6 +21,7 @@ from coarlib.statistics.arrays import as_array
 from coarlib.store import Store, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.components import read_components
+from coarlib.store.identity import all_identities
 from coarlib.store.verify import find_torn
 
 __all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
@@ -161,6 +162,11 @@ class StoreRows:
     def components(self) -> list[dict[str, Any]] | None:
         """What the mask entries are, where the store knows it."""
         return read_components(self._store.path)
+
+    @property
+    def identities(self) -> list[str]:
+        """Of the tasks that made the rows (:meth:`coarlib.task.Task.identity`)."""
+        return all_identities(self._store.path)
 
     @property
     def row_ids(self) -> NDArray[np.int64]:
