@@ -145,7 +145,7 @@ def test_the_command_writes_table_and_figure_and_keeps_baselines(tmp_path, capsy
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--eval.task_args", "{"], "not JSON"),
+        (["--eval.task_args", "{"], "a JSON object"),
         (["--eval.fractions", "a,b"], "numbers by commas"),
         (["--eval.output", "val_margins"], "must be one of test_margins"),
         (["--eval.baselines", "leave_one"], "unknown baseline leave_one; did you mean"),
