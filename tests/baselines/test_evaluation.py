@@ -146,7 +146,7 @@ def test_the_command_writes_table_and_figure_and_keeps_baselines(tmp_path, capsy
     ("change", "message"),
     [
         (["--eval.task_args", "{"], "a JSON object"),
-        (["--eval.fractions", "a,b"], "numbers by commas"),
+        (["--eval.fractions", "a,b"], "numbers, comma-separated"),
         (["--eval.output", "val_margins"], "must be one of test_margins"),
         (["--eval.baselines", "leave_one"], "unknown baseline leave_one; did you mean"),
         (["--eval.attributions", "nowhere"], "nowhere"),
@@ -157,9 +157,11 @@ def test_bad_arguments_are_refused(tmp_path, change, message):
     Attributions(np.zeros((16, 12), np.float32), *(np.zeros(n) for n in (12, 12, 16, 12))).save(
         tmp_path / "fit"
     )
-    arguments = [
-        *("--eval.task", f"{__file__}:SmallTask", "--eval.attributions", str(tmp_path / "fit")),
-        *("--eval.out_dir", str(tmp_path / "out"), *change),
-    ]
+    arguments = {
+        "--eval.task": f"{__file__}:SmallTask",
+        "--eval.attributions": str(tmp_path / "fit"),
+        "--eval.out_dir": str(tmp_path / "out"),
+        change[0]: change[1],
+    }
     with pytest.raises(CoarlibError, match=message):
-        evaluate.main(arguments)
+        evaluate.main([word for pair in arguments.items() for word in pair])
