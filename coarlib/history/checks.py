@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
+from coarlib.history.inputs import Inputs, each
 from coarlib.history.parameters import ParameterTable, Tensors
 from coarlib.history.training import Samples
 
@@ -103,7 +105,7 @@ class GradientCheck:
     def _sum_of_samples(
         self,
         named: Tensors,
-        inputs: torch.Tensor,
+        inputs: Inputs,
         targets: torch.Tensor,
         weights: NDArray[np.float64],
     ) -> dict[str, torch.Tensor | None]:
@@ -111,10 +113,11 @@ class GradientCheck:
         total: dict[str, torch.Tensor | None] = {k: torch.zeros_like(v) for k, v in moving.items()}
         size = sum(v.numel() * v.element_size() for v in moving.values())
         chunk = max(1, CHUNK_BYTES // size)
-        for begin in range(0, len(inputs), chunk):
+        for begin in range(0, len(targets), chunk):
             part = slice(begin, begin + chunk)
+            some = each(operator.itemgetter(part), inputs)
             try:
-                found = self.gradients.per_sample(moving, {}, inputs[part], targets[part])
+                found = self.gradients.per_sample(moving, {}, some, targets[part])
             except RuntimeError as error:
                 reason = str(error).split("\n", maxsplit=1)[0]
                 raise HistoryError(

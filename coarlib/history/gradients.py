@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coarlib.history.inputs import Inputs, call, each
 from coarlib.history.parameters import Tensors
 from coarlib.history.training import TrainingLoss
 
@@ -45,7 +46,7 @@ class SampleGradients:
         self,
         moving: Tensors,
         fixed: Tensors,
-        inputs: torch.Tensor,
+        inputs: Inputs,
         targets: torch.Tensor,
     ) -> Tensors:
         """Return the gradient of each sample's loss.
@@ -68,24 +69,24 @@ class SampleGradients:
         self,
         moving: Tensors,
         fixed: Tensors,
-        inputs: torch.Tensor,
+        inputs: Inputs,
         targets: torch.Tensor,
         weights: torch.Tensor,
     ) -> Tensors:
         """Return the gradient of Σ_i weights_i · loss_i, ``{name: [*shape]}``, by one backward."""
 
         def total(part: Tensors) -> torch.Tensor:
-            outputs = functional_call(self.model, {**fixed, **part}, (inputs,))
-            each = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
-            return (each * weights).sum()
+            outputs = call(self.model, {**fixed, **part}, inputs)
+            losses = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
+            return (losses * weights).sum()
 
         with differentiable_attention():
             return {k: v.detach() for k, v in grad(total)(moving).items()}
 
     def _of_one(
-        self, moving: Tensors, fixed: Tensors, one: torch.Tensor, target: torch.Tensor
+        self, moving: Tensors, fixed: Tensors, one: Inputs, target: torch.Tensor
     ) -> torch.Tensor:
-        outputs = functional_call(self.model, {**fixed, **moving}, (one[None],))
+        outputs = call(self.model, {**fixed, **moving}, each(lambda t: t[None], one))
         return self.loss.function(outputs, target[None])
 
     def regulariser(self, moving: Tensors, fixed: Tensors) -> Tensors | None:
@@ -101,14 +102,14 @@ class SampleGradients:
     def batch(
         self,
         parameters: Tensors,
-        inputs: torch.Tensor,
+        inputs: Inputs,
         targets: torch.Tensor,
         weights: torch.Tensor | None,
     ) -> dict[str, torch.Tensor | None]:
         """Return the gradient of the whole objective on a batch (None where there is none)."""
         leaves = {k: v.detach().clone().requires_grad_() for k, v in parameters.items()}
         with torch.enable_grad():
-            outputs = functional_call(self.model, leaves, (inputs,))
+            outputs = call(self.model, leaves, inputs)
             value = self.loss.of_batch(outputs, targets, leaves, weights)
             found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         return dict(zip(leaves, found, strict=True))

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from coarlib.errors import HistoryError, nearest
+from coarlib.history.inputs import Inputs, as_inputs, call, each, number_of
 from coarlib.history.parameters import Tensors
 
 Query = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -79,7 +80,7 @@ class Queries:
     def __init__(
         self,
         model: nn.Module,
-        inputs: torch.Tensor,
+        inputs: Inputs,
         targets: torch.Tensor,
         output: str | Query = "all",
     ) -> None:
@@ -87,28 +88,31 @@ class Queries:
             if output not in QUERIES:
                 raise HistoryError(f"unknown output {output}{nearest(output, QUERIES)}")
             output = QUERIES[output]
-        if len(inputs) != len(targets):
-            raise HistoryError(f"there are {len(inputs)} test inputs and {len(targets)} targets")
+        self._inputs, self._targets = as_inputs(inputs), targets
+        if len(self) != len(targets):
+            raise HistoryError(f"there are {len(self)} test inputs and {len(targets)} targets")
         self._model, self._output = model, output
-        self._inputs, self._targets = inputs, targets
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return number_of(self._inputs)
 
-    def take(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, points: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Return inputs and targets of some points; N + n is point n once more."""
         where = points % len(self)
-        return self._inputs[where], self._targets[where]
+        return each(lambda t: t[where], self._inputs), self._targets[where]
 
     def _of_outputs(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self._output(outputs, target).reshape(-1)
 
-    def _of_one(self, parameters: Tensors, one: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return self._of_outputs(functional_call(self._model, parameters, (one[None],))[0], target)
+    def _of_one(self, parameters: Tensors, one: Inputs, target: torch.Tensor) -> torch.Tensor:
+        return self._of_outputs(self._call_one(parameters, one), target)
+
+    def _call_one(self, parameters: Tensors, one: Inputs) -> torch.Tensor:
+        return call(self._model, parameters, each(lambda t: t[None], one))[0]
 
     def _of_batch(self, parameters: Tensors, points: torch.Tensor) -> torch.Tensor:
         inputs, targets = self.take(points)
-        outputs = functional_call(self._model, parameters, (inputs,))
+        outputs = call(self._model, parameters, inputs)
         return vmap(self._of_outputs)(outputs, targets)
 
     def values(self, theta: Tensors, points: torch.Tensor) -> torch.Tensor:
@@ -122,13 +126,13 @@ class Queries:
         return along.detach()
 
     def value_along(
-        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: torch.Tensor
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: Any
     ) -> torch.Tensor:
         """Return ``f(x; θ + αΔ)`` of one point (input, target), ``[K]``."""
         return self._of_one(between(theta, delta, alpha), *point)
 
     def slope_along(
-        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: torch.Tensor
+        self, theta: Tensors, delta: Tensors, alpha: torch.Tensor, *point: Any
     ) -> torch.Tensor:
         """Return ``⟨∂f/∂θ, Δ⟩`` of one point at ``θ + αΔ``, ``[K]``."""
         # Not a derivative in α: forward mode of a number times a tensor is slow in torch.
@@ -139,8 +143,8 @@ class Queries:
         self, moving: Tensors, fixed: Tensors, points: torch.Tensor, weight: torch.Tensor
     ) -> Tensors:
         """Return ``w_n ∂f/∂θ`` of some points at one θ, ``{name: [n, K, *shape]}``."""
-        each = vmap(self._derivative, in_dims=(None, None, 0, 0, 0))
-        return each(moving, fixed, weight, *self.take(points))
+        derivatives = vmap(self._derivative, in_dims=(None, None, 0, 0, 0))
+        return derivatives(moving, fixed, weight, *self.take(points))
 
     def jacobian_at(
         self,
@@ -155,7 +159,7 @@ class Queries:
         """
         alpha, weight, points = place
 
-        def one(a: torch.Tensor, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Tensors:
+        def one(a: torch.Tensor, w: torch.Tensor, x: Any, y: torch.Tensor) -> Tensors:
             here = between(theta, delta, a)
             part = {name: here.pop(name) for name in moving}
             return self._derivative(part, here, w, x, y)
@@ -167,7 +171,7 @@ class Queries:
         moving: Tensors,
         fixed: Tensors,
         weight: torch.Tensor,
-        one: torch.Tensor,
+        one: Inputs,
         target: torch.Tensor,
     ) -> Tensors:
         def of_moving(part: Tensors) -> torch.Tensor:

@@ -51,7 +51,7 @@ def record(
     optimizer: torch.optim.Optimizer,
     store: str | Path,
     *,
-    samples: Samples | Sequence[torch.Tensor] | Dataset[Any],
+    samples: Samples | Sequence[Any] | Dataset[Any],
     loss: TrainingLoss,
     num_steps: int,
     max_batch: int,
@@ -260,9 +260,13 @@ class HistoryRecorder:
         """
         if self._inside_update:
             raise HistoryError("history.flush() belongs between updates, not into one")
-        self._state_rows.drain()
-        self._step_rows.drain()
-        self._commit()
+        self._terminate.begin()
+        try:
+            self._state_rows.drain()
+            self._step_rows.drain()
+            self._commit()
+        finally:
+            self._terminate.end()
 
     def batch(self, numbers: ArrayLike | torch.Tensor, weights: ArrayLike | None = None) -> None:
         """Declare the samples of the next update.

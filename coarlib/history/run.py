@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from coarlib.errors import HistoryError
+from coarlib.history.inputs import Inputs, as_inputs, each
 from coarlib.history.reading import AnyHistory, History
 from coarlib.history.replay import Replay
 from coarlib.history.resuming import frozen_digest
@@ -56,17 +57,21 @@ class RecordedRun:
             "dtype": str(self.walk.dtype),
         }
 
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Move a tensor to the walk's device, numbers with a fraction to its dtype."""
-        dtype = self.walk.dtype if tensor.is_floating_point() else None
-        return tensor.to(self.walk.device, dtype).contiguous()
+    def put(self, inputs: Inputs) -> Any:
+        """Move tensors to the walk's device, numbers with a fraction to its dtype."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            dtype = self.walk.dtype if tensor.is_floating_point() else None
+            return tensor.to(self.walk.device, dtype).contiguous()
+
+        return each(move, as_inputs(inputs))
 
 
 def open_run(
     history: AnyHistory | str | Path,
     model: nn.Module,
     loss: TrainingLoss,
-    samples: Samples | Sequence[torch.Tensor] | Dataset[Any],
+    samples: Samples | Sequence[Any] | Dataset[Any],
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

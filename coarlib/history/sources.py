@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.history.gradients import SampleGradients
+from coarlib.history.inputs import each
 from coarlib.history.parameters import Tensors
 from coarlib.history.training import Samples
 from coarlib.history.walk import Update
@@ -107,7 +108,7 @@ class Sources:
         for begin in range(0, len(numbers), chunk):
             part = slice(begin, begin + chunk)
             inputs, targets = self._samples.take(numbers[part], some.device)
-            inputs = inputs.to(some.dtype) if inputs.is_floating_point() else inputs
+            inputs = each(lambda t: t.to(some.dtype) if t.is_floating_point() else t, inputs)
             weight = torch.as_tensor(weights[part], dtype=some.dtype, device=some.device)
             if self._per_sample:
                 found = self._gradients.per_sample(moving, fixed, inputs, targets)

@@ -11,9 +11,11 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, default_collate
 
 from coarlib.errors import HistoryError
+from coarlib.history.inputs import Inputs, as_inputs, each, number_of
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Regulariser = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -27,8 +29,8 @@ class Samples:
     Parameters
     ----------
     source : (inputs, targets) tensors, or a Dataset of (input, target) items
-        ``inputs [D, ...]``, ``targets [D, ...]``. A Dataset must give the same item every time
-        (no random augmentation).
+        ``inputs [D, ...]``, ``targets [D, ...]``; inputs may be a tuple or mapping
+        of tensors. A Dataset must give the same item every time (no random augmentation).
 
     Raises
     ------
@@ -36,33 +38,35 @@ class Samples:
         If the two differ in length.
     """
 
-    def __init__(self, source: Sequence[torch.Tensor] | Dataset[Any]) -> None:
+    def __init__(self, source: Sequence[Any] | Dataset[Any]) -> None:
         self._dataset = source if isinstance(source, Dataset) else None
-        self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._tensors: tuple[Inputs, torch.Tensor] | None = None
         if self._dataset is None:
             inputs, targets = source  # type: ignore[misc]
-            if len(inputs) != len(targets):
+            inputs = as_inputs(inputs)
+            count = number_of(inputs)
+            if count != len(targets):
                 raise HistoryError(
-                    f"there are {len(inputs)} inputs and {len(targets)} targets; they must pair up"
+                    f"there are {count} inputs and {len(targets)} targets; they must pair up"
                 )
             self._tensors = (inputs, targets)
 
     def __len__(self) -> int:
         if self._tensors is not None:
-            return len(self._tensors[0])
+            return len(self._tensors[1])
         return len(self._dataset)  # type: ignore[arg-type]
 
     def take(
         self, indices: NDArray[np.int64], device: torch.device | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, torch.Tensor]:
         """Return ``inputs [B, ...]`` and ``targets [B, ...]`` of some samples."""
         if self._tensors is not None:
             chosen = torch.as_tensor(indices)
-            inputs, targets = (t[chosen.to(t.device)] for t in self._tensors)
+            inputs, targets = (each(lambda t: t[chosen.to(t.device)], x) for x in self._tensors)
         else:
             items = [self._dataset[int(index)] for index in indices]  # type: ignore[index]
             inputs, targets = default_collate(items)
-        return inputs.to(device), targets.to(device)
+        return each(lambda t: t.to(device), as_inputs(inputs)), targets.to(device)
 
     def digest(self, whole: bool = False) -> str:
         """Digest of the samples (of 1000 evenly spaced ones where there are more).
@@ -73,7 +77,7 @@ class Samples:
         count = min(len(self), most)
         chosen = np.linspace(0, len(self) - 1, count).astype(np.int64)
         digest = xxhash.xxh3_64(str(len(self)).encode())
-        for tensor in self.take(chosen, torch.device("cpu")):
+        for tensor in tree_leaves(self.take(chosen, torch.device("cpu"))):
             digest.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
         return digest.hexdigest()
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from coarlib.history.clipping import NORM_EPS
 from coarlib.history.gradients import SampleGradients, differentiable_attention
+from coarlib.history.inputs import call
 from coarlib.history.optimizers import HYPER, INACTIVE, OptimizerKind
 from coarlib.history.parameters import Tensors
 from coarlib.history.walk import Update
@@ -106,7 +107,7 @@ def unclip(update: Update, entering: Tensors, gradient: Tensors) -> Tensors:
 def through_gradient(
     gradients: SampleGradients,
     theta: Tensors,
-    batch: tuple[torch.Tensor, torch.Tensor],
+    batch: tuple[Any, torch.Tensor],
     weights: torch.Tensor,
     direction: Tensors,
 ) -> tuple[Tensors, torch.Tensor]:
@@ -131,17 +132,17 @@ def through_gradient(
     """
     loss, inputs, targets = gradients.loss, *batch
 
-    def losses(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = functional_call(gradients.model, part, (inputs,))
+    def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = call(gradients.model, part, inputs)
         each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
-        penalty = each.new_zeros(()) if loss.regulariser is None else loss.regulariser(part)
-        return each, penalty
+        value = (each * weights).sum()
+        return (value if loss.regulariser is None else value + loss.regulariser(part)), each
 
-    def slope(part: Tensors, along: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        each, penalty = jvp(losses, (part,), (along,))[1]
-        return (each * weights).sum() + penalty, each
+    def back(along: Tensors) -> tuple[Tensors, torch.Tensor]:
+        # Forward over reverse: the other way round torch loses terms of LayerNorm and GroupNorm.
+        found: Any = jvp(grad(total, has_aux=True), (theta,), (along,))[1]
+        return found
 
     with differentiable_attention():
-        back: Any = vmap(grad(slope, has_aux=True), in_dims=(None, 0))
-        curved, along = back(theta, direction)
+        curved, along = vmap(back)(direction)
     return {name: values.detach() for name, values in curved.items()}, along.detach()

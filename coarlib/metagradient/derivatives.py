@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from coarlib.errors import HistoryError
 from coarlib.files import whole_file
 from coarlib.history import RecordedRun
+from coarlib.history.inputs import Inputs
 from coarlib.history.queries import Queries, Query
 from coarlib.history.results import Results
 from coarlib.identity import Identity
@@ -82,7 +83,7 @@ class Metagradients:
 
 def metagradients(
     run: RecordedRun,
-    inputs: torch.Tensor,
+    inputs: Inputs,
     targets: torch.Tensor,
     *,
     output: str | Query = "margin",
@@ -213,7 +214,7 @@ def draw_shares(count: int, seeds: Sequence[int], kept: float) -> NDArray[np.boo
 def _over_runs(
     runs: Sequence[Callable[[], RecordedRun]],
     trained: NDArray[np.bool_],
-    points: tuple[torch.Tensor, torch.Tensor, str | Query],
+    points: tuple[Any, torch.Tensor, str | Query],
     about: dict[str, Any],
     *,
     removals: int,
@@ -226,7 +227,7 @@ def _over_runs(
     inputs, targets, output = points
     made: dict[int, RecordedRun] = {0: runs[0]()}
     queries, first = _queries(made[0], points), made[0].walk
-    count, settings = len(inputs), first.history.settings
+    count, settings = len(targets), first.history.settings
     about = {
         **about,
         "num_rows": count * len(runs),
@@ -278,7 +279,7 @@ def _tiles(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield rows[begin : begin + size]
 
 
-def _queries(run: RecordedRun, points: tuple[torch.Tensor, torch.Tensor, str | Query]) -> Queries:
+def _queries(run: RecordedRun, points: tuple[Any, torch.Tensor, str | Query]) -> Queries:
     queries = Queries(run.model, run.put(points[0]), run.put(points[1]), points[2])
     queries.count_outputs(run.walk.theta(run.walk.history.first))
     return queries
@@ -286,7 +287,7 @@ def _queries(run: RecordedRun, points: tuple[torch.Tensor, torch.Tensor, str | Q
 
 def _smoothness(
     run: RecordedRun,
-    points: tuple[torch.Tensor, torch.Tensor, str | Query],
+    points: tuple[Any, torch.Tensor, str | Query],
     found: tuple[NDArray[Any], NDArray[np.float64]],
     removed: NDArray[np.int64],
     file: Path | None,

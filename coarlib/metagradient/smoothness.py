@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from coarlib.history import RecordedRun
 from coarlib.history.clipping import NORM_EPS
 from coarlib.history.gradients import differentiable_attention
+from coarlib.history.inputs import call
 from coarlib.history.optimizers import HYPER, INACTIVE, coefficients_of
 from coarlib.history.parameters import Tensors
 from coarlib.history.walk import Update
@@ -134,7 +135,7 @@ def _gradients(run: RecordedRun, update: Update, theta: Tensors, factors: torch.
     weights = weights * factors[:, torch.as_tensor(numbers).to(factors.device)]
 
     def total(part: Tensors, own: torch.Tensor) -> torch.Tensor:
-        outputs = functional_call(run.model, part, (inputs,))
+        outputs = call(run.model, part, inputs)
         each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
         value = (each * own).sum()
         return value if loss.regulariser is None else value + loss.regulariser(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -80,7 +81,7 @@ class Sweep:
         found.index_add_(1, columns, along * weights)
 
     def _gradient(
-        self, theta: Tensors, batch: tuple[torch.Tensor, torch.Tensor], weights: torch.Tensor
+        self, theta: Tensors, batch: tuple[Any, torch.Tensor], weights: torch.Tensor
     ) -> Tensors:
         found = self._gradients.weighted_sum(theta, {}, *batch, weights)
         penalty = self._gradients.regulariser(theta, {})

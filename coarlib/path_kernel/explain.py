@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coarlib.ablation import ComponentSet
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
+from coarlib.history.inputs import Inputs
 from coarlib.history.queries import Queries, Query
 from coarlib.history.results import Results
 from coarlib.history.run import RecordedRun
@@ -35,7 +36,7 @@ COUNTED_AT = ("taken", "acted")
 
 def explain(
     run: RecordedRun,
-    inputs: torch.Tensor,
+    inputs: Inputs,
     targets: torch.Tensor,
     *,
     output: str | Query = "all",
@@ -55,7 +56,8 @@ def explain(
     ----------
     run : RecordedRun
     inputs [N, ...], targets [N, ...]
-        Test points; targets as ``output`` needs them.
+        Test points; inputs may be a tuple or mapping of tensors, as for the model; targets as
+        ``output`` needs them.
     output : str or callable
         ``"all"`` outputs, the ``"logit"``, ``"log_probability"`` or ``"margin"`` of the target, a
         ``"contrast"`` of two targets, or a function of (one point's output, its target).

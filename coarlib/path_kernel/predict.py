@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from coarlib.history.gradients import differentiable_attention
+from coarlib.history.inputs import Inputs
 from coarlib.history.queries import Queries, Query
 from coarlib.history.walk import Walk
 from coarlib.path_kernel.adjoint import CHECKS
@@ -27,7 +28,7 @@ MAX_UPDATES = 64
 
 def predict(
     run: RecordedRun,
-    inputs: torch.Tensor,
+    inputs: Inputs,
     targets: torch.Tensor,
     *,
     output: str | Query = "all",

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from coarlib.ablation import ComponentSet, WeightAblation
 from coarlib.errors import HistoryError
+from coarlib.history.inputs import call
 from coarlib.history.run import RecordedRun
 from coarlib.path_kernel.accumulate import SOURCES
 from coarlib.path_kernel.decomposition import Decomposition
@@ -49,7 +49,7 @@ def training_curve(
     rows = []
     with torch.no_grad():
         for step in steps.tolist():
-            outputs = functional_call(run.model, walk.theta(step), (inputs,))
+            outputs = call(run.model, walk.theta(step), inputs)
             right = (outputs.argmax(-1) == targets).double().mean()
             each = torch.vmap(lambda o, t: run.loss.function(o[None], t[None]))(outputs, targets)
             rows.append((float(each.mean()), float(right)))
