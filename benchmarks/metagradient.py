@@ -2,12 +2,12 @@
 
     python benchmarks/metagradient.py [mlp] [cnn] [mnist] [same_seed]
 
-Half subsets, fresh seeds, 4 runs a subset; outputs are log-odds of the right class. ``mlp`` is the
-setting of the first table of the facts on metagradients (500 digits, a 64-32-10 network with GELU,
-8 epochs of 5 steps of SGD with momentum); ``cnn`` the digits CNN of docs/scoring.md (ReLU, AdamW);
-``mnist`` 2,000 examples and a 784-64-10 network, from ../shared/data. ``same_seed`` retrains the
-mlp with the seed of the metagradient, leaving out 1 to 50% of the data. Costs are processor seconds,
-as trainings on half the data (vectorised), a target and seed.
+Half subsets, fresh seeds, 4 runs a subset; outputs are log-odds of the right class. ``mlp`` is 500
+digits, a 64-32-10 network with GELU, 8 epochs of SGD with momentum; ``cnn`` the digits CNN of
+docs/scoring.md (ReLU, AdamW); ``mnist`` 2,000 examples and a 784-64-10 network, from
+../shared/data. ``same_seed`` trains the mlp again with the seed of the metagradient, leaving out 1
+to 50% of the data. Costs are processor seconds, as trainings on half the data (vectorised), a
+target and seed.
 """
 
 import json
