@@ -37,8 +37,10 @@ class Line:
     Attributes
     ----------
     method : str
-    forward_passes : int
-        What its scores cost, in forward passes over the examples.
+    forward_passes : float
+        What its scores cost, in forward passes over the examples; a backward pass counts as two.
+    at_least : bool
+        Whether that leaves out what nobody has recorded.
     fraction : float
         α, the probability that a component is ablated.
     rows : int
@@ -48,7 +50,8 @@ class Line:
     """
 
     method: str
-    forward_passes: int
+    forward_passes: float
+    at_least: bool
     fraction: float
     rows: int
     pearson: float
@@ -61,10 +64,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Scores:
-    """A method's scores [N, T] and their cost in forward passes over the examples."""
+    """A method's scores [N, T] and what is known of their cost in forward passes."""
 
     scores: NDArray[Any]
-    forward_passes: int
+    forward_passes: float
+    at_least: bool = False
 
 
 def baseline(name: str, task: ComponentTask, key: str) -> Scores:
@@ -175,13 +179,13 @@ def compare(
                     f"{wanted[0]} components and {wanted[1]} targets"
                 )
             predicted = masks.astype(np.float64) @ method.scores.astype(np.float64)
-            lines.append(_line(name, method.forward_passes, fraction, predicted, outputs))
+            lines.append(_line(name, method, fraction, predicted, outputs))
     return lines
 
 
 def _line(
     name: str,
-    passes: int,
+    method: Scores,
     fraction: float,
     predicted: NDArray[np.float64],
     outputs: NDArray[Any],
@@ -191,7 +195,13 @@ def _line(
         interval = bootstrap_interval(predicted, outputs, kind)
         values[kind] = float(np.nanmean(correlate(predicted, outputs, kind).r))
         values[f"{kind}_low"], values[f"{kind}_high"] = interval.low, interval.high
-    return Line(name, passes, fraction, len(outputs), **values)
+    passes = method.forward_passes
+    return Line(name, passes, method.at_least, fraction, len(outputs), **values)
+
+
+def passes_text(line: Line) -> str:
+    """Return what a method cost: ``1,029``, or ``≥ 692`` where a part is not known."""
+    return f"{'≥ ' if line.at_least else ''}{line.forward_passes:,.10g}"
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -203,7 +213,7 @@ def table(lines: Sequence[Line]) -> str:
     body = [
         [
             name,
-            f"{cells[name, fractions[0]].forward_passes:,}",
+            passes_text(cells[name, fractions[0]]),
             *(
                 "{0.pearson:+.3f} [{0.pearson_low:.3f}, {0.pearson_high:.3f}]".format(
                     cells[name, f]

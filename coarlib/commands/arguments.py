@@ -50,9 +50,12 @@ class Arguments(SimpleNamespace):
     ----------
     given : frozenset of str
         Short names of those that were set explicitly.
+    sources : mapping of short name to str
+        How and where these were set: ``"--cfg.lr"``, ``"fit.yaml: cfg.lr"``.
     """
 
     given: frozenset[str]
+    sources: Mapping[str, str]
     command: Command
 
     def save(self, path: str | Path) -> None:
@@ -129,7 +132,8 @@ class Command:
                     param.default, f"the default of {key}"
                 )  # fmt: skip
         values["quiet"] = values["quiet"] or quiet
-        return Arguments(**values, given=frozenset(given), command=self)
+        sources = {key: item.source for key, item in given.items()}
+        return Arguments(**values, given=frozenset(given), sources=sources, command=self)
 
     def shown(self, key: str) -> str:
         """Return an argument's short name as the user writes it."""

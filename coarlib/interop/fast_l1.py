@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression.attributions import Attributions
+from coarlib.regression.cost import COST, Cost
 from coarlib.regression.rows import RowSource
 from coarlib.regression.solvers.saga_run import SagaRun, safe_step, standardise
 from coarlib.regression.split import Split
@@ -160,7 +161,12 @@ def fit_with_fast_l1(
     result = Attributions.from_standardised(w, b, lam_, kept / len(both))
     result.fitted = np.sort(np.concatenate(digests))
     result.split = Split(train, validation).row_ids(source)
-    result.summary |= {"solver": "fast_l1", "status": "fast_l1's SAGA, converted to raw units"}
+    result.summary |= {
+        "solver": "fast_l1",
+        "status": "fast_l1's SAGA, converted to raw units",
+        "num_rows": len(both),
+        COST: Cost(len(both)).as_json(),
+    }
     return result
 
 

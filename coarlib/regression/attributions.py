@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from coarlib.display import card, histogram
 from coarlib.errors import RegressionError
+from coarlib.regression.cost import Cost
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.result_files import DATAMODELS, ResultFiles
@@ -133,6 +134,11 @@ class Attributions:
             solution.path,
             moments.digests,
         )
+
+    @property
+    def cost(self) -> Cost:
+        """What everything that went in took, in forward passes over the examples."""
+        return Cost.of(self.summary)
 
     @property
     def num_features(self) -> int:

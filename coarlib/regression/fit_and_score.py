@@ -7,7 +7,7 @@ and the weights that are kept come from both together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.budget import Prediction, choose_form
+from coarlib.regression.cost import COST
 from coarlib.regression.heldout import HeldOut, score_rows
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.moments import Moments
@@ -145,6 +146,7 @@ def fit_and_score(
     final = solve(best.solver.refit(best.found), whole)
     final.held_out, final.path = held_out, best.found.path or final.path
     if auto:
+        final.summary[COST] = replace(final.cost, prior=solver.prior_passes).as_json()
         final.summary["candidates"] = {fit.solver.name: fit.scores.mean for fit in fits}
     _add_curve(final, source, split, best.solver, how)
     return _finished(final, (train.num_rows, validation.num_rows), source, split, how)
@@ -240,6 +242,8 @@ def _finished(
     result.components = getattr(source, "components", None)
     if identities := getattr(source, "identities", None):
         result.summary["task_identities"] = identities
+    if result.cost.prior != 0:
+        how.say(f"cost: {result.cost}")
     if held:
         how.say(
             f"final weights: fitted on all {trained + held} rows (the correlation above is that "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
+from coarlib.regression.cost import COST, Cost
 from coarlib.regression.dual import DualProblem, finite_masks
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem
@@ -66,5 +67,9 @@ def problem_of(
 def solve(solver: Solver, problem: Problem) -> Attributions:
     """Solve a problem; its summary names the solver."""
     attributions = Attributions.from_solution(problem, solver.solve(problem))
-    attributions.summary["solver"] = solver.name
+    rows = problem.num_rows + problem.moments.num_excluded
+    attributions.summary |= {
+        "solver": solver.name,
+        COST: Cost(rows, solver.prior_passes).as_json(),
+    }
     return attributions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,15 @@ class Evaluation:
     means : mapping of method to one number a fraction
     intervals : mapping of method to one (low, high) a fraction
     trained_at : float or None
+    passes : mapping of method to str
+        What each cost in forward passes over the examples, a backward pass counting as two.
     """
 
     fractions: Sequence[float]
     means: Mapping[str, Sequence[float]]
     intervals: Mapping[str, Sequence[tuple[float, float]]]
     trained_at: float | None
+    passes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -98,6 +101,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
     means: dict[str, list[float]] = {}
     intervals: dict[str, list[tuple[float, float]]] = {}
     fractions: dict[str, list[float]] = {}
+    passes: dict[str, str] = {}
     try:
         for line in content["lines"]:
             name = str(line["method"])
@@ -105,6 +109,9 @@ def read_evaluation(path: str | Path) -> Evaluation:
             means.setdefault(name, []).append(_number(line["pearson"]))
             pair = _number(line["pearson_low"]), _number(line["pearson_high"])
             intervals.setdefault(name, []).append(pair)
+            if "forward_passes" in line:
+                cost = float(line["forward_passes"])
+                passes[name] = f"{'≥ ' if line.get('at_least') else ''}{cost:,.10g}"
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{path} is not a result of evaluate: {error!r}") from error
     different = {tuple(values) for values in fractions.values()}
@@ -112,7 +119,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
         raise ReportError(f"{path} must hold every method at the same fractions")
     trained = content.get("trained_at")
     known = None if trained is None else float(trained)
-    return Evaluation(list(different.pop()), means, intervals, known)
+    return Evaluation(list(different.pop()), means, intervals, known, passes)
 
 
 def _number(value: float | None) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from coarlib.regression import Attributions
 from coarlib.report import plots
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
@@ -53,24 +54,7 @@ def run_section(inputs: ReportInputs) -> Section:
     elif inputs.rows is not None:
         facts.append(("rows", f"{len(inputs.rows.row_ids):,} in {inputs.rows.description}"))
     if found is not None:
-        s = found.summary
-        facts.append(("fit", str(s.get("status", s.get("solver", "not recorded")))))
-        facts.append(
-            ("weights", f"{found.num_features:,} features × {found.num_targets:,} targets")
-        )
-        if "num_rows" in s:
-            facts.append(
-                (
-                    "rows of the fit",
-                    f"{s['num_rows']:,} (scored by a fit on "
-                    f"{s.get('rows_for_validation_fit') or s['num_rows']:,}, "
-                    f"{s.get('rows_held_out') or 0:,} held out; {s.get('num_excluded') or 0:,} "
-                    "left out as not finite)",
-                )
-            )
-        if s.get("largest_gap") is not None:
-            gap = float(s["largest_gap"])
-            facts.append(("certificate", f"at most {gap:.2g} from the optimum (relative)"))
+        facts += _fit_facts(found)
     if not facts:
         section.parts.append(sentence(inputs.why_no_rows))
         return section
@@ -83,6 +67,26 @@ def run_section(inputs: ReportInputs) -> Section:
     if found is not None and found.summary:
         section.parts.append(_details("The fit's summary", short_json(found.summary)))
     return section
+
+
+def _fit_facts(found: Attributions) -> list[tuple[str, str]]:
+    """Say how the attributions were fitted, on what, and what that took."""
+    s = found.summary
+    facts = [
+        ("fit", str(s.get("status", s.get("solver", "not recorded")))),
+        ("weights", f"{found.num_features:,} features × {found.num_targets:,} targets"),
+    ]
+    if "num_rows" in s:
+        fitted, scoring = s["num_rows"], s.get("rows_for_validation_fit") or s["num_rows"]
+        text = (
+            f"{fitted:,} (scored by a fit on {scoring:,}, {s.get('rows_held_out') or 0:,} held "
+            f"out; {s.get('num_excluded') or 0:,} left out as not finite)"
+        )
+        facts += [("rows of the fit", text), ("cost of the fit", str(found.cost))]
+    if s.get("largest_gap") is not None:
+        gap = float(s["largest_gap"])
+        facts.append(("certificate", f"at most {gap:.2g} from the optimum (relative)"))
+    return facts
 
 
 def _tasks(store: Store) -> list[tuple[str, str]]:
@@ -217,6 +221,15 @@ def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Se
                 "Each method predicts random ablations of several fractions.",
             )
         )
+        if e.passes:
+            section.parts.append(
+                table(
+                    "What each method cost",
+                    ("method", "forward passes over the examples"),
+                    list(e.passes.items()),
+                    "passes",
+                )
+            )
     if curve is None:
         section.parts.append(sentence(why))
     else:

@@ -108,6 +108,7 @@ def test_the_command_writes_scores_that_a_fit_reads(task, tmp_path, capsys):
     gradient_scores.main(words)
     assert "9 forward passes" in capsys.readouterr().out
     found = load_scores(out)
+    assert found["scores_cost"] == 9
     masks = ablated_masks(len(task.component_set), 0.05, 3)
     assert np.allclose(found["scores"], mean_gradients(task, masks, KEY, quiet=True), atol=1e-5)
     assert np.array_equal(found["groups"], group_index(task.component_set))

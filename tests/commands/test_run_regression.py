@@ -12,6 +12,7 @@ from coarlib.commands.store.verify import main as run_verify
 from coarlib.errors import ArgumentError, CoarlibError, TornRowError
 from coarlib.regression import Attributions, Moments, open_rows
 from coarlib.regression.moments.checkpoint import save_moments
+from coarlib.regression.solvers.prior import save_scores
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.layout import ArrayFile
 from coarlib.store.spec import parse_spec
@@ -123,6 +124,87 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, fit_args, change
     with pytest.raises(CoarlibError, match=message):
         main(fit_args(**changes))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--solver ridge --l1_ratio 0.5", r"--l1_ratio .* solver ridge: .* \(lasso\)"),
+        ("--solver least_squares --lam 0.1", r"--lam .* least_squares: .*\(ridge, lasso, conj"),
+        ("--lam 0.1", r"--lam is no option of solver auto"),
+        ("--solver shared_prior --positive", r"--positive .* \(lasso\)"),
+        ("--solver ridge --tol 1e-6", r"--tol .* \(lasso, conjugate_gradients, saga\)"),
+        ("--solver ridge --lr 0.1", r"--lr .* \(saga, fast_l1\)"),
+        ("--solver lasso --batch_size 10", r"--batch_size .* \(saga, fast_l1\)"),
+        ("--solver lasso --stop_eps 1e-3", r"--stop_eps .* \(fast_l1\)"),
+        ("--solver lasso --folds 3", r"--folds .* \(ridge\)"),
+        ("--solver ridge --lam 0.1 --folds 3", r"--folds .* ridge at a given λ"),
+        (
+            "--solver lasso --manual_max_lambda 0",
+            r"--manual_max_lambda .* \(least_squares, fast_l1",
+        ),
+        (
+            "--solver ridge --manual_max_lambda 0.2",
+            r"--manual_max_lambda .* \(lasso, saga, fast_l1",
+        ),
+        ("--solver ridge --prior_scores x.npz", r"--prior_scores .*\(auto, shared_prior, "),
+        ("--solver ridge --prior_passes 3", r"--prior_passes .*\(auto, shared_prior, "),
+        ("--solver fast_l1 --tol 1e-4", r"--tol is no option of solver fast_l1"),
+        ("--solver fast_l1 --memory_gb 4", r"--memory_gb is no option of solver fast_l1"),
+        ("--k 1 --manual_max_lambda 0 --l1_ratio 0.5", r"--l1_ratio .* solver least_squares"),
+        ("--held_out 0.2 --num_val 20", "not both"),
+    ],
+)
+def test_options_that_a_solver_has_not_are_refused(tmp_path, words, message):
+    linear_store(tmp_path / "store")
+    with pytest.raises(CoarlibError, match=message) as caught:
+        main([str(tmp_path / "store"), "--out", str(tmp_path / "out"), *words.split()])
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("solver", ["ridge", "auto", "lasso", "saga", "shared_prior"])
+def test_upstreams_file_goes_with_every_solver(tmp_path, capsys, solver):
+    linear_store(tmp_path / "store")
+    config = ROOT / "estimate" / "cifar_resnet" / "regression_config_test.yaml"
+    words = [tmp_path / "store", "--config", config, "--out", tmp_path / "out", "--solver", solver]
+    main([str(word) for word in words] + ["--lam", "0.01"] * (solver == "saga"))
+    err = capsys.readouterr().err
+    assert f"no effect on solver {solver}" in err and "early_stopping.check_every" in err
+    taken = {"saga": ("cfg.lr", "cfg.batch_size"), "lasso": ("cfg.eps",)}.get(solver, ())
+    for key in ("cfg.lr", "cfg.batch_size", "cfg.eps", "cfg.manual_max_lambda"):
+        assert (key in err) is (key not in taken), key
+
+
+def test_options_of_a_file_reach_the_solver(tmp_path, capsys):
+    linear_store(tmp_path / "store")
+    (tmp_path / "fit.yaml").write_text("solver: lasso\nk: 7\neps: 0.01\nl1_ratio: 0.9\n")
+    words = [tmp_path / "store", "--config", tmp_path / "fit.yaml", "--out", tmp_path / "out"]
+    main([str(word) for word in words])
+    assert "no effect" not in capsys.readouterr().err
+    lam = Attributions.load(tmp_path / "out").path["lam"]
+    assert lam.shape == (5, 7) and np.allclose(lam[:, -1] / lam[:, 0], 0.01)
+    (tmp_path / "fit.yaml").write_text("solver: ridge\nl1_ratio: 0.9\n")
+    with pytest.raises(CoarlibError, match=r"fit.yaml: l1_ratio is no option of solver ridge"):
+        main([str(word) for word in words[:-1]] + [str(tmp_path / "again")])
+
+
+@pytest.mark.parametrize("solver", ["informed_prior", "auto"])
+def test_a_prior_costs_what_its_file_says(tmp_path, capsys, solver):
+    weight = linear_store(tmp_path / "store")
+    scores, groups = tmp_path / "scores.npz", np.zeros(12, np.int64)
+    save_scores(scores, weight, groups, 48)
+    base = [str(tmp_path / "store"), "--solver", solver, "--prior_scores"]
+    main([*base, str(scores), "--out", str(tmp_path / "out")])
+    assert "together 148" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cost"] == {"rows": 100, "prior_passes": 48, "forward_passes": 148}
+    np.save(tmp_path / "other.npy", weight)
+    main([*base, str(tmp_path / "other.npy"), "--out", str(tmp_path / "unknown")])
+    assert "unknown cost" in capsys.readouterr().out
+    assert not Attributions.load(tmp_path / "unknown").cost.complete
+    words = ["--prior_passes", "13", "--out", str(tmp_path / "said")]
+    main([*base, str(tmp_path / "other.npy"), *words])
+    assert Attributions.load(tmp_path / "said").cost.passes == 113
 
 
 def test_rows_that_are_not_completed_do_not_count(tmp_path, fit_args):

@@ -124,13 +124,14 @@ def test_constant_targets_and_features_stay_zero(data):
 
 def test_auto_takes_the_guesses_into_account(data, tmp_path):
     rows, guess = data
-    save_scores(tmp_path / "scores.npz", guess, GROUPS)
+    save_scores(tmp_path / "scores.npz", guess, GROUPS, 9)
     source = ArrayRows(rows.masks, rows.outputs)
     lines = []
     solver = Auto(**load_scores(tmp_path / "scores.npz"))
     how = FitOptions(with_curve=True, say=lines.append)
     found = fit_and_score(source, split_rows(source, ROWS, 60), solver, how)
     assert found.summary["solver"] == "informed_prior"
+    assert found.cost.passes == ROWS + 60 + 9
     assert set(found.summary["candidates"]) >= {"ridge", "lasso", "informed_prior"}
     assert found.summary["learning_curve"]["solver"] == "informed_prior"
 

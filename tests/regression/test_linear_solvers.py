@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Moments, Problem, Ridge, fit
+from coarlib.regression import LeastSquares, Moments, Problem, Ridge, fit
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.solvers.least_squares import condition_number
 from coarlib.regression.solvers.leave_one_out import leave_one_out
@@ -107,6 +107,29 @@ def test_robust_errors_are_hc2_or_hc3(noisy, rows, power):
     expected = np.sqrt(((design @ inverse) ** 2).T @ share)[1:]
     assert np.allclose(ours.standard_error, expected, rtol=1e-3)
     assert f"HC{power + 1}" in ours.summary["errors"]
+
+
+def test_many_rows_are_drawn_for_robust_errors():
+    data = linear_rows(6000, 30, 8, keep=0.8, noise=1.0, seed=3)
+    ablated = (~data.masks).sum(1)
+    outputs = data.outputs + data.outputs.std() * (ablated / 6)[:, None] * (
+        np.random.default_rng(5).standard_normal(data.outputs.shape)
+    )
+    source = ArrayRows(data.masks, outputs)
+    rows = (source, np.arange(len(outputs)))
+    moments = Moments.from_rows(source)
+    whole, drawn, again, equal = (
+        fit(moments, LeastSquares(errors=errors), rows=rows)
+        for errors in ("robust", "auto", "auto", "classical")
+    )
+    assert "from 1,500 rows" in drawn.summary["errors"]
+    assert "rows" not in whole.summary["errors"]
+    ratio = drawn.standard_error / whole.standard_error
+    assert abs(np.median(ratio) - 1) < 0.02 and np.abs(ratio - 1).max() < 0.2
+    assert np.array_equal(drawn.standard_error, again.standard_error)
+    assert (equal.standard_error < whole.standard_error).mean() > 0.9
+    with pytest.raises(RegressionError, match="not their moments"):
+        fit(moments, LeastSquares(errors="robust"))
 
 
 def test_where_no_honest_error_is_known_none_is_given(few_rows):

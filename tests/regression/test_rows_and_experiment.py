@@ -7,7 +7,7 @@ import pytest
 from regression_problems import linear_rows, make_store
 
 from coarlib import beton
-from coarlib.commands.fit.run_regression import solver_for
+from coarlib.commands.choose_solver import solver_for
 from coarlib.errors import BetonError, RegressionError, StoreError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions, Auto, Ridge, SharedPrior, TemperedPrior, score_arrays

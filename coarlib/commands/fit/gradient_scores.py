@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from coarlib.baselines.gradients import BACKWARD
 from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gradients
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
@@ -53,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     masks = ablated_masks(len(components), args.fraction, 1 if args.fraction == 0 else args.models)
     scores = mean_gradients(task, masks, key)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_scores(out, scores, group_index(components))
+    passes = (1 + BACKWARD) * len(masks)
+    save_scores(out, scores, group_index(components), passes)
     print(
         f"wrote {out}: {scores.shape[0]} components × {scores.shape[1]} targets from "
-        f"{len(masks)} models ({3 * len(masks)} forward passes)"
+        f"{len(masks)} models ({passes} forward passes)"
     )
 
 

@@ -15,17 +15,14 @@ it is started again.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.choose_solver import FAST_L1, check_fast_l1, solver_from
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
@@ -34,14 +31,10 @@ from coarlib.regression.fit import default_held_out
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.rows import RowSource, open_rows, verified_note
-from coarlib.regression.solvers import SOLVERS, Solver, solver_of
-from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.solvers import SOLVERS
 from coarlib.regression.split import Split, split_rows
 
-AUTO, FAST_L1 = "auto", "fast_l1"
-ROWS_A_FEATURE = 3  # below this, plain least squares predicts poorly
 ARGUMENTS_FILE = "arguments.yaml"
-UPSTREAMS_WAY = {"k", "manual_max_lambda"}  # who says one of these chooses the solver by them
 ROWS = {
     "store": common.store("a store directory or a .beton of write_dataset", "data.data_path"),
     "held_out": Param(float, "share of the rows that score the fit; default: a tenth, at least 20"),
@@ -95,6 +88,9 @@ SOLVING = {
     ),
     "prior_scores": Param(
         str, "guesses of the weights for informed_prior and auto", also=("cfg.prior_scores",)
+    ),
+    "prior_passes": Param(
+        Whole(), "what these cost, in forward passes over the examples, if their file says nothing"
     ),
     "folds": Param(
         Whole(), "choose ridge's λ by so many folds instead of GCV", also=("cfg.folds",)
@@ -171,6 +167,12 @@ def fit(args: Arguments) -> None:
     """Fit, score and save as the arguments say."""
     out_dir = out_of(args)
     source, split = rows_of(args)
+    solver = None
+    if args.solver == FAST_L1:
+        check_fast_l1(args)
+    else:
+        size = len(split.train), source.num_features
+        solver = solver_from(args, *size, target_range(args))
     if getattr(args, "dry_run", False):
         print(
             f"{len(split.train)} rows of {args.store} would be fitted and {len(split.validation)} "
@@ -180,10 +182,9 @@ def fit(args: Arguments) -> None:
         return
     if args.verify:
         print(verified_note(source, np.union1d(split.train, split.validation)))
-    if args.solver == FAST_L1:
+    if solver is None:
         attributions = with_fast_l1(args, source, split)
     else:
-        solver = solver_from(args, len(split.train), source.num_features)
         attributions = fit_and_score(source, split, solver, fit_options(args, out_dir))
     attributions.summary |= {"seed": args.seed, "use_bias": args.use_bias}
     attributions.save(out_dir)
@@ -204,6 +205,8 @@ def rows_of(args: Arguments) -> tuple[RowSource, Split]:
     train, held = args.num_train, args.num_val
     if args.held_out is not None and not 0 < args.held_out < 1:
         raise RegressionError(f"--held_out must be between 0 and 1, not {args.held_out:g}")
+    if args.held_out is not None and not (train is None and held is None):
+        raise RegressionError("give either --held_out or --num_train and --num_val, not both")
     if train is None and held is None:
         share = args.held_out
         held = default_held_out(total) if share is None else max(2, round(share * total))
@@ -257,16 +260,6 @@ def check_out_dir(path: Path) -> None:
         )
 
 
-def upstreams_solver(args: Arguments, num_rows: int, num_features: int) -> str:
-    """Return the solver that manual_max_lambda and k mean, printing warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        solver = solver_for(args.manual_max_lambda, args.k, num_rows, num_features)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return solver
-
-
 def target_range(args: Arguments) -> slice:
     """Return the targets to fit as a slice; RegressionError if the range makes no sense."""
     if args.targets is not None:
@@ -279,74 +272,6 @@ def target_range(args: Arguments) -> slice:
             f"--target_start_ind {start} and --target_end_ind {end} name no targets"
         )
     return slice(start, None if end == -1 else end)
-
-
-def solver_from(args: Arguments, num_rows: int, num_features: int) -> Solver:
-    """Return the solver that the arguments mean, with those of them that are options of it."""
-    if args.solver is None and not UPSTREAMS_WAY & args.given:
-        args.solver = AUTO
-    name = args.solver or upstreams_solver(args, num_rows, num_features)
-    lam = args.lam
-    if lam is None and args.manual_max_lambda >= 0 and name in ("lasso", "saga"):
-        lam = args.manual_max_lambda or None
-    given: dict[str, Any] = {
-        "lam": lam,
-        "l1_ratio": args.l1_ratio,
-        "positive": args.positive,
-        "tol": args.tol if "tol" in args.given else None,
-        "lr": args.lr if "lr" in args.given else None,
-        "batch_size": args.batch_size,
-        "folds": args.folds,
-    }
-    if args.k != 1:
-        given |= {"num_lambdas": args.k, "eps": args.eps}
-    if args.prior_scores is not None:
-        given |= load_scores(args.prior_scores, target_range(args))
-    known = {field.name for field in fields(SOLVERS[name])} if name in SOLVERS else set()
-    if args.prior_scores is not None and "scores" not in known:
-        raise RegressionError(
-            "--prior_scores is for --solver informed_prior or auto, not "
-            f"{args.solver or 'what manual_max_lambda and k mean'}"
-        )
-    chosen = {key: value for key, value in given.items() if key in known and value is not None}
-    return solver_of(name, **chosen)
-
-
-def solver_for(max_lambda: float, num_lambdas: int, num_rows: int, num_features: int) -> str:
-    """Return the solver that upstream's settings mean, with a warning where they are unwise.
-
-    Parameters
-    ----------
-    max_lambda : float
-        ``manual_max_lambda``: 0 is least squares, -1 a lasso path from the largest useful λ.
-    num_lambdas : int
-        ``k``, the length of the path.
-    num_rows, num_features : int
-        Rows to fit, and features that may vary.
-    """
-    if max_lambda not in (-1, 0) and max_lambda < 0:
-        raise RegressionError(f"manual_max_lambda must be -1 or at least 0, not {max_lambda}")
-    if max_lambda != -1 and num_lambdas != 1:
-        raise RegressionError(
-            f"manual_max_lambda: {max_lambda:g} fixes one λ, so k must be 1, not {num_lambdas}"
-        )
-    if max_lambda != 0:
-        return "lasso"
-    if num_rows <= num_features + 1:
-        warnings.warn(
-            f"{num_rows} rows do not determine {num_features} weights by least squares "
-            "(manual_max_lambda: 0); fitting ridge with λ by cross-validation instead "
-            "(--solver chooses another)",
-            stacklevel=2,
-        )
-        return "ridge"
-    if num_rows < ROWS_A_FEATURE * num_features:
-        warnings.warn(
-            f"least squares (manual_max_lambda: 0) on {num_rows} rows for {num_features} features "
-            "is noisy; --solver auto usually predicts better",
-            stacklevel=2,
-        )
-    return "least_squares"
 
 
 if __name__ == "__main__":

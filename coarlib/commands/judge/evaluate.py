@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out = str(out)
     out.mkdir(parents=True, exist_ok=True)
     trained_at = 1 - float(np.mean(attributions.mean_mask))
-    fitted = Scores(attributions.weight, int(attributions.summary.get("num_rows", 0)))
+    cost = attributions.cost
+    fitted = Scores(attributions.weight, cost.passes, not cost.complete)
     methods = {"COAR": fitted}
     for name in BASELINES if args.baselines == "all" else args.baselines.split(","):
         try:
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(lines))
     print(
         f"mean Pearson correlation over {task.num_examples} targets [95% interval over "
-        f"{args.ablations} fresh ablations]; passes: forward passes over the examples\n"
+        f"{args.ablations} fresh ablations]; passes: forward passes over the "
+        "examples that went into it, a backward pass counting as two\n"
         f"table and figure: {out}"
     )
     print(common.next_step("report", args.attributions, evaluation=out / "evaluation.json"))

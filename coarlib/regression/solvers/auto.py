@@ -32,18 +32,29 @@ class Auto(Solver):
         Cheap guesses of the weights; with them :class:`InformedPrior` is a candidate too.
     groups : int64 [N], optional
         The group of each feature, for the scores.
+    scores_cost : float, optional
+        What the scores took, in forward passes over the examples.
     """
 
     name: ClassVar[str] = "auto"
     candidates: tuple[Solver, ...] = (Ridge(), SharedPrior(), TemperedPrior(), Lasso())
     scores: NDArray[Any] | None = field(default=None, compare=False, repr=False)
     groups: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    scores_cost: float | None = None
+
+    @property
+    def prior_passes(self) -> float | None:
+        """As given, whichever candidate is kept: the choice among them had the scores."""
+        return 0 if self.scores is None else self.scores_cost
 
     def usable(self, size: Size) -> list[Solver]:
         """Return the candidates, without those that want a matrix far larger than the rows do."""
         every = [*self.candidates]
         if self.scores is not None:
-            every.append(InformedPrior(scores=self.scores, groups=self.groups))
+            informed = InformedPrior(
+                scores=self.scores, groups=self.groups, scores_cost=self.scores_cost
+            )
+            every.append(informed)
         wide = size.features > LARGE and 2 * size.total < size.features
         return [solver for solver in every if not (wide and "gram" in solver.needs)]
 

@@ -65,6 +65,11 @@ class Solver(ABC):
         """Whether weights are shrunk as far as the rows ask for (plain least squares: not)."""
         return True
 
+    @property
+    def prior_passes(self) -> float | None:
+        """Forward passes over the examples that its guesses of the weights took; None: unknown."""
+        return 0
+
     def refit(self, found: Attributions) -> Solver:
         """Return the solver of more rows, after ``found`` has been chosen on fewer of them."""
         return self

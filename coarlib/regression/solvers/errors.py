@@ -14,6 +14,8 @@ no error is given.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -89,11 +91,14 @@ def add_posterior_errors(
     solution.details["errors"] = "posterior, with the bias of shrinkage"
 
 
-def add_robust_errors(problem: Problem, solution: Solution, inverse: torch.Tensor) -> None:
-    """Set errors from each row's residual e and leverage h by one more pass over the rows.
+def add_robust_errors(
+    problem: Problem, solution: Solution, inverse: torch.Tensor, rows: int
+) -> None:
+    """Set errors from the residuals e and leverages h of some rows, which are read again.
 
     With a = R⁻¹z / n, the variance of the weights is Σ a² e² / (1 - h)² (HC3), which is too much
-    where rows are few for their features: there Σ a² e² / (1 - h) (HC2).
+    where rows are few for their features: there Σ a² e² / (1 - h) (HC2). ``rows`` of them, drawn
+    at random, stand for all.
     """
     n = problem.num_rows
     if n - problem.num_active - 1 < LEAST_LEFT:
@@ -105,13 +110,27 @@ def add_robust_errors(problem: Problem, solution: Solution, inverse: torch.Tenso
     narrow = (inverse / n).float()
     many = n >= MANY_ROWS * problem.num_active
     total = torch.zeros(*weight.shape, dtype=torch.float64, device=problem.device)
-    for z, outputs in problem.blocks():
+    read = 0
+    for z, outputs in some_rows(problem, rows).blocks():
+        read += len(z)
         a = z @ narrow
         kept = (1 - 1 / n - (z * a).sum(1)).clamp_min(1e-6)
         y = torch.as_tensor(outputs.astype(np.float64), device=problem.device) - mean
         residual = (y.float() - z @ weight) / (kept if many else kept.sqrt())[:, None]
         total += a.square().T @ residual.square()
+    if read < LEAST_LEFT:  # the drawn ones are not finite
+        return
     errors = np.zeros(solution.weight.shape)
-    errors[problem.active] = (total.sqrt() / scale).cpu().numpy()
+    errors[problem.active] = (total.mul_(n / read).sqrt_() / scale).cpu().numpy()
     solution.error_feature, solution.error_target = errors, None
-    solution.details["errors"] = f"robust to unequal variances (HC{3 if many else 2})"
+    some = f", from {read:,} rows" if read < n else ""
+    solution.details["errors"] = f"robust to unequal variances (HC{3 if many else 2}{some})"
+
+
+def some_rows(problem: Problem, rows: int) -> Problem:
+    """Return the problem that reads at most so many of its rows again, always the same ones."""
+    positions = problem.positions
+    if positions is None or len(positions) <= rows:
+        return problem
+    drawn = np.random.default_rng(0).choice(len(positions), rows, replace=False)
+    return replace(problem, positions=positions[np.sort(drawn)])

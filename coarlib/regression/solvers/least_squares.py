@@ -36,7 +36,7 @@ __all__ = ["LeastSquares", "cholesky", "condition_number", "nothing_varies"]
 SINGULAR_CONDITION = 1e12
 REFINE_ABOVE = 1e-11  # relative residual of the normal equations
 REFINE_STEPS = 4
-QUICK_PRODUCTS = 5e11  # of a pass for robust errors
+ROWS_FOR_ERRORS = 1500  # a variance from so many squares is within some 7%, an error within 4%
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LeastSquares(Solver):
     errors : str
         ``"robust"``: standard errors that hold where residuals are larger for some masks than for
         others (HC3, HC2), by one more pass over the rows; ``"classical"``: equal variances, for
-        free; ``"auto"``: robust where the rows are at hand and it takes seconds.
+        free; ``"auto"``: robust from at most 1,500 of the rows, where they are at hand.
     """
 
     name: ClassVar[str] = "least_squares"
@@ -79,8 +79,12 @@ class LeastSquares(Solver):
             return min_norm(problem, "dual form")
         if problem.num_rows <= problem.num_active:
             return min_norm(problem, f"{problem.num_rows} rows for {problem.num_active} features")
-        robust = self.errors == "robust" or (self.errors == "auto" and _quick(problem))
-        solution = cholesky(problem, 0.0, robust)
+        rows = 0 if self.errors == "classical" or problem.source is None else problem.num_rows
+        if self.errors == "robust" and problem.source is None:
+            raise RegressionError("robust errors read the rows again: fit rows, not their moments")
+        if self.errors == "auto":
+            rows = min(rows, ROWS_FOR_ERRORS)
+        solution = cholesky(problem, 0.0, rows)
         if solution is None:
             return min_norm(problem, "features that are linear combinations of others")
         return solution
@@ -90,17 +94,10 @@ class LeastSquares(Solver):
         return 1.5 * size.side**3 + 4.0 * size.side * size.features * size.targets
 
 
-def _quick(problem: Problem) -> bool:
-    """Whether one more pass over the rows is possible and takes seconds."""
-    width = problem.num_active + 2 * problem.num_targets
-    products = problem.num_rows * problem.num_active * width
-    return problem.source is not None and products <= QUICK_PRODUCTS
-
-
-def cholesky(problem: Problem, lam: float, robust: bool = False) -> Solution | None:
+def cholesky(problem: Problem, lam: float, rows: int = 0) -> Solution | None:
     """Solve (R + λI) W = C by Cholesky; None where that is singular to working precision.
 
-    ``robust`` takes standard errors from the residuals of each row, by one more pass.
+    Standard errors come from the residuals of ``rows`` rows, if any, which are read again.
     """
     matrix = problem.gram
     if lam:
@@ -130,8 +127,8 @@ def cholesky(problem: Problem, lam: float, robust: bool = False) -> Solution | N
     sigma = noise_sd(problem, rss, dof)
     if lam:
         add_posterior_errors(problem, solution, diagonal, lam * diagonal, sigma)
-    elif robust:
-        add_robust_errors(problem, solution, inverse)
+    elif rows:
+        add_robust_errors(problem, solution, inverse, rows)
     else:
         add_errors(problem, solution, diagonal, sigma)
     solution.details |= {

@@ -24,6 +24,7 @@ __all__ = ["Prior", "learn_prior", "load_scores", "save_scores"]
 
 EM_STEPS = 40
 LEARNING_TARGETS = 1024  # more say nothing new about M variances and cost time
+PASSES = "forward_passes"
 SETTLED = 1e-3  # steps end when one adds less than this share of the evidence gained so far
 SMALLEST_PRIOR = 1e-8  # relative to the mean: below it a feature is out
 
@@ -156,13 +157,17 @@ def _towards_groups(tau: torch.Tensor, groups: NDArray[np.int64], share: float) 
     return (1 - share) * tau + share * (sums / sizes.clamp_min(1))[index]
 
 
-def save_scores(path: str | Path, scores: NDArray[Any], groups: NDArray[np.int64]) -> None:
-    """Write scores [N, T] and the group of each feature [N] as an .npz; whole or not at all."""
+def save_scores(
+    path: str | Path, scores: NDArray[Any], groups: NDArray[np.int64], forward_passes: float
+) -> None:
+    """Write scores [N, T], each feature's group [N] and the cost; whole or not at all."""
     with whole_file(Path(path)) as file:
-        np.savez(file, scores=scores.astype(np.float32), groups=groups)
+        np.savez(
+            file, scores=scores.astype(np.float32), groups=groups, forward_passes=forward_passes
+        )
 
 
-def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, NDArray[Any]]:
+def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, Any]:
     """Read scores for a fit: what `save_scores` wrote, or an .npy [N, T] without groups.
 
     Parameters
@@ -174,7 +179,8 @@ def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, NDA
     Returns
     -------
     dict
-        ``scores`` [N, t] and, where the file has them, ``groups`` [N].
+        ``scores`` [N, t] and, where the file has them, ``groups`` [N] and ``scores_cost`` (its
+        ``forward_passes``): options of the solvers that take guesses.
 
     Raises
     ------
@@ -188,5 +194,9 @@ def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, NDA
     )
     if "scores" not in content or content["scores"].ndim != 2:
         raise RegressionError(f"{path} must hold an array scores [features, targets]")
-    kept = {key: content[key] for key in ("scores", "groups") if key in content}
+    kept: dict[str, Any] = {key: content[key] for key in ("scores", "groups") if key in content}
+    if PASSES in content:
+        if content[PASSES].size != 1 or content[PASSES].dtype.kind not in "iuf":
+            raise RegressionError(f"{path} must hold one number of {PASSES}")
+        kept["scores_cost"] = content[PASSES].item()
     return kept | {"scores": content["scores"][:, targets]}

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.regression.cost import check_passes
 from coarlib.regression.problem import Problem, Solution, target_blocks
 from coarlib.regression.solvers.base import Size, Solver
 from coarlib.regression.solvers.least_squares import nothing_varies
@@ -57,6 +58,8 @@ class SharedPrior(Solver):
     scores : float [N, T], optional
         Cheap guesses of the weights (gradients, leave-one-out effects), in raw mask units up to a
         factor, which is learnt for each group: weights are shrunk towards them instead of zero.
+    scores_cost : float, optional
+        What these (or prior variances from elsewhere) took, in forward passes over the examples.
     """
 
     name: ClassVar[str] = "shared_prior"
@@ -67,12 +70,20 @@ class SharedPrior(Solver):
     pooled: bool = True
     prior: Prior | NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
     scores: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    scores_cost: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temper <= 1:
             raise RegressionError(f"temper must be between 0 and 1, not {self.temper}")
         if self.prior is not None and self.scores is not None:
             raise RegressionError("give either prior variances or scores, not both")
+        check_passes(self.scores_cost)
+
+    @property
+    def prior_passes(self) -> float | None:
+        """As given, where scores or another fit's variances are."""
+        elsewhere = self.scores is not None or isinstance(self.prior, np.ndarray)
+        return self.scores_cost if elsewhere else 0
 
     def solve(self, problem: Problem) -> Solution:
         """Fit all targets.
