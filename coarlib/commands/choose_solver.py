@@ -71,7 +71,7 @@ def solver_from(args: Arguments, num_rows: int, num_features: int, targets: slic
         used.add("manual_max_lambda")
     has = {key for key, field in FIELDS.items() if field in _options(name)}
     given = {FIELDS[key]: getattr(args, key) for key in has & args.given}
-    if lam is not None:
+    if lam is not None and "lam" in has:
         given["lam"] = lam
         given = {
             key: value for key, value in given.items() if key not in map(FIELDS.get, OF_A_PATH)
@@ -82,7 +82,9 @@ def solver_from(args: Arguments, num_rows: int, num_features: int, targets: slic
     elif "k" in has:
         given |= {"num_lambdas": args.k, "eps": args.eps}
     if name in SOLVERS:
-        _check(args, name + (" at a given λ" if lam is not None else ""), has | used)
+        _check(args, name + (" at a given λ" if "lam" in given else ""), has | used)
+    if "scores_cost" in given and "scores" not in given:
+        raise RegressionError("--prior_passes says what --prior_scores cost, which are not given")
     if "scores" in given:
         given |= load_scores(args.prior_scores, targets)
         if args.prior_passes is not None:

@@ -153,6 +153,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, fit_args, change
         ("--solver fast_l1 --memory_gb 4", r"--memory_gb is no option of solver fast_l1"),
         ("--k 1 --manual_max_lambda 0 --l1_ratio 0.5", r"--l1_ratio .* solver least_squares"),
         ("--held_out 0.2 --num_val 20", "not both"),
+        ("--prior_passes 3", "which are not given"),
     ],
 )
 def test_options_that_a_solver_has_not_are_refused(tmp_path, words, message):
