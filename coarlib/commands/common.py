@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,27 +123,3 @@ def beside(path: str | Path, what: str) -> Path:
     for name in PLAIN_NAMES:
         stem = stem.removesuffix(f"_{name}")
     return path.with_name(f"{stem}_{what}")
-
-
-def next_step(command: str, *words: object, **options: Any) -> str:
-    """Return the line that names the command to run next, as it can be pasted.
-
-    Parameters
-    ----------
-    command : str
-    *words : object
-        Positional arguments.
-    **options
-        Arguments by short name; None, False and empty ones are left out.
-    """
-    line = ["coar", command, *(shlex.quote(str(word)) for word in words)]
-    for key, value in options.items():
-        if value in (None, False, {}, ""):
-            continue
-        if isinstance(value, dict):
-            for name, item in value.items():
-                text = item if isinstance(item, str) else json.dumps(item)
-                line += ["--set", shlex.quote(f"{name}={text}")]
-        else:
-            line += [f"--{key}", *([] if value is True else [shlex.quote(str(value))])]
-    return f"next: {' '.join(line)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from coarlib.commands import common
+from coarlib.commands import common, leaving
 from coarlib.commands.__main__ import OTHER_NAMES, commands, load, main, modules, overview
 from coarlib.commands.arguments import Command
 from coarlib.commands.help import note
@@ -150,7 +150,7 @@ def test_completion(shell, capsys):
 
 
 def test_the_next_step_can_be_pasted():
-    line = common.next_step(
+    line = leaving.next_step(
         "make_dataset", "a b", task="t.py", set={"x": 1, "y": "it's"}, rows=None
     )
     assert line.startswith("next: coar make_dataset 'a b' --task t.py")

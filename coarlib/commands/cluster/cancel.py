@@ -13,6 +13,7 @@ from coarlib.cluster.queue import cancel
 from coarlib.cluster.record import run_directory
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, run
+from coarlib.commands.leaving import next_step
 
 SECONDS_TO_END = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -37,9 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"cancelled {', '.join(new)}", flush=True)
         elif time.monotonic() > deadline:
             print(f"{', '.join(jobs)} have not ended yet")
-            return
+            break
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    print(f"no other job of {run_dir} is in the queue")
+    else:
+        print(f"no other job of {run_dir} is in the queue")
+    print(next_step("status", args.store))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from coarlib.cluster.overview import overview
 from coarlib.cluster.record import log_files, run_directory, tail
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import next_step
 from coarlib.errors import ClusterError, printable
 
 COMMAND = Command(
@@ -37,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not files:
         what = "job ended badly" if args.failed else f"log of job {args.job or 'any'} yet"
         print(f"no {what} in {run_dir}")
-        return
     for file in files[-args.files :]:
         print(f"==> {file}")
         print("\n".join(map(printable, tail(file, args.lines))))
+    print(next_step("status", args.store))
 
 
 def _of_job(run_dir: Path, name: str | None) -> list[Path]:

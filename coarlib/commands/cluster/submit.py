@@ -27,6 +27,7 @@ from coarlib.cluster.submission import (
 from coarlib.commands import common
 from coarlib.commands.__main__ import load
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import again, next_step
 from coarlib.errors import ArgumentError, ClusterError, CoarlibError
 from coarlib.filling.stopping import EXIT_STOPPED
 
@@ -64,14 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         for path, content in scripts_on_paper(plan).items():
             print(f"# ----- {path}\n{content}")
+        print(again(args), file=sys.stderr)
         return
     number = check_resumable(plan, resume=args.resume or args.local is not None)
     open_store(plan)
     if args.local is not None:
         _run_here(plan, args.local, number)
+        print(next_step("report", plan.store))
     else:
         print(submit(plan, number))
-        print(f"coar status {plan.store} shows how far it is; coar cancel {plan.store} ends it")
+        print(f"coar cancel {plan.store} ends it")
+        print(next_step("status", plan.store))
 
 
 def _check_steps(plan: Plan) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from coarlib.cluster.shards import join_targets, target_shard
 from coarlib.commands import common
-from coarlib.commands.arguments import Command, run
+from coarlib.commands.arguments import Arguments, Command, run
 from coarlib.commands.fit import run_regression
 from coarlib.commands.fit.moments import SHARD, check_shard
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.errors import ArgumentError
 from coarlib.regression import Attributions
 
@@ -41,15 +42,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_regression.check_out_dir(out_dir)
         joined = join_targets([Attributions.load(blocks / str(i)) for i in range(args.count)])
         joined.save(out_dir)
+        keep_arguments(args, out_dir)
         print(f"joined {args.count} blocks of targets in {out_dir}")
-        print(common.next_step("report", out_dir))
+        print(next_step("report", out_dir))
         return
     source, _ = run_regression.rows_of(args)
     start, stop = target_shard(source.num_targets, args.index, args.count)
     first = run_regression.target_range(args).start
-    args.targets, args.out = f"{first + start}:{first + stop}", str(blocks / str(args.index))
-    args.given -= {"target_start_ind", "target_end_ind"}
-    run_regression.fit(args)
+    regression = run_regression.COMMAND
+    block = {key: getattr(args, key, param.default) for key, param in regression.params.items()}
+    block |= {"targets": f"{first + start}:{first + stop}", "out": str(blocks / str(args.index))}
+    given = args.given & set(block) - {"target_start_ind", "target_end_ind"} | {"targets"}
+    run_regression.fit(Arguments(**block, given=given, command=regression))
+    print(again(args, index=None, join=True))
 
 
 if __name__ == "__main__":

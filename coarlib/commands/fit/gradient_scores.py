@@ -17,6 +17,7 @@ from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gr
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.components_of import component_task, output_of
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.regression.solvers.prior import save_scores
@@ -56,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     passes = (1 + BACKWARD) * len(masks)
     save_scores(out, scores, group_index(components), passes)
+    keep_arguments(args, out)
     print(
         f"wrote {out}: {scores.shape[0]} components × {scores.shape[1]} targets from "
         f"{len(masks)} models ({passes} forward passes)"
     )
+    print(next_step("run_regression", "STORE", prior_scores=out))
 
 
 if __name__ == "__main__":

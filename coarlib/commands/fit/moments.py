@@ -17,7 +17,9 @@ import numpy as np
 from coarlib.cluster.shards import add_shards, write_shard
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.fit.run_regression import COMMAND as REGRESSION
 from coarlib.commands.fit.run_regression import IGNORED, ROWS, SOLVING, out_of, rows_of
+from coarlib.commands.leaving import again
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.regression.moments.checkpoint import PARTIAL, save_moments
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(verified_note(source, part))
             new = write_shard(source, part, path, device, quiet=False)
             print(f"{role}: {len(part)} rows {'summed into' if new else 'are already in'} {path}")
+    print(again(args, REGRESSION) if args.join else again(args, index=None, join=True))
 
 
 if __name__ == "__main__":

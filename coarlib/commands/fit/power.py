@@ -12,7 +12,9 @@ import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.fit.run_regression import COMMAND as REGRESSION
 from coarlib.commands.fit.run_regression import ROWS, rows_of
+from coarlib.commands.leaving import again
 from coarlib.devices import resolve_device
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.rows import verified_note
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(curve.table())
     print(curve)
+    print(again(args, REGRESSION))
 
 
 if __name__ == "__main__":

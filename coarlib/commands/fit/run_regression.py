@@ -23,6 +23,7 @@ import numpy as np
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.choose_solver import FAST_L1, check_fast_l1, solver_from
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
@@ -34,7 +35,6 @@ from coarlib.regression.rows import RowSource, open_rows, verified_note
 from coarlib.regression.solvers import SOLVERS
 from coarlib.regression.split import Split, split_rows
 
-ARGUMENTS_FILE = "arguments.yaml"
 ROWS = {
     "store": common.store("a store directory or a .beton of write_dataset", "data.data_path"),
     "held_out": Param(float, "share of the rows that score the fit; default: a tenth, at least 20"),
@@ -179,6 +179,7 @@ def fit(args: Arguments) -> None:
             f"would score the fit: {source.num_features} features × {source.num_targets} targets, "
             f"to {out_dir}"
         )
+        print(again(args))
         return
     if args.verify:
         print(verified_note(source, np.union1d(split.train, split.validation)))
@@ -188,12 +189,12 @@ def fit(args: Arguments) -> None:
         attributions = fit_and_score(source, split, solver, fit_options(args, out_dir))
     attributions.summary |= {"seed": args.seed, "use_bias": args.use_bias}
     attributions.save(out_dir)
-    args.save(out_dir / ARGUMENTS_FILE)
+    keep_arguments(args, out_dir)
     discard_partial(out_dir)
     print(
         f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
     )
-    print(common.next_step("report", out_dir))
+    print(next_step("report", out_dir))
 
 
 def rows_of(args: Arguments) -> tuple[RowSource, Split]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.history.histories import HISTORY, build
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.history import open_run
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if found is None:
         print(f"{args.out} still lacks test points that other processes compute")
+        print(again(args, rows=None, start=None, stop=None))
         return
     for name, value in found.checks().items():
         print(f"{name:22} {value:.2g}")
@@ -108,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.attributions:
         found.attributions().save(f"{args.out}.attributions")
         print(f"attributions of training samples are in {args.out}.attributions")
-    print(common.next_step("plot_explanation", args.out))
+    keep_arguments(args, args.out)
+    print(next_step("plot_explanation", args.out))
 
 
 def _rows(args: Arguments, count: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coarlib import setups
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Param
+from coarlib.commands.leaving import next_step
 from coarlib.errors import ArgumentError
 from coarlib.history.setups import HistorySetup
 
@@ -19,6 +20,12 @@ HISTORY = {
     "set": common.settings("setup.options"),
     "device": Param(str, "auto, cpu, cuda, cuda:1, mps", default="cpu", also=("setup.device",)),
 }
+
+
+def explain_next(args: Arguments) -> str:
+    """Return the step after a history: to explain what it taught."""
+    out = common.beside(args.history, "explanation")
+    return next_step("explain", args.history, setup=args.setup, set=args.set, out=out)
 
 
 def build(args: Arguments) -> HistorySetup:

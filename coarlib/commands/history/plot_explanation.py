@@ -13,6 +13,7 @@ import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, run
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.errors import HistoryError
 from coarlib.path_kernel import Decomposition
 from coarlib.path_kernel.studies import balance, influence_over_steps, layer_kernels, similarity
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--by sample,tensor+step,sample+tensor"
         )
     print(f"drew {', '.join(drawn)} in {folder}")
+    keep_arguments(args, folder)
+    print(next_step("report", args.explanation))
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

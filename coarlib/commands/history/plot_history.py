@@ -10,7 +10,8 @@ from pathlib import Path
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.commands.history.histories import HISTORY, build
+from coarlib.commands.history.histories import HISTORY, build, explain_next
+from coarlib.commands.leaving import keep_arguments
 from coarlib.devices import resolve_device
 from coarlib.history import open_run
 from coarlib.path_kernel.studies import training_curve
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "training.png", dpi=120, bbox_inches="tight")
     print(f"drew training.png in {folder}")
+    keep_arguments(args, folder / "training.png")
+    print(explain_next(args))
 
 
 if __name__ == "__main__":

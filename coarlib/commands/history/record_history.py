@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
-from coarlib.commands.history.histories import HISTORY, build
+from coarlib.commands.history.histories import HISTORY, build, explain_next
+from coarlib.commands.leaving import keep_arguments
 from coarlib.devices import resolve_device
 from coarlib.history import History
 from coarlib.history.setups import train_with_history
@@ -63,15 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{history.last} of {setup.num_steps} updates recorded in {args.history}, "
         f"{history.nbytes() / 1e6:.1f} MB"
     )
-    print(
-        common.next_step(
-            "explain",
-            args.history,
-            setup=args.setup,
-            set=args.set,
-            out=common.beside(args.history, "explanation"),
-        )
-    )
+    keep_arguments(args, args.history)
+    print(explain_next(args))
 
 
 if __name__ == "__main__":

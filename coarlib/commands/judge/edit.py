@@ -35,6 +35,7 @@ from coarlib.commands.components_of import (
     component_task,
     output_of,
 )
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.editing import STATISTICS, Edit, EditPlan, Groups, plan_edit
 from coarlib.errors import ArgumentError
@@ -135,9 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out or common.beside(args.attributions, "edit"))
     args.out = str(out)
     _save(out, task, plan, key, test)
-    args.save(out / "arguments.yaml")
+    keep_arguments(args, out)
     print(_words(plan, task, groups, test, margins))
     print(f"edited weights and what was tried: {out}")
+    print(next_step("report", args.attributions, task=args.task, set=args.set))
 
 
 def examples_of(

@@ -26,6 +26,7 @@ from coarlib.commands.components_of import (
     component_task,
     output_of,
 )
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError, ScoringError
 from coarlib.files import whole_file
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         count = args.ablations * len(fractions)
         print(f"{count} forward passes over the examples of {args.task}, and the baselines'")
+        print(again(args))
         return
     task = component_task(args)
     task.prepare(resolve_device(args.device))
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         len(task.component_set),
     )
     _write(out, lines, task, trained_at)
-    args.save(out / "arguments.yaml")
+    keep_arguments(args, out)
     print(table(lines))
     print(
         f"mean Pearson correlation over {task.num_examples} targets [95% interval over "
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "examples that went into it, a backward pass counting as two\n"
         f"table and figure: {out}"
     )
-    print(common.next_step("report", args.attributions, evaluation=out / "evaluation.json"))
+    print(next_step("report", args.attributions, evaluation=out / "evaluation.json"))
 
 
 def _fractions(text: str) -> list[float]:

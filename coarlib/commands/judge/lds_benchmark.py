@@ -29,6 +29,7 @@ from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, Named
 from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
 from coarlib.commands.judge.of_quanda import split_off
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = COMMAND.parse(words)
     if bench.dry_run:
         print(_plan(bench) if config is None else f"{config}: its models would be trained")
+        print(again(bench, config=config))
         return
     if config is not None:
         out, bank, scores = _for_quanda(bench, config)
@@ -117,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print(bank, results)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "lds.json", results)
-    bench.save(out / "arguments.yaml")
+    keep_arguments(bench, out)
+    print(next_step("scoreboard", out))
 
 
 def _on_digits(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from coarlib.ablation import ComponentTask
 from coarlib.baselines.components import leave_one_out
 from coarlib.commands import common
-from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.arguments import Arguments, Command, Param, run
+from coarlib.commands.leaving import after_rows, again, keep_arguments, next_step
 from coarlib.errors import ArgumentError, CoarlibError
 from coarlib.report.inputs import ReportInputs, gather
 from coarlib.report.notes import (
@@ -96,6 +97,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if args.open and not webbrowser.open(path.resolve().as_uri()):
         print(f"no browser was found; open {path} by hand", file=sys.stderr)
+    keep_arguments(args, path)
+    print(_next(args, inputs))
+
+
+def _next(args: Arguments, inputs: ReportInputs) -> str:
+    if args.task is not None and inputs.attributions is not None:
+        return next_step("evaluate", args.result, task=args.task, set=args.set)
+    if inputs.store is not None and inputs.attributions is not None:
+        return next_step("power", inputs.store.path, y_name=args.y_name)
+    if inputs.store is not None:
+        return after_rows(inputs.store)
+    return again(args, open=True)
 
 
 def _named(text: str | None) -> list[tuple[str, str]]:

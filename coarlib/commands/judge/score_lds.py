@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, Paths
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.errors import ArgumentError, ScoringError
 from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _print_metric(args.metric, store, rows, scores[name], args)
     pairs = _compare(found) if args.resamples else {}
     if out is None:
+        print(again(args, out="lds.json"))
         return
     for name, result in found.items():
         path = out if len(found) == 1 else out.with_suffix(f".{name}.json")
@@ -112,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         also = {"includes_fitted_rows": includes_fitted, "comparisons": pairs}
         write_lds(path, result, {"method": name, "inputs": inputs} | also)
         print(f"wrote {path} and {path.with_suffix('.npz').name}")
-    args.save(out.with_suffix(".arguments.yaml"))
+    keep_arguments(args, out)
+    print(next_step("scoreboard", out.parent))
 
 
 def _score(

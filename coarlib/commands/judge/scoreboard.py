@@ -10,12 +10,14 @@ seeds, output, masks and outputs) do not stand in one table: the difference is n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice, Paths
+from coarlib.commands.leaving import again, keep_arguments
 from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
 from coarlib.scoring.scoreboard import FORMATS, read_scoreboard
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     board = read_scoreboard(list(args.results.values()))
     if args.out is None:
         print(board.render(args.format), end="")
+        print(again(args, format=None, out="scoreboard.pdf"), file=sys.stderr)
         return
     path = Path(args.out)
     if path.suffix not in (*SUFFIXES, *FIGURES):
@@ -57,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with whole_file(path, "w") as file:
             file.write(board.render(SUFFIXES[path.suffix]))
     print(f"wrote {path}")
+    keep_arguments(args, path)
+    print(again(args, out=path.with_suffix(".tex" if path.suffix in FIGURES else ".pdf")))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.judge.of_quanda import split_off
+from coarlib.commands.leaving import next_step
 from coarlib.commands.store import make_dataset
 from coarlib.devices import resolve_device
 
@@ -60,6 +61,7 @@ def _train_for_quanda(config: Path, words: list[str]) -> None:
     device = str(resolve_device(args.device))
     found = LinearDatamodeling.train_subset(config, args.idx, device, args.batch_size)
     print(f"subset {args.idx} of {len(found.subset_ids)} is trained: {found.checkpoint(args.idx)}")
+    print(next_step("lds_benchmark", config=config))
 
 
 if __name__ == "__main__":

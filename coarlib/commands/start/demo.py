@@ -28,6 +28,7 @@ from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice
 from coarlib.commands.fit import run_regression
+from coarlib.commands.leaving import next_step
 from coarlib.commands.store import initialize_store, write_dataset
 from coarlib.errors import SetupError
 from coarlib.regression.attributions import Attributions
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figure = out / "figure.png"
     _stage("7 draw", lambda: _draw(figure, attributions, scores, task))
     print(f"\nfigure: {figure}\nall stages together: {time.monotonic() - started:.0f} s")
-    print(common.next_step("report", out))
+    print(next_step("report", out))
 
 
 def _stage(name: str, work: Callable[[], None], done: Path | None = None) -> None:

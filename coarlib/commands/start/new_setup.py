@@ -9,10 +9,12 @@ replaced one by one.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.leaving import next_step
 from coarlib.errors import ArgumentError
 
 COMMAND = Command(
@@ -91,11 +93,11 @@ cfg:
 
 STEPS = """wrote {folder}/task.py, spec.json and regression_config.yaml; it runs as it is:
 
-  coar components --task {folder}/task.py
   coar initialize_store {folder}/store --spec {folder}/spec.json
   coar make_dataset {folder}/store --task {folder}/task.py
   coar run_regression {folder}/store
-  coar evaluate {folder}/attributions --task {folder}/task.py"""
+  coar evaluate {folder}/attributions --task {folder}/task.py
+{next}"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +113,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     (folder / "task.py").write_text(TASK.format(title=title), encoding="utf-8")
     (folder / "spec.json").write_text(SPEC, encoding="utf-8")
     (folder / "regression_config.yaml").write_text(CONFIG, encoding="utf-8")
-    print(STEPS.format(folder=folder))
+    print(
+        STEPS.format(
+            folder=shlex.quote(str(folder)), next=next_step("components", task=folder / "task.py")
+        )
+    )
 
 
 if __name__ == "__main__":

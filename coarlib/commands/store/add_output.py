@@ -18,6 +18,7 @@ import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.commands.store.make_dataset import WORKER
 from coarlib.devices import resolve_device
 from coarlib.filling.added_outputs import add_output
@@ -70,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
-    print(common.next_step("run_regression", args.store, y_name=args.key))
+    keep_arguments(args, added.path)
+    if len(added.completed_rows()) < len(store.completed_rows()):
+        print(again(args, rows=None))
+    else:
+        print(next_step("run_regression", args.store, y_name=args.key))
 
 
 if __name__ == "__main__":

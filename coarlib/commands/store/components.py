@@ -12,6 +12,7 @@ coarlib.ablation.ComponentSet.from_json restores it.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from coarlib.ablation.selection import coverage
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.components_of import component_task
+from coarlib.commands.leaving import after_rows, keep_arguments, next_step
 from coarlib.errors import ArgumentError, StoreError
 from coarlib.store import Store
 from coarlib.store.components import first_difference, read_components
@@ -47,12 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     components, lines = _components(args)
     if args.out is not None:
         Path(args.out).write_text(json.dumps(components.to_json(), indent=1), encoding="utf-8")
+        keep_arguments(args, args.out)
         print(f"wrote {args.out} ({len(components)} components)")
     if args.index is not None:
         group, _ = components.locate(args.index)
         print(f"{args.index}: {components.name(args.index)} ({group.kind}, axis {group.axis})")
     elif args.out is None:
         print("\n".join([components.table(), *lines]))
+    print(_next(args), file=sys.stderr if args.out is None else sys.stdout)
+
+
+def _next(args: Arguments) -> str:
+    if args.store is not None:
+        return after_rows(Store.open(args.store), args.task, args.set)
+    return next_step(
+        "initialize_store", "STORE", task=args.task, set=args.set, rows=1000, keep=0.95
+    )
 
 
 def _components(args: Arguments) -> tuple[ComponentSet, list[str]]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.checkers import Choice
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.errors import ArgumentError
 from coarlib.interop.bank_exports import (
     FORMATS,
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         export = export_trak if args.format == "trak" else export_datamodels
         rows = export(store, args.out, args.x_name, args.y_name)
     print(f"{rows} rows of {store.path} written to {args.out} as {args.format} reads them")
+    keep_arguments(args, args.out)
+    print(next_step("score_lds", args.store, "SCORES", y_name=args.y_name or args.logits))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, run
+from coarlib.commands.leaving import after_rows
 from coarlib.store import Store
 from coarlib.store.grow import grow
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     before = Store.open(args.store)
     after = grow(before, common.count_of(args.rows))
     print(f"{args.store} has {after.num_models} rows (before: {before.num_models})")
+    print(after_rows(after))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.interop.banks import completed_beside, read_masks, write_bank
 from coarlib.scoring.score_files import load_scores
 
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{store.path} holds {rows} rows: {store.describe()}"
         + (f"; {missing} more were not completed in the bank" if missing else "")
     )
-    print(common.next_step("run_regression", args.store))
+    keep_arguments(args, store.path)
+    print(next_step("run_regression", args.store))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, run
+from coarlib.commands.leaving import after_rows, keep_arguments
 from coarlib.errors import ArgumentError, SpecError
 from coarlib.loading import load_npy
-from coarlib.setups import shipped_file
+from coarlib.setups import names, shipped_file
 from coarlib.store import Store, initialize
 from coarlib.store.layout import SPEC_FILE
 from coarlib.store.spec import load_spec
@@ -68,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     created = _from_spec(args) if args.task is None else _from_task(args)
     store = Store.open(args.store)
     if created:
+        keep_arguments(args, store.path)
         print(f"created {args.store}: {store.describe()}")
     else:
         print(
             f"{args.store} is already there with this spec ({len(store.completed_rows())} of "
             f"{store.num_models} rows completed); nothing changed"
         )
-    print(common.next_step("make_dataset", args.store, task=args.task or "TASK", set=args.set))
+    print(after_rows(store, args.task or _setup_of(args.spec), args.set))
 
 
 def _from_spec(args: Arguments) -> bool:
@@ -93,6 +95,12 @@ def _from_task(args: Arguments) -> bool:
     rows, task = common.count_of(args.rows), common.load_task(args, args.store)
     Store.create(args.store, task, rows, args.keep, seed=args.seed, device=args.device)
     return not there
+
+
+def _setup_of(spec: str) -> str:
+    """Name the set-up that a spec is called after."""
+    stem = shipped_file(spec).stem
+    return next((name for name in names() if stem in (name, f"{name}_test")), "TASK")
 
 
 def _load(path: str | None) -> NDArray[Any] | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.leaving import after_rows, again
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, TaskError
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
@@ -147,6 +148,7 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
     if args.dry_run:
         missing = np.setdiff1d(rows, store.completed_rows())
         print(f"{len(missing)} of {len(rows)} rows of {args.store} would be filled by {args.task}")
+        print(again(args))
         return
     _settle_masks(args, store)
     if args.claim and args.rerun:
@@ -166,8 +168,10 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
     print(_summary(report, store))
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
-    if len(store.completed_rows()) == store.num_models:
-        print(common.next_step("run_regression", args.store))
+    settings = origin["settings"]
+    if "set" not in args.command.own:  # a set-up's own command: what was typed is enough
+        settings = {key: settings[key] for key in settings.keys() & args.given}
+    print(after_rows(store, args.task, settings))
 
 
 def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:

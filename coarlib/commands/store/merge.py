@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastargs.validation import Anything
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.leaving import after_rows, keep_arguments
 from coarlib.store import Store
 from coarlib.store.merge import merge
 
@@ -32,6 +34,7 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Merge the stores that the arguments name."""
     args = COMMAND.parse(argv)
+    there = Path(args.out).exists()
     report = merge(
         args.out,
         [Store.open(path) for path in args.stores],
@@ -46,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{len(store.completed_rows())} of {store.num_models} rows completed"
         + (f"; {report.copied_added} rows of added outputs" if report.copied_added else "")
     )
-    print(common.next_step("status", args.out))
+    if not there:
+        keep_arguments(args, store.path)
+    print(after_rows(store))
 
 
 if __name__ == "__main__":

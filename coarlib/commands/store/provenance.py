@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import after_rows, next_step
 from coarlib.errors import printable
+from coarlib.setups import is_shipped
 from coarlib.store import Store
 from coarlib.store.provenance import batch_of
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the record of the row that the arguments name."""
     args = COMMAND.parse(argv)
     store = Store.open(args.store)
-    batch = batch_of(Path(args.store), args.row)
+    batch = batch_of(store.path, args.row)
     facts = {
         "row": args.row,
         "completed": bool(store.completed()[args.row]),
@@ -46,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for key, value in facts.items():
         shown = json.dumps(value) if isinstance(value, dict | list) else value
         print(f"{printable(key):<14} {printable(shown)}")
+    if facts["completed"]:
+        task = batch.worker.get("task")
+        known = isinstance(task, dict) and is_shipped(str(task.get("task")))
+        print(next_step("recompute", args.store, args.row, task=None if known else "TASK"))
+    else:
+        print(after_rows(store))
 
 
 if __name__ == "__main__":

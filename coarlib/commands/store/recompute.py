@@ -15,6 +15,7 @@ from pathlib import Path
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, StoreError, printable
 from coarlib.filling.worker import recompute
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"row {args.row} differs by more than the task's tolerance of {task.tolerance:g}")
         sys.exit(1)
     print(f"row {args.row} is what the task computes (tolerance {task.tolerance:g})")
+    print(next_step("verify", args.store))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from coarlib.cluster.overview import overview
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.leaving import after_rows, next_step
 from coarlib.errors import printable
 from coarlib.store import Store
 from coarlib.store.status import StoreStatus, slurm_array, status
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps({**asdict(found), "jobs": jobs and jobs.as_dict()}))
         else:
             print("\n".join([describe(found, args.rows_per_task), *(jobs.lines() if jobs else [])]))
+            print(
+                next_step("status", args.store, watch=True)
+                if found.workers and found.complete < found.num_models
+                else after_rows(Store.open(args.store))
+            )
         if not args.watch or found.complete == found.num_models:
             return
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.leaving import after_rows
 from coarlib.store import Store
 from coarlib.store.added import added_outputs, added_path, stale_rows
 from coarlib.store.adopt import adopt
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sound = False
     if not sound:
         sys.exit(1)
+    print(after_rows(Store.open(args.store)))
 
 
 def _adopt(path: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from coarlib.beton.dataset import write_store
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
+from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.store import Store
 
 COMMAND = Command(
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ignore_completed=args.ignore_completed,
     )
     print(f"wrote {count} rows to {out} ({Path(out).stat().st_size / 1e6:.1f} MB)")
-    print(common.next_step("run_regression", out))
+    keep_arguments(args, out)
+    print(next_step("run_regression", out))
 
 
 if __name__ == "__main__":
