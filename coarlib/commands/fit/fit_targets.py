@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     block = {key: getattr(args, key, param.default) for key, param in regression.params.items()}
     block |= {"targets": f"{first + start}:{first + stop}", "out": str(blocks / str(args.index))}
     given = args.given & set(block) - {"target_start_ind", "target_end_ind"} | {"targets"}
-    run_regression.fit(Arguments(**block, given=given, command=regression))
+    run_regression.fit(Arguments(**block, given=given, sources=args.sources, command=regression))
     print(again(args, index=None, join=True))
 
 
