@@ -1,6 +1,7 @@
 """Which estimator needs how many rows for a given held-out correlation.
 
     python benchmarks/estimators.py                      # synthetic truths
+    python benchmarks/estimators.py --most 500           # the same with few rows, only printed
     python benchmarks/estimators.py --store STORE [--scores SCORES]      # real rows
 
 Every estimator sees the same N rows, what chooses λ (or the estimator: `auto`) included: lasso and
@@ -37,6 +38,7 @@ from coarlib.regression.solvers.prior import load_scores
 from coarlib.regression.split import split_rows
 
 CEILING, KEEP = 0.775, 0.95
+WHOLE = 10_000
 NAMES = ("least_squares", "ridge", "shared_prior", "tempered_prior", "lasso")
 LASSO = Lasso(num_lambdas=60)
 QUIET = FitOptions(quiet=True, with_curve=False, say=lambda line: None)
@@ -97,7 +99,7 @@ def main():
     parser.add_argument("--scores", type=Path, help="of coar gradient_scores, for informed_prior")
     parser.add_argument("--held_out", type=int, default=500)
     parser.add_argument("--targets", type=int, help="use the first so many targets of the store")
-    parser.add_argument("--most", type=int, default=10_000, help="rows of the synthetic truths")
+    parser.add_argument("--most", type=int, default=WHOLE, help="rows of the synthetic truths")
     args = parser.parse_args()
     if args.store:
         source = open_rows(args.store, targets=slice(args.targets))
@@ -115,14 +117,15 @@ def main():
         print(results["rows to reach least squares' last correlation"])
         name = f"estimators_{features}_features"
     else:
-        results, name = {}, "estimators_synthetic"
-        counts = [n for n in (139, 500, 2304, 10_000) if n <= args.most]
+        results, name = {}, "estimators_synthetic" if args.most >= WHOLE else None
+        counts = [n for n in (139, 500, 2304, WHOLE) if n <= args.most]
         for kind in ("shared", "dense", "sparse"):
             source = synthetic(kind, counts[-1] + 2000)
             held = np.arange(counts[-1], counts[-1] + 2000)
             results[kind] = measure(source, counts, held)
             reporting.table(kind, results[kind])
-    reporting.save(name, results, "torch", "numba")
+    if name is not None:
+        reporting.save(name, results, "torch", "numba")
 
 
 if __name__ == "__main__":

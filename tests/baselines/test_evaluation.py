@@ -19,6 +19,8 @@ from coarlib.baselines.evaluation import (
 from coarlib.commands.judge import evaluate
 from coarlib.errors import CoarlibError, ScoringError
 from coarlib.regression.attributions import Attributions
+from coarlib.regression.cost import COST, Cost
+from coarlib.report.records import read_evaluation
 
 
 class SmallTask(ComponentTask):
@@ -45,7 +47,7 @@ def test_true_scores_of_a_linear_truth_correlate_perfectly_and_random_ones_do_no
     weight = np.random.default_rng(0).normal(size=(30, 4))
     methods = {
         "true": Scores(weight, 31),
-        "negated": Scores(-weight, 31),
+        "negated": Scores(-weight, 1031.0, at_least=True),
         "random": Scores(np.random.default_rng(1).normal(size=(30, 4)), 0),
     }
     lines = compare(methods, [0.1, 0.5], 300, lambda masks: masks @ weight + 3, 30)
@@ -59,7 +61,9 @@ def test_true_scores_of_a_linear_truth_correlate_perfectly_and_random_ones_do_no
             assert abs(line.pearson) < 0.3
         else:
             assert line.pearson == pytest.approx(expected) == line.spearman
-    assert table(lines).splitlines()[1].split()[:4] == ["true", "31", "+1.000", "[1.000,"]
+    text = table(lines).splitlines()
+    assert text[1].split()[:4] == ["true", "31", "+1.000", "[1.000,"]
+    assert text[2].split()[:4] == ["negated", "≥", "1,031", "-1.000"]
 
 
 def test_fresh_masks_ablate_the_fraction_and_differ_between_fractions():
@@ -118,7 +122,7 @@ def test_the_command_writes_table_and_figure_and_keeps_baselines(tmp_path, capsy
         np.zeros(12),
         masks.mean(0),
         np.zeros(12),
-        summary={"num_rows": 80},
+        summary={"num_rows": 80, COST: Cost(80, 48).as_json()},
     ).save(tmp_path / "fit")
     arguments = [
         *("--eval.task", f"{__file__}:SmallTask", "--eval.attributions", str(tmp_path / "fit")),
@@ -131,6 +135,9 @@ def test_the_command_writes_table_and_figure_and_keeps_baselines(tmp_path, capsy
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (1 + len(BASELINES))
     means = {row["method"]: float(row["pearson"]) for row in rows if row["fraction"] == "0.1"}
+    assert {row["forward_passes"] for row in rows if row["method"] == "COAR"} == {"128"}
+    assert "COAR  " in first and " 128 " in first
+    assert read_evaluation(tmp_path / "out" / "evaluation.json").passes["COAR"] == "128"
     assert min(means["COAR"], means["leave_one_out"]) > means["random"] + 0.3
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["components"] == 16 and len(content["lines"]) == len(rows)
