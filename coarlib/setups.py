@@ -140,7 +140,9 @@ def build(
         raise error(f"{what} cannot be built with {dict(settings)}: {problem}") from problem
 
 
-def find(name: str, kind: type[Any], file: str, error: type[CoarlibError] = SetupError) -> Any:
+def find(
+    name: str, kind: type[Any], file: str | None = None, error: type[CoarlibError] = SetupError
+) -> Any:
     """Return what ``name`` names: a class of ``kind``, an instance, or a function.
 
     Parameters
@@ -149,15 +151,15 @@ def find(name: str, kind: type[Any], file: str, error: type[CoarlibError] = Setu
         As in :func:`load`.
     kind : type
         What is looked for in a module where ``:Name`` is left out.
-    file : str
-        The file of a set-up's folder that defines it.
+    file : str, optional
+        The file of a set-up's folder that defines it, where set-ups have such.
     error : subclass of CoarlibError
         What is raised.
     """
     place, _, wanted = name.partition(":")
-    shipped = names(file)
+    shipped = {} if file is None else names(file)
     folder = place if place in shipped else f"{place}_path"  # set-ups of histories end so
-    if folder in shipped:
+    if file is not None and folder in shipped:
         module = _import(f"{PACKAGE}.{folder}.{Path(file).stem}", error)
     elif place.endswith(".py"):
         module = _import_file(Path(place), error)
@@ -242,7 +244,8 @@ def _on_the_path(folder: str) -> Iterator[None]:
 
 
 def _forms(shipped: Mapping[str, Path]) -> str:
-    return f"package.module:Name, file.py:Name or a set-up ({', '.join(shipped)})"
+    also = f" or a set-up ({', '.join(shipped)})" if shipped else ""
+    return f"package.module:Name, file.py:Name{also}"
 
 
 def _some(words: Mapping[str, Any] | list[str]) -> str:

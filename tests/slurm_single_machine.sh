@@ -32,14 +32,31 @@ stop_daemons() {
   done
 }
 
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Another SLURM of this kind, of other tests or left behind by tests that were killed, has its own
+# ports: take the first ones that are free.
+free_ports() {
+  local shift i
+  for shift in $(seq 0 20 400); do
+    listens $((16817 + shift)) && continue
+    for i in $(seq "$N"); do listens $((17000 + shift + i)) && continue 2; done
+    echo "$shift"
+    return
+  done
+  echo "no free ports for SLURM" >&2
+  return 1
+}
+
 configure() {
-  local host memory
+  local host memory shift
+  shift=$(free_ports)
   host=$(hostname -s)
   memory=$(awk '/MemTotal/{print int($2/1200)}' /proc/meminfo)
   cat >"$SLURM_CONF" <<CONF
 ClusterName=one
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=$((16817 + ${PORT_SHIFT:-0}))
+SlurmctldPort=$((16817 + shift))
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$D/munge/socket,cred_expire=5
@@ -74,7 +91,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 CONF
   local i
   for i in $(seq "$N"); do
-    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + ${PORT_SHIFT:-0} + i))" \
+    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + shift + i))" \
       "CPUs=$CPUS RealMemory=$memory Gres=gpu:2" >>"$SLURM_CONF"
   done
   for i in 0 1; do [ -e "$D/gpu$i" ] || mknod "$D/gpu$i" c 1 3; done

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from coarlib.commands.arguments import Arguments
+from coarlib.commands.own_classes import solver_name
 from coarlib.errors import RegressionError
 from coarlib.regression.solvers import SOLVERS, Solver, solver_of
 from coarlib.regression.solvers.prior import load_scores
@@ -61,7 +62,7 @@ def solver_from(args: Arguments, num_rows: int, num_features: int, targets: slic
     """
     if args.solver is None and not UPSTREAMS_WAY & args.given:
         args.solver = AUTO
-    name = args.solver or _upstreams_solver(args, num_rows, num_features)
+    name = solver_name(args.solver or _upstreams_solver(args, num_rows, num_features))
     lam = args.lam
     used = set() if args.solver else set(UPSTREAMS_WAY)
     if lam is None and args.manual_max_lambda > 0 and name in ("lasso", "saga"):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from coarlib.commands.arguments import Arguments, Boolean, Param, Settings, Whole
 from coarlib.commands.checkers import Range, slice_of
+from coarlib.commands.own_classes import own_ablation
 from coarlib.errors import ArgumentError
 from coarlib.setups import load
 from coarlib.task import Task
@@ -111,7 +112,7 @@ def flag(desc: str, *also: str, default: bool = False) -> Param:
 
 def load_task(args: Arguments, logdir: str | Path = ".") -> Task:
     """Build the task that ``--task`` and ``--set`` say."""
-    return load(args.task, args.set, logdir)
+    return load(args.task, own_ablation(args.set), logdir)
 
 
 def beside(path: str | Path, what: str) -> Path:

@@ -15,6 +15,7 @@ from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.fit.run_regression import COMMAND as REGRESSION
 from coarlib.commands.fit.run_regression import ROWS, rows_of
 from coarlib.commands.leaving import again
+from coarlib.commands.own_classes import solver_name
 from coarlib.devices import resolve_device
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.rows import verified_note
@@ -26,7 +27,7 @@ COMMAND = Command(
         **ROWS,
         "store": common.store("a store directory or a .beton"),
         "held_out": Param(float, "share of the rows that score the fits", default=0.2),
-        "solver": Param(str, "whose curve: ridge, least_squares, lasso …", default="ridge"),
+        "solver": Param(str, "whose curve, as in run_regression", default="ridge"),
         "points": Param(Whole(1), "row counts on the curve", default=6),
         "device": common.device(),
     },
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         source,
         split.train,
         split.validation,
-        solver=args.solver,
+        solver=solver_name(args.solver),
         points=args.points,
         device=resolve_device(args.device),
         quiet=False,

@@ -68,7 +68,9 @@ SOLVING = {
         "where to write the result, never overwritten; default: beside the store", "cfg.out_dir"
     ),
     "solver": Param(
-        str, f"{', '.join((*SOLVERS, FAST_L1))}; default: see above", also=("cfg.solver",)
+        str,
+        f"{', '.join((*SOLVERS, FAST_L1))}; or file.py:Class; default: see above",
+        also=("cfg.solver",),
     ),
     "k": Param(Whole(), "number of λ on the lasso path", default=1, also=("cfg.k",)),
     "manual_max_lambda": Param(

@@ -26,6 +26,7 @@ from coarlib.baselines.components import leave_one_out
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, run
 from coarlib.commands.leaving import after_rows, again, keep_arguments, next_step
+from coarlib.commands.own_classes import own_ablation
 from coarlib.errors import ArgumentError, CoarlibError
 from coarlib.report.inputs import ReportInputs, gather
 from coarlib.report.notes import (
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         targets=common.slice_of(args.targets or ":"),
     )
     if args.task is not None:
-        _annotate(inputs, args.task, args.set)
+        _annotate(inputs, args.task, own_ablation(args.set))
     else:
         _annotate_as_recorded(inputs)
     if args.examples is not None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.leaving import after_rows, again
+from coarlib.commands.own_classes import own_ablation
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, TaskError
 from coarlib.filling.stopping import EXIT_ABANDONED, EXIT_STOPPED
@@ -139,7 +140,11 @@ def fill_with(command: Command, task_class: type[Task], argv: Sequence[str] | No
     args = command.parse(argv)
     settings = {key: getattr(args, key) for key in command.own if key not in WORKER}
     args.task = f"{task_class.__module__}:{task_class.__qualname__}"
-    _fill(args, lambda: task_class(**settings), {"task": args.task, "settings": settings})
+    _fill(
+        args,
+        lambda: task_class(**own_ablation(settings)),
+        {"task": args.task, "settings": settings},
+    )
 
 
 def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.leaving import next_step
+from coarlib.commands.own_classes import own_ablation
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, StoreError, printable
 from coarlib.filling.worker import recompute
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"the row's provenance names {printable(name)}, which is none of coarlib's own "
             "set-ups: a store does not choose what code runs here; give --task"
         )
-    settings = args.set if "set" in args.given else recorded.get("settings", {})
+    settings = own_ablation(args.set) if "set" in args.given else recorded.get("settings", {})
     task = load(name, settings, args.store)
     device = resolve_device(args.device)
     differences = recompute(store, task, args.row, device, args.allow_other_task)
