@@ -26,9 +26,10 @@ def solver_name(name: str) -> str:
     """
     if not _says_a_class(name):
         return name
-    kind = _load(name, solvers.Solver, RegressionError)
+    kind: type[solvers.Solver] = _load(name, solvers.Solver, RegressionError)
+    is_one = is_dataclass(kind) and hasattr(kind, "name")
     known = solvers.SOLVERS.get(getattr(kind, "name", ""))
-    if not is_dataclass(kind) or not hasattr(kind, "name"):
+    if not is_one:
         raise RegressionError(f"{name} must be a frozen dataclass with a name")
     if known is not None and known.__qualname__ != kind.__qualname__:
         raise RegressionError(f"{name} must not be called {kind.name}: another solver is")
