@@ -33,6 +33,7 @@ def test_the_demo_beats_the_baselines_and_resumes(demo_run, capfd):
     before = store.checksums().copy()
     demo.main(["--demo.out_dir", str(out), "--demo.size", "test"])
     again = capfd.readouterr().out
+    assert f"next: coar report {out}\n" in again
     assert again.count("already there") >= 4
     assert again.count("0 rows written") == 2 * (os.cpu_count() or 1)  # a worker a core and store
     assert (store.checksums() == before).all()

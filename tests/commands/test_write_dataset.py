@@ -59,7 +59,8 @@ def test_completed_rows_are_written_all_of_them_and_no_others(command, directory
     assert result.returncode == 0, result.stderr
     assert "wrote 7 rows" in result.stdout
     check(tmp_path / "x.beton", arrays, DONE)
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["x.beton"]
+    files = {file.name for file in tmp_path.iterdir() if file.is_file()}
+    assert files == {"x.beton", "x.arguments.yaml"}
 
 
 def test_ignore_completed_writes_everything_and_says_so_loudly(command, directory, tmp_path):
