@@ -83,6 +83,24 @@ class Identity:
                         self.add(word, value)
         return self
 
+    def add_model(self, model: Any) -> Identity:
+        """Add a network: classes and settings of its modules, how they run, and all tensors.
+
+        How a module of a library runs is its version's affair and does not count. Settings are
+        numbers, sequences of them, and what a module says of itself when it is printed.
+        """
+        for path, module in model.named_modules():
+            kind = type(module)
+            self.add(path, kind.__qualname__, module.extra_repr())
+            if kind.__module__.partition(".")[0] not in _LIBRARIES:
+                self.add_method(module, "forward")
+            for name, value in sorted(vars(module).items()):
+                if not name.startswith("_") and name != "training" and _is_setting(value):
+                    self.add(name, value)
+        for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
+            self.add(name, tensor)
+        return self
+
     def _object(self, value: Any) -> None:
         if isinstance(value, functools.partial):
             self.add("partial", value.func, value.args, value.keywords)
@@ -136,6 +154,12 @@ class Identity:
         self._digest.update(f"{len(encoded)}:".encode() + encoded)
 
 
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float)
+
+
 def _tensor_bytes(tensor: Any) -> Any:
     import torch
 
@@ -154,17 +178,33 @@ def _names(code: CodeType) -> list[str]:
 def _source(function: FunctionType) -> str:
     """Return the source without comments, docstrings and layout; bytecode where there is none."""
     try:
-        text = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
+        if function.__name__ == "<lambda>":
+            return _source_of_lambda(function)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError, LookupError):
         return _bytecode(function.__code__)
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:  # a lambda inside a longer expression
-        return " ".join(text.split())
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, False):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _source_of_lambda(function: FunctionType) -> str:
+    """Return a lambda's own source, not its neighbours' on the same line; LookupError if unsure."""
+    tree = ast.parse("".join(inspect.findsource(function)[0]))
+    places = set(function.__code__.co_positions())
+    found = {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Lambda) and _place(node.body) in places
+    }
+    if len(found) != 1:
+        raise LookupError(function.__qualname__)
+    return found.pop()
+
+
+def _place(node: ast.expr) -> tuple[int, int | None, int, int | None]:
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
 
 
 def _bytecode(code: CodeType) -> str:

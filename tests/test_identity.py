@@ -84,6 +84,41 @@ def test_comments_docstrings_and_the_name_of_the_module_do_not_count(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
+def test_lambdas_on_one_line_are_told_apart():
+    one, two = (lambda x: x + 1), (lambda x: x + 2)
+    assert digest(one) != digest(two)
+    both = [lambda x: x[:, 0], lambda x: x[:, 1]]
+    assert Identity().add(both[0]).hexdigest() != Identity().add(both[1]).hexdigest()
+
+
+class Net(nn.Module):
+    def __init__(self, factor=1.0, slope=0.1, shift=0.0, path="a", act=nn.LeakyReLU):
+        super().__init__()
+        self.linear, self.act = nn.Linear(2, 2), act(slope)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.factor, self.path = factor, path
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, x):
+        return self.act(self.linear(x)) * self.factor + self.shift
+
+
+class OtherNet(Net):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+def test_models_of_the_same_weights_count_with_settings_code_and_all_buffers():
+    def of(model):
+        return Identity().add_model(model).hexdigest()
+
+    assert of(Net()) == of(Net(path="b")) == of(Net().eval())
+    OtherNet.__qualname__ = Net.__qualname__
+    others = [Net(2.0), Net(slope=0.2), Net(shift=1.0), Net(act=nn.ELU), OtherNet()]
+    assert len({of(Net()), *map(of, others)}) == 6
+
+
 def test_methods_count_with_the_settings_they_read():
     class Owner:
         def __init__(self, shift, place):

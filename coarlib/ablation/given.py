@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -144,7 +145,12 @@ def ablate(
         ablate=ablate,
         compiled=compiled,
     )
-    task.scale, task.seed = float(scale), int(seed)
+    try:
+        task.scale, task.seed = float(scale), operator.index(seed)
+    except (TypeError, ValueError) as error:
+        raise TaskError(
+            f"scale must be a number and seed a whole one, not {scale!r} and {seed!r}"
+        ) from error
     return task
 
 

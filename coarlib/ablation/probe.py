@@ -63,8 +63,10 @@ def checked_output(key: str, output: Output, logits: Any, batch: Examples) -> to
         ) from error
     if not isinstance(values, torch.Tensor):
         raise TaskError(f"the output {key} returned {type(values).__name__}, not a tensor")
-    if values.shape != (len(batch),) or values.is_complex():
-        what = "a single number" if not values.ndim else _named(values)
+    plain = values.layout == torch.strided and values.device.type != "meta"
+    if values.shape != (len(batch),) or values.is_complex() or not plain:
+        kind = "" if plain else f"{str(values.layout).removeprefix('torch.')} {values.device} "
+        what = "a single number" if not values.ndim else kind + _named(values)
         raise TaskError(
             f"the output {key} returned {what} for {len(batch)} examples; it must return one real "
             f"number an example, [{len(batch)}] (a loss needs reduction='none')"

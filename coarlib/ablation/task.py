@@ -175,11 +175,8 @@ class ComponentTask(Task):
         found = Identity().add("components", components.to_json(), self.ablate, self.autocast)
         found.add(self.scale, self.seed, self.way)
         found.add(self._examples.keywords, self._examples.inputs, self._examples.targets)
-        for name, module in model.named_modules():
-            found.add(name, type(module).__qualname__)
-        for name, tensor in model.state_dict().items():
-            found.add(name, tensor)
-        found.add(dict(self.outputs)).add_method(self, "transform").add_method(self, "predict")
+        found.add_model(model).add(dict(self.outputs))
+        found.add_method(self, "transform").add_method(self, "predict")
         return found.hexdigest()
 
     def prepare(self, device: torch.device) -> None:

@@ -97,8 +97,7 @@ class HeldOut:
         return float(np.median(slopes)) if len(slopes) else float("nan")
 
     def __repr__(self) -> str:
-        words = f"held-out correlation {self.mean:.3f} [{self.mean_low:.3f}, {self.mean_high:.3f}]"
-        words += f" over {self.num_rows:,} rows"
+        words = f"held-out correlation {self.mean:.3f} {self.interval} over {self.num_rows:,} rows"
         return words + (f": {self._verdict}" if self.predicts_nothing else "")
 
     def _repr_html_(self) -> str:

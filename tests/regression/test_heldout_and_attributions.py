@@ -11,6 +11,7 @@ from regression_problems import linear_rows
 from coarlib.errors import RegressionError
 from coarlib.regression import Attributions, Moments, fit, score_arrays, score_rows
 from coarlib.regression.rows import ArrayRows
+from coarlib.regression.solvers import solver_of
 
 CLOSE = 1e-6
 
@@ -127,6 +128,23 @@ def test_calibration_slope_of_overfit_least_squares_is_below_one():
     fitted = fit(Moments.from_arrays(data.masks[:130], data.outputs[:130]), "least_squares")
     held = score_rows(fitted.predict, ArrayRows(data.masks[130:], data.outputs[130:]))
     assert np.median(held.slope) < 0.5
+
+
+def test_few_held_out_rows_have_no_interval_and_say_so():
+    rows = linear_rows(40, 6, 2, noise=0.1)
+    assert "too few rows for an interval" in repr(fit(ArrayRows(rows.masks, rows.outputs), held_out=10))
+
+
+@pytest.mark.parametrize("options", [{"lam": "a"}, {"tol": "tight"}, {"lam": [1.0, "x"]}])
+def test_options_of_the_wrong_kind_get_one_sentence(options):
+    with pytest.raises(RegressionError, match="solver lasso cannot use"):
+        solver_of("lasso", **options)
+
+
+def test_outputs_whose_squares_overflow_are_refused():
+    rows = linear_rows(40, 6, 2, noise=0.1)
+    with pytest.raises(RegressionError, match=r"of 1 targets \(the first: 1\) overflow; scale"):
+        fit(ArrayRows(rows.masks, rows.outputs * [1.0, 1e300]), solver="ridge", held_out=10)
 
 
 def test_attributions_of_some_targets_can_be_saved_and_loaded(tmp_path):

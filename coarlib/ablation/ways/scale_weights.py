@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from coarlib.ablation.ways.base import Context, register
 from coarlib.ablation.ways.weights import WeightAblation
+from coarlib.errors import ComponentError
 
 
 @register
@@ -15,4 +17,6 @@ class ScaleWeights(WeightAblation):
     name: ClassVar[str] = "scale_weights"
 
     def __init__(self, context: Context) -> None:
+        if not math.isfinite(context.scale):
+            raise ComponentError(f"scale must be a finite number, not {context.scale}")
         super().__init__(context.model, context.components, context.scale)

@@ -278,6 +278,7 @@ class Accumulator:
             self._exclude(keep, outputs)
             masks, centred = masks[keep], centred[torch.from_numpy(keep).to(self._where)]
             sums = column_sums(centred)
+            _refuse_overflow(sums)
         if len(masks) == 0:
             return
         self.num_rows += len(masks)
@@ -359,6 +360,15 @@ class Accumulator:
         counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
         digests = np.sort(np.concatenate(self._digests))
         return Moments(*counts, self._offset, cross, total, square, digests)
+
+
+def _refuse_overflow(sums: torch.Tensor) -> None:
+    beyond = ~torch.isfinite(sums).all(0).cpu().numpy()
+    if beyond.any():
+        raise RegressionError(
+            f"the squares of the outputs of {int(beyond.sum())} targets (the first: "
+            f"{int(np.argmax(beyond))}) overflow; scale their outputs or leave the targets out"
+        )
 
 
 def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:

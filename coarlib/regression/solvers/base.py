@@ -89,7 +89,7 @@ def solver_named(known: dict[str, type[Solver]], name: str, options: dict[str, A
     Raises
     ------
     RegressionError
-        For a name or an option that does not exist.
+        For a name or an option that does not exist, or an option of the wrong kind.
     """
     if name not in known:
         raise RegressionError(
@@ -102,4 +102,8 @@ def solver_named(known: dict[str, type[Solver]], name: str, options: dict[str, A
             raise RegressionError(
                 f"solver {name} does not take the option {option!r}{nearest(option, names)} ({has})"
             )
-    return known[name](**options)
+    try:
+        return known[name](**options)
+    except (TypeError, ValueError) as error:  # from the comparison of an option with a number
+        given = ", ".join(f"{option}={value!r:.40}" for option, value in options.items())
+        raise RegressionError(f"solver {name} cannot use {given}: {error!s:.200}") from error
