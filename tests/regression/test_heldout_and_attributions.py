@@ -132,7 +132,8 @@ def test_calibration_slope_of_overfit_least_squares_is_below_one():
 
 def test_few_held_out_rows_have_no_interval_and_say_so():
     rows = linear_rows(40, 6, 2, noise=0.1)
-    assert "too few rows for an interval" in repr(fit(ArrayRows(rows.masks, rows.outputs), held_out=10))
+    found = fit(ArrayRows(rows.masks, rows.outputs), held_out=10)
+    assert "too few rows for an interval" in repr(found)
 
 
 @pytest.mark.parametrize("options", [{"lam": "a"}, {"tol": "tight"}, {"lam": [1.0, "x"]}])
