@@ -34,6 +34,7 @@ __all__ = [
     "load_pt",
     "load_text",
     "load_yaml",
+    "open_regular",
     "parse_json",
 ]
 
@@ -235,13 +236,14 @@ def _check_tensors(content: Any, size: int, path: Path, error: type[CoarlibError
 def _reading(path: Path, error: type[CoarlibError], what: str) -> Iterator[IO[bytes]]:
     """Open a regular file; whatever its bytes provoke becomes one sentence."""
     try:
-        with _regular(path, error) as file:
+        with open_regular(path, error) as file:
             yield file
     except DAMAGE as problem:
         raise error(f"{path} is not {what}: {_reason(problem)}") from problem
 
 
-def _regular(path: Path, error: type[CoarlibError]) -> IO[bytes]:
+def open_regular(path: Path, error: type[CoarlibError]) -> IO[bytes]:
+    """Open a file for reading, never a pipe that would wait; ``error`` if it is none."""
     try:
         # A pipe without a writer would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -256,7 +258,7 @@ def _regular(path: Path, error: type[CoarlibError]) -> IO[bytes]:
 
 
 def _text(path: Path, error: type[CoarlibError], most: int) -> str:
-    with _regular(path, error) as file:
+    with open_regular(path, error) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise error(f"{path} has {size} bytes; at most {most} are read as text")

@@ -353,6 +353,8 @@ class Attributions:
         scores, rows = files.arrays[SCORES], files.arrays[ROWS]
         features, targets = weight.shape
         held = summary.get("held_out")
+        if held and "pearson" not in scores:
+            raise RegressionError(f"{path} is damaged: {SCORES}, scores of held-out rows, is gone")
         return cls(
             weight=weight,
             bias=files.tensors["bias"].astype(np.float64),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
-from coarlib.store.provenance import batch_of, read_batches
+from coarlib.loading import open_regular
+from coarlib.store.provenance import batch_of, log_files, parse_line, read_batches
 from coarlib.store.settle import digest_of, read_sealed_json, sealed_json, settle
 
 if TYPE_CHECKING:
@@ -25,24 +27,44 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.json"
 OTHERS_DIR = "identities"
 UNKNOWN = "unknown"
+HEAD_BYTES = 2**16
 
 
 def read_identity(path: Path) -> str | None:
     """Return the identity of the task that a store's first worker had; None if none said it.
+
+    Where the file is gone, a worker's log tells.
 
     Raises
     ------
     StoreError
         If the file is damaged.
     """
-    return _identity(path / IDENTITY_FILE)
+    return _identity(path / IDENTITY_FILE) or next(iter(logged_identities(path)), None)
+
+
+def identity_is_lost(path: Path) -> bool:
+    """Whether logs name the task that made the rows, while the settings no longer do."""
+    return not (path / IDENTITY_FILE).exists() and bool(logged_identities(path))
+
+
+def logged_identities(path: Path) -> list[str]:
+    """Return the identities that the first lines of workers' logs name, each once."""
+    found: dict[str, None] = {}
+    for file in log_files(path):
+        with suppress(StoreError), open_regular(file, StoreError) as log:
+            name = identity_of(parse_line(log.readline(HEAD_BYTES)))
+            found |= {} if name == UNKNOWN else {name: None}
+    return list(found)
 
 
 def all_identities(path: Path) -> list[str]:
     """Return the identities of all tasks that made rows of a store, the settled one first."""
     first = read_identity(path)
-    others = (_identity(file) for file in sorted((path / OTHERS_DIR).glob("*.json")))
-    return [one for one in (first, *others) if one is not None]
+    others = [_identity(file) for file in sorted((path / OTHERS_DIR).glob("*.json"))]
+    if identity_is_lost(path):
+        others += logged_identities(path)
+    return list(dict.fromkeys(one for one in (first, *others) if one is not None))
 
 
 def settle_identity(
@@ -68,7 +90,8 @@ def settle_identity(
     if identity is None:
         return
     content = sealed_json({"identity": identity, "task": task})
-    settle(path / IDENTITY_FILE, content)
+    if not identity_is_lost(path) or identity == read_identity(path):
+        settle(path / IDENTITY_FILE, content)
     if read_identity(path) == identity:
         return
     if not allow_other_task:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
-from coarlib.loading import DAMAGE
+from coarlib.loading import DAMAGE, open_regular
 from coarlib.store.page_cache import drop_cached_pages
 from coarlib.store.spec import ArraySpec, StoreSpec
 
@@ -141,7 +141,7 @@ class ArrayFile:
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int, int]:
     """Return shape, order, dtype, where the data begin, and how long the file is."""
-    with open(path, "rb") as file:
+    with open_regular(path, StoreError) as file:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(file)

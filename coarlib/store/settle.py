@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import StoreError
 from coarlib.files import whole_file
-from coarlib.loading import load_json
+from coarlib.loading import load_json, open_regular
 from coarlib.store.layout import SEALED_SINCE, SPEC_FILE
 
 DIGEST = "digest"
@@ -103,7 +103,7 @@ def check_sealed_npy(path: Path) -> None:
     """Compare a ``.npy`` setting with its digest, if it has one; StoreError if it is damaged."""
     digest, tail = xxhash.xxh3_64(), b""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, StoreError) as file:
             while part := file.read(MOST_AT_ONCE):
                 digest.update((tail + part)[:-SEAL_BYTES])
                 tail = (tail + part)[-SEAL_BYTES:]

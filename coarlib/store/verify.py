@@ -14,7 +14,12 @@ from coarlib.store.adopt import adoptable
 from coarlib.store.components import read_components
 from coarlib.store.create import sweep_store
 from coarlib.store.design import read_design
-from coarlib.store.identity import all_identities, recorded_rows, rows_by_identity
+from coarlib.store.identity import (
+    all_identities,
+    identity_is_lost,
+    recorded_rows,
+    rows_by_identity,
+)
 from coarlib.store.layout import DESIGN_LABELS, DESIGN_MASKS, array_path
 from coarlib.store.provenance import damaged_lines, log_files
 from coarlib.store.reader import Store, take_rows
@@ -158,6 +163,11 @@ def _notes(store: Store) -> list[str]:
     if len(all_identities(store.path)) > 1:
         rows = "; ".join(f"{name}: {len(r)} rows, first {r[0]}" for name, r in made.items())
         notes.append(f"rows of different tasks: {rows}")
+    if identity_is_lost(store.path):
+        notes.append(
+            "identity.json, which says what task made the rows, is gone; workers' logs tell, and "
+            "the next worker with that task restores it"
+        )
     nobody = np.setdiff1d(store.completed_rows(), recorded_rows(store))
     if log_files(store.path) and len(nobody):
         notes.append(

@@ -130,6 +130,20 @@ def test_calibration_slope_of_overfit_least_squares_is_below_one():
     assert np.median(held.slope) < 0.5
 
 
+@pytest.mark.parametrize("name", ["scores.npz", "rows.npz", "summary.json"])
+def test_a_part_of_a_result_that_is_gone_or_changed_is_named(result, tmp_path, name):
+    result.save(tmp_path / "fit")
+    file = tmp_path / "fit" / name
+    other = dict(np.load(file)) if name.endswith(".npz") else None
+    file.unlink()
+    with pytest.raises(RegressionError, match=f"{name} does not match its digest .*or is gone"):
+        Attributions.load(tmp_path / "fit")
+    if other is not None:
+        np.savez(file, **{key: value[::-1] for key, value in other.items()})
+        with pytest.raises(RegressionError, match=f"{name} does not match its digest"):
+            Attributions.load(tmp_path / "fit")
+
+
 def test_few_held_out_rows_have_no_interval_and_say_so():
     rows = linear_rows(40, 6, 2, noise=0.1)
     found = fit(ArrayRows(rows.masks, rows.outputs), held_out=10)

@@ -51,6 +51,18 @@ def test_the_first_task_decides_and_another_is_refused(store):
     assert recompute(store, Scaled(2), 10, CPU, allow_other_task=True)["margins"] > 0
 
 
+def test_without_its_file_the_logs_say_whose_rows_they_are(store):
+    fill(store, Scaled(2), np.arange(4), CPU)
+    (store.path / "identity.json").unlink()
+    assert all_identities(store.path) == ["scale-2"]
+    assert any("identity.json" in note for note in verify(store).notes)
+    with pytest.raises(StoreError, match=r"another task \(scale-2\) than this one.*scale-3"):
+        fill(store, Scaled(3), np.arange(4, 8), CPU)
+    fill(store, Scaled(2), np.arange(4, 8), CPU)
+    assert (store.path / "identity.json").exists()
+    assert not verify(store).notes
+
+
 def test_stores_of_different_tasks_are_not_merged(tmp_path, spec_content):
     spec = parse_spec(json.dumps(spec_content))
     stores = []

@@ -1,6 +1,7 @@
 """Reading: only committed rows, foreign directories too, damage named."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_truncated_missing_and_altered_arrays_are_named(store):
     with pytest.raises(StoreError, match=r"which is not what .*spec\.json describes"):
         Store.open(store.path)
     file.unlink()
-    with pytest.raises(StoreError, match=r"cannot read .*margins\.npy: No such file"):
+    with pytest.raises(StoreError, match=r"there is no file .*margins\.npy"):
         Store.open(store.path)
 
 
@@ -132,3 +133,11 @@ def test_the_spec_says_which_arrays_hold_masks_and_outputs(tmp_path, spec_conten
     assert (store.outputs_name(), store.outputs_name("classes")) == ("margins", "classes")
     with pytest.raises(StoreError, match="did you mean 'margins'"):
         store.outputs_name("margin")
+
+
+@pytest.mark.parametrize("name", ["margins", "_checksums", "_completed", "masks"])
+def test_a_pipe_in_place_of_an_array_is_refused_at_once(store, name):
+    (store.path / f"{name}.npy").unlink()
+    os.mkfifo(store.path / f"{name}.npy")
+    with pytest.raises(StoreError, match=f"{name}.npy is not a file"):
+        Store.open(store.path)
