@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.devices import resolve_device
-from coarlib.errors import RegressionError
+from coarlib.errors import ArgumentError, RegressionError, TaskError, whole_number
 from coarlib.filling.worker import FillOptions, FillReport, row_range
 from coarlib.filling.worker import fill as fill_rows
 from coarlib.history import History, open_run
@@ -21,6 +21,7 @@ from coarlib.regression.fit import default_held_out
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.solvers import Solver, solver_of
 from coarlib.regression.split import split_rows
+from coarlib.statistics.arrays import as_array
 from coarlib.store import Store
 from coarlib.task import Task
 
@@ -71,8 +72,14 @@ def fill(
         If rows were refused for NaN or infinity; the good ones are kept.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    first, end = rows or (0, store.num_models)
-    chosen = row_range(first, end, store.num_models)
+    if not isinstance(task, Task):
+        raise TaskError(f"a store is filled from a Task, not from {type(task).__name__}")
+    if rows is not None and (not isinstance(rows, tuple | list) or len(rows) != 2):
+        raise ArgumentError(f"rows must be a pair (first, end), not {rows!r}")
+    first, end = (0, store.num_models) if rows is None else rows
+    chosen = row_range(
+        whole_number(first, "the first row"), whole_number(end, "the end"), store.num_models
+    )
     options = FillOptions(claim=share, quiet=quiet)
     return fill_rows(store, task, chosen, resolve_device(device), options)
 
@@ -93,7 +100,7 @@ def fit(
     Parameters
     ----------
     rows : Store, path of a store or .beton, or masks bool [K, N]
-        Completed rows; what has not been computed is left out.
+        Completed rows; what has not been computed is left out. Masks: array, tensor or lists.
     outputs : real [K, T]
         Where ``rows`` are masks in memory.
     solver : str or Solver
@@ -116,9 +123,10 @@ def fit(
     """
     source = _source(rows, outputs)
     count = len(source.row_ids)
-    if held_out is None:
-        held_out = default_held_out(count)
-    split = split_rows(source, count - held_out, held_out, seed)
+    held = default_held_out(count) if held_out is None else whole_number(held_out, "held_out")
+    if seed is not None:
+        seed = whole_number(seed, "seed")
+    split = split_rows(source, count - held, held, seed)
     say = print if verbose else _silent
     how = FitOptions(device=resolve_device(device), quiet=not verbose, say=say)
     return fit_and_score(source, split, solver_of(solver, **options), how)
@@ -127,15 +135,22 @@ def fit(
 def _source(
     rows: Store | RowSource | str | Path | NDArray[Any], outputs: NDArray[Any] | None
 ) -> RowSource:
-    if isinstance(rows, np.ndarray):
-        if outputs is None:
-            raise RegressionError("masks in memory need the outputs measured under them")
-        return ArrayRows(rows, np.asarray(outputs))
-    if outputs is not None:
+    kept = isinstance(rows, Store | str | Path) or hasattr(rows, "row_ids")
+    if kept and outputs is not None:
         raise RegressionError("outputs are given, but not as a pair with masks in memory")
+    if outputs is not None:
+        return ArrayRows(as_array(rows, "masks"), as_array(outputs, "outputs"))
     if isinstance(rows, Store):
         return StoreRows(rows)
-    return open_rows(rows) if isinstance(rows, str | Path) else rows
+    if isinstance(rows, str | Path):
+        return open_rows(rows)
+    if hasattr(rows, "row_ids"):
+        return rows
+    if np.ndim(rows) == 0:
+        raise RegressionError(
+            f"rows are a store, its path, or masks with outputs, not {type(rows).__name__}"
+        )
+    raise RegressionError("masks in memory need the outputs measured under them")
 
 
 def _silent(line: str) -> None:

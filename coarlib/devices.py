@@ -32,7 +32,10 @@ def resolve_device(name: str = "auto", threads: int | None = None) -> torch.devi
     import torch
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        try:
+            torch.set_num_threads(threads)
+        except (RuntimeError, ValueError, OverflowError) as error:
+            raise ArgumentError(f"{threads} threads cannot be set") from error
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -5,6 +5,7 @@ so a message is one sentence that says what is wrong, where, and what to do.
 """
 
 import difflib
+import operator
 from collections.abc import Collection
 
 
@@ -88,3 +89,11 @@ def nearest(word: str, known: Collection[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def whole_number(value: object, name: str) -> int:
+    """Return an argument that counts something; ArgumentError if it is no whole number."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentError(f"{name} must be a whole number, not {value!r}") from error

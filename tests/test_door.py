@@ -102,3 +102,61 @@ def test_a_store_shows_how_far_it_is(tmp_path):
         "a row: masks bool [12], margins float64 [3] (36 bytes)",
     ]
     assert "25% of the rows" in store._repr_html_()
+
+
+MASKS = np.random.default_rng(0).random((60, 4)) < 0.5
+OUTPUTS = MASKS @ np.arange(8.0).reshape(4, 2)
+
+
+def linear():
+    torch = pytest.importorskip("torch")
+    return torch.nn.Linear(1, 2)
+
+
+def in_batches(size):
+    torch = pytest.importorskip("torch")
+    data = torch.zeros(3, 1), torch.tensor([0, 1, 1])
+    return cl.ablate(linear(), data, "linear_row", batch_size=size)
+
+
+def test_plain_rows_may_be_lists_and_tensors():
+    expected = cl.fit(MASKS, OUTPUTS, "ridge").weight
+    torch = pytest.importorskip("torch")
+    for masks, outputs in (
+        (MASKS.tolist(), OUTPUTS.tolist()),
+        (torch.tensor(MASKS), torch.tensor(OUTPUTS)),
+    ):
+        np.testing.assert_array_equal(cl.fit(masks, outputs, "ridge").weight, expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda found, store: cl.fit(5),
+        lambda found, store: cl.fit(None),
+        lambda found, store: cl.fit(MASKS),
+        lambda found, store: cl.fit(store, OUTPUTS),
+        lambda found, store: cl.fit(MASKS, "outputs"),
+        lambda found, store: cl.fit(MASKS, OUTPUTS, held_out=2.5),
+        lambda found, store: cl.fit(MASKS, OUTPUTS, seed="one"),
+        lambda found, store: found.top("one"),
+        lambda found, store: found.top(0, 2.5),
+        lambda found, store: found.top(0, 0),
+        lambda found, store: cl.compare(found, found),
+        lambda found, store: cl.compare(3, 4),
+        lambda found, store: cl.fill(store, "digits"),
+        lambda found, store: cl.fill(store, linear_task(), rows=5),
+        lambda found, store: cl.fill(store, linear_task(), rows=(0, 1.5)),
+        lambda found, store: cl.Store.open(3),
+        lambda found, store: cl.Store.create(3, linear_task(), 5, 0.5),
+        lambda found, store: cl.Store.create("out", "digits", 5, 0.5),
+        lambda found, store: cl.find_components(linear(), 3),
+        lambda found, store: in_batches("many"),
+    ],
+)
+def test_a_wrong_kind_of_argument_is_one_sentence(call, tmp_path):
+    store = cl.Store.create(tmp_path / "store", linear_task(), rows=10, keep_prob=0.5)
+    assert in_batches(2).batch_size == 2
+    with pytest.raises(cl.CoarlibError) as error:
+        call(cl.fit(MASKS, OUTPUTS, "ridge"), store)
+    assert "\n" not in str(error.value)

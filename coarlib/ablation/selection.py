@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
@@ -155,6 +155,9 @@ def find_components(
         For an unknown kind, an empty selection, or a parameter that two different modules share
         (ablating it would change both).
     """
+    for words in (kinds, include, exclude):
+        if not isinstance(words, str) and not isinstance(words, Iterable):
+            raise ComponentError(f"components are named by words, not by {type(words).__name__}")
     kinds, include, exclude = (
         (words,) if isinstance(words, str) else tuple(words) for words in (kinds, include, exclude)
     )

@@ -20,7 +20,7 @@ from coarlib.ablation.fuse import fused_copy
 from coarlib.ablation.plain import checked_model
 from coarlib.ablation.probe import FEW, checked_output, logits_of, probe
 from coarlib.ablation.ways import Ablation, Context, ablation_named
-from coarlib.errors import ComponentError, TaskError
+from coarlib.errors import ComponentError, TaskError, whole_number
 from coarlib.identity import Identity
 from coarlib.outputs import Output, margin
 from coarlib.task import Task, TaskLayout
@@ -91,7 +91,7 @@ class ComponentTask(Task):
         ablate: str = "zero_weights",
         compiled: bool = False,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
+        if batch_size is not None and whole_number(batch_size, "batch_size") < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
         if autocast not in AUTOCAST:
             raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.display import card, histogram
-from coarlib.errors import RegressionError
+from coarlib.errors import RegressionError, whole_number
 from coarlib.regression.cost import Cost
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
@@ -204,10 +204,13 @@ class Attributions:
         RegressionError
             If there is no such target.
         """
+        target, count = whole_number(target, "target"), whole_number(count, "count")
         if not 0 <= target < self.num_targets:
             raise RegressionError(
                 f"target {target} does not exist: there are {self.num_targets}, counted from 0"
             )
+        if count < 1:
+            raise RegressionError(f"count must be at least 1, not {count}")
         index, one = self.top_features(target, count), self.targets([target])
         error = None if one.standard_error is None else one.standard_error.reshape(-1)[index]
         names, effect = self.feature_names, self.weight[index, target].astype(np.float64)

@@ -66,6 +66,9 @@ def compare(a: LDSResult, b: LDSResult, *, level: float = 0.95) -> Comparison:
     ScoringError
         If they were measured in different regimes or on different targets, or without resamples.
     """
+    for one in (a, b):
+        if not isinstance(one, LDSResult):
+            raise ScoringError(f"scores to compare are results of lds, not {type(one).__name__}")
     differs = a.regime.difference(b.regime)
     if differs:
         raise ScoringError(f"these scores cannot be compared: they differ in {differs}")

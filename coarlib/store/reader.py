@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 DEFAULT_BLOCK_BYTES = 64 * 2**20
 
 
+def _as_path(path: str | Path) -> Path:
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise StoreError(f"a store is named by its path, not by {type(path).__name__}") from error
+
+
 class HasLayout(Protocol):
     """What :meth:`Store.create` asks of a task."""
 
@@ -79,7 +86,7 @@ class Store:
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Open a store; StoreError says what is missing or damaged."""
-        path = Path(path)
+        path = _as_path(path)
         if not path.is_dir():
             raise StoreError(f"{path} is not a directory; initialize_store makes a store")
         if not (path / SPEC_FILE).is_file():
@@ -134,6 +141,9 @@ class Store:
         """
         if (design is None) == (keep_prob is None):
             raise SpecError("say how masks are drawn by one of keep_prob and design")
+        if not callable(getattr(task, "layout", None)):
+            raise SpecError(f"a store is made for the rows of a Task, not of {type(task).__name__}")
+        path = _as_path(path)
         if design is None:
             design = MaskDesign(keep_prob=keep_prob, seed=seed)
         task.prepare(resolve_device(device))
