@@ -144,7 +144,7 @@ def _source(
         return StoreRows(rows)
     if isinstance(rows, str | Path):
         return open_rows(rows)
-    if hasattr(rows, "row_ids"):
+    if not isinstance(rows, np.ndarray) and hasattr(rows, "row_ids"):
         return rows
     if np.ndim(rows) == 0:
         raise RegressionError(

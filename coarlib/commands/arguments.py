@@ -262,6 +262,9 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except CoarlibError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+    except MemoryError as error:
+        print(f"error: there is not enough memory: {printable(error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

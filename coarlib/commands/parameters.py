@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,10 @@ class Param(fastargs.Param):
     def read(self, value: object, source: str) -> Any:
         """Check a value; ArgumentError names ``source``, where it was given."""
         try:
-            return self.checker.check(value)
+            found = self.checker.check(value)
+            if isinstance(found, float) and math.isnan(found):
+                raise ValueError(value)
+            return found
         except (ValueError, TypeError, OverflowError) as error:
             wanted = self.checker.help()
             raise ArgumentError(f"{source} must be {wanted}, not {value!r}") from error

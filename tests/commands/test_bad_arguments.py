@@ -16,6 +16,7 @@ from paths import ROOT
 
 from coarlib.commands.__main__ import load
 from coarlib.commands.arguments import run
+from coarlib.commands.judge import evaluate
 
 TASK = f"{ROOT}/tests/zoo/linear_task.py:LinearTask"
 FIT = "--data.data_path=store --data.y_name=margins --data.num_train=40 --data.num_val=20 --cfg.k=1"
@@ -110,3 +111,23 @@ def test_nonsense_gets_one_sentence(folder, tmp_path, name):
             assert code in (0, 2), f"{case}: exit code {code}\n{errors}"
             lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
             assert len(lines) == (code == 2), f"{case}: {errors}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score_lds store attributions --rows 40:60 --resamples 999999999999999",
+        "status store --interval nan",
+        "run_regression store --y_name margins --out new --manual_max_lambda nan",
+        f"make_dataset store --task {TASK} --threads 99999999999",
+    ],
+)
+def test_numbers_that_are_none_or_too_large(folder, monkeypatch, line):
+    monkeypatch.chdir(folder)
+    name, *words = line.split()
+    code, errors = outcome(name, words)
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") <= 1
+
+
+def test_a_fraction_that_is_given_twice_counts_once():
+    assert evaluate._fractions("0.1,0.05,0.10") == [0.1, 0.05]

@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _fractions(text: str) -> list[float]:
     try:
-        return [float(word) for word in text.split(",")]
+        return list(dict.fromkeys(float(word) for word in text.split(",")))
     except ValueError as error:
         raise ArgumentError(
             f"--fractions must be numbers, comma-separated, not {text!r}"
