@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, RegressionError, TaskError, whole_number
@@ -85,8 +85,8 @@ def fill(
 
 
 def fit(
-    rows: Store | RowSource | str | Path | NDArray[Any],
-    outputs: NDArray[Any] | None = None,
+    rows: Store | RowSource | str | Path | ArrayLike,
+    outputs: ArrayLike | None = None,
     solver: str | Solver = "auto",
     *,
     held_out: int | None = None,
@@ -132,9 +132,7 @@ def fit(
     return fit_and_score(source, split, solver_of(solver, **options), how)
 
 
-def _source(
-    rows: Store | RowSource | str | Path | NDArray[Any], outputs: NDArray[Any] | None
-) -> RowSource:
+def _source(rows: Any, outputs: ArrayLike | None) -> RowSource:
     kept = isinstance(rows, Store | str | Path) or hasattr(rows, "row_ids")
     if kept and outputs is not None:
         raise RegressionError("outputs are given, but not as a pair with masks in memory")
@@ -144,8 +142,9 @@ def _source(
         return StoreRows(rows)
     if isinstance(rows, str | Path):
         return open_rows(rows)
-    if not isinstance(rows, np.ndarray) and hasattr(rows, "row_ids"):
-        return rows
+    if kept:
+        source: RowSource = rows
+        return source
     if np.ndim(rows) == 0:
         raise RegressionError(
             f"rows are a store, its path, or masks with outputs, not {type(rows).__name__}"
