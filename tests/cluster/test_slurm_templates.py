@@ -100,15 +100,15 @@ def test_cancel_then_resume(slurm, coar, tmp_path, project_root):
 
     write(2.0)
     coar("submit", plan)
+    jobs = json.loads((tmp_path / "store.jobs/jobs.jsonl").read_text().splitlines()[0])
+    last = f"{jobs['job']}_2"
+    slurm("scontrol", "hold", last)  # at once: on a slow machine its turn comes before the logs
     slurm.wait(lambda: len(Store.open(store).completed_rows()) >= 4, 60, "a first batch")
     second = coar("status", store)
     assert "fill" in second and "running" in second and "pending" in second
+    assert f"scontrol release {last}" in second
     shown = coar("logs", store)
     assert "rows 0 to 19" in shown and f"next: coar status {store}" in shown
-    jobs = json.loads((tmp_path / "store.jobs/jobs.jsonl").read_text().splitlines()[0])
-    last = f"{jobs['job']}_2"
-    slurm("scontrol", "hold", last)
-    assert f"scontrol release {last}" in coar("status", store)
     assert "cancelled" in coar("cancel", store)
     ended = coar("cancel", store)
     assert "no other job" in ended and f"next: coar status {store}" in ended
