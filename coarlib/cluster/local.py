@@ -144,5 +144,6 @@ def _run_steps(plan: Plan, number: int, stop: StopSignals, say: Callable[[str], 
             if process.returncode:
                 last = " ".join(tail(log, LINES_OF_ERROR))
                 raise ClusterError(f"the step {step.name} failed: {last} ({log})")
-        say(f"{step.name}: {(tail(log, 1) or ['done'])[0]}")
+        said = [line for line in tail(log, 2) if not line.startswith("next: ")]
+        say(f"{step.name}: {(said or ['done'])[-1]}")
     return True
