@@ -99,7 +99,8 @@ def test_examples_by_index_range_label_and_outcome():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"allowed_loss": "nan"}, "must be a number of at least 0, not nan"),
+        ({"allowed_loss": "nan"}, "must be a float, not 'nan'"),
+        ({"allowed_loss": "-0.5"}, "must be a number of at least 0, not -0.5"),
         ({"target": "eights"}, "'eights' names no examples: give indices"),
         ({"target": "3-"}, "'3-' names no examples"),
         ({"target": "2000"}, "2000 names none of the 856 examples"),
@@ -128,7 +129,8 @@ def edited_by(made, out, tmp_path, body, *more):
         "from coarlib.outputs import cross_entropy\n"
         f"class Own(DigitsBackdoorTask):\n    {body}\n"
     )
-    edit.main([*arguments(made, out, task=f"{file}:Own"), *more])
+    words = arguments(made, out, task=f"{file}:Own")
+    edit.main([*words, "--allow_other_task", *more])
     return json.loads((out / "edit.json").read_text())
 
 
@@ -154,6 +156,13 @@ def test_a_model_that_is_not_the_one_measured_is_not_saved(made, tmp_path):
     )
     with pytest.raises(ArgumentError, match="do not do what was measured"):
         edited_by(made, tmp_path / "edit", tmp_path, body)
+    assert not (tmp_path / "edit").exists()
+
+
+def test_ablations_of_activations_cannot_be_saved_as_weights(made, tmp_path):
+    settings = json.dumps({"model_path": str(made / "model.pt"), "ablate": "mean"})
+    with pytest.raises(ArgumentError, match="ablates by mean, which changes activations"):
+        edit.main([*arguments(made, tmp_path / "edit", task_args=settings), "--allow_other_task"])
     assert not (tmp_path / "edit").exists()
 
 

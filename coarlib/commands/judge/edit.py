@@ -100,7 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = component_task(args)
     attributions = Attributions.load(args.attributions)
     task.prepare(resolve_device(args.device))
-    check_made_for(attributions, task, args)
     key = output_of(task, args.output)
     shape = (len(task.component_set), task.num_examples)
     if attributions.weight.shape != shape:
@@ -108,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.attributions} holds attributions of {list(attributions.weight.shape)}, but "
             f"{args.task} has {shape[0]} components and {shape[1]} examples"
         )
+    check_made_for(attributions, task, args)
     if task.ablate not in FACTORS:
         raise ArgumentError(
             f"{args.task} ablates by {task.ablate}, which changes activations: no edited weights "
