@@ -44,7 +44,8 @@ ssize_t pwrite64(int fd, const void *b, size_t n, off_t o) {
 
 
 def worker_command(store, *more):
-    words = ["--expt.base_dir", store.path, "--expt.task", TASK, "--quiet", *more]
+    task = [] if "--expt.task" in more else ["--expt.task", TASK]
+    words = ["--expt.base_dir", store.path, *task, "--quiet", *more]
     return [sys.executable, "-m", "estimate.make_dataset", *map(str, words)]
 
 
