@@ -34,7 +34,7 @@ from coarlib.regression import (
     score_rows,
 )
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
-from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.solvers.prior import load_prior_scores
 from coarlib.regression.split import split_rows
 
 CEILING, KEEP = 0.775, 0.95
@@ -106,7 +106,7 @@ def main():
         total = len(source.row_ids) - args.held_out
         features = source.num_features
         counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]
-        scores = load_scores(args.scores, slice(args.targets)) if args.scores else None
+        scores = load_prior_scores(args.scores, slice(args.targets)) if args.scores else None
         table = measure(source, counts, np.arange(total, total + args.held_out), scores)
         results = {"features": features, "targets": source.num_targets, "table": table}
         wanted = table[-1]["least_squares"]

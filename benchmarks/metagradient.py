@@ -21,7 +21,7 @@ import reporting
 import torch
 from torch import nn
 
-from coarlib.baselines.examples import Examples, trak_scores
+from coarlib.baselines.examples import LabelledData, trak_scores
 from coarlib.history.queries import Queries
 from coarlib.metagradient import metagradients_of_seeds
 from coarlib.metagradient.smoothness import reweighted
@@ -83,7 +83,7 @@ def measure(name, made, inputs, targets):
     retraining = (time.process_time() - begun) / len(subsets)
     outputs = margins(models, inputs, targets).reshape(SUBSETS, RUNS, -1)
     full = train_many(made, [np.arange(count)] * 10, list(range(10)), "cpu")
-    train, test = Examples(made.inputs, made.targets), Examples(inputs, targets)
+    train, test = LabelledData(made.inputs, made.targets), LabelledData(inputs, targets)
     scores = {"trak:10": trak_scores(full, train, test, margin_log_sum_exp)}
     begun, seeds = time.process_time(), SEEDS[name]
     options = {"output": "log_odds", "out": f"out/metagradient/{name}", "removals": 6}

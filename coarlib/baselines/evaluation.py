@@ -25,7 +25,7 @@ from coarlib.progress import Progress
 from coarlib.scoring import bootstrap_interval, correlate
 
 BASELINES = ("leave_one_out", *METHODS, "random")
-KINDS: tuple[Literal["pearson", "spearman"], ...] = ("pearson", "spearman")
+SHOWN: tuple[Literal["pearson", "spearman"], ...] = ("pearson", "spearman")
 # Far from any seed that people give a design, so that these masks are none of the fit's.
 FRESH_SEED = 7_046_029_254_386_353_131
 
@@ -191,7 +191,7 @@ def _line(
     outputs: NDArray[Any],
 ) -> Line:
     values: dict[str, float] = {}
-    for kind in KINDS:
+    for kind in SHOWN:
         interval = bootstrap_interval(predicted, outputs, kind)
         values[kind] = float(np.nanmean(correlate(predicted, outputs, kind).r))
         values[f"{kind}_low"], values[f"{kind}_high"] = interval.low, interval.high

@@ -23,10 +23,9 @@ from coarlib.outputs import Output
 from coarlib.retraining.trainer import Loss
 
 __all__ = [
-    "Examples",
+    "LabelledData",
     "example_gradients",
     "gradient_similarity",
-    "random_scores",
     "require_traker",
     "trak_scores",
     "traker_scores",
@@ -36,21 +35,15 @@ _EXAMPLES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledData:
     """Inputs and targets, tensors [N, …]."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
 
 
-def random_scores(num_examples: int, num_targets: int, seed: int = 0) -> NDArray[np.float32]:
-    """Standard normal scores [N, T], a function of the seed."""
-    generator = np.random.Generator(np.random.Philox(seed))
-    return generator.standard_normal((num_examples, num_targets), dtype=np.float32)
-
-
 def example_gradients(
-    model: torch.nn.Module, function: Loss | Output, examples: Examples
+    model: torch.nn.Module, function: Loss | Output, examples: LabelledData
 ) -> torch.Tensor:
     """Gradient of ``function(model(x), y)`` of each example, float [N, P].
 
@@ -83,7 +76,11 @@ def example_gradients(
 
 
 def gradient_similarity(
-    models: Sequence[torch.nn.Module], train: Examples, test: Examples, loss: Loss, output: Output
+    models: Sequence[torch.nn.Module],
+    train: LabelledData,
+    test: LabelledData,
+    loss: Loss,
+    output: Output,
 ) -> NDArray[np.float32]:
     """How far a gradient step on each training example moves each output (TracIn-like).
 
@@ -100,8 +97,8 @@ def gradient_similarity(
 
 def trak_scores(
     models: Sequence[torch.nn.Module],
-    train: Examples,
-    test: Examples,
+    train: LabelledData,
+    test: LabelledData,
     output: Output,
     damping: float = 1.0,
 ) -> NDArray[np.float32]:
@@ -144,8 +141,8 @@ def require_traker() -> Any:
 
 def traker_scores(
     models: Sequence[torch.nn.Module],
-    train: Examples,
-    test: Examples,
+    train: LabelledData,
+    test: LabelledData,
     save_dir: str | Path,
     *,
     proj_dim: int = 512,
@@ -158,7 +155,7 @@ def traker_scores(
     ----------
     models : sequence of nn.Module
         Checkpoints; classifiers of images, on one device.
-    train, test : Examples
+    train, test : LabelledData
     save_dir : str or Path
         An empty directory for what traker keeps.
     proj_dim : int
@@ -209,7 +206,7 @@ def traker_scores(
 
 
 def _batches(
-    examples: Examples, size: int, device: torch.device
+    examples: LabelledData, size: int, device: torch.device
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     parts = zip(examples.inputs.split(size), examples.targets.split(size), strict=True)
     return [(inputs.to(device), targets.to(device)) for inputs, targets in parts]

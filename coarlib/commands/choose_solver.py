@@ -16,7 +16,7 @@ from coarlib.commands.arguments import Arguments
 from coarlib.commands.own_classes import solver_name
 from coarlib.errors import RegressionError
 from coarlib.regression.solvers import SOLVERS, Solver, solver_of
-from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.solvers.prior import load_prior_scores
 
 __all__ = ["AUTO", "FAST_L1", "check_fast_l1", "solver_for", "solver_from"]
 
@@ -87,7 +87,7 @@ def solver_from(args: Arguments, num_rows: int, num_features: int, targets: slic
     if "scores_cost" in given and "scores" not in given:
         raise RegressionError("--prior_passes says what --prior_scores cost, which are not given")
     if "scores" in given:
-        given |= load_scores(args.prior_scores, targets)
+        given |= load_prior_scores(args.prior_scores, targets)
         if args.prior_passes is not None:
             given["scores_cost"] = args.prior_passes
     return solver_of(name, **given)

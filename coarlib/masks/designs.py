@@ -25,7 +25,7 @@ _FIELDS_OF_KIND = {
     "leave_one_out": set(),
     "explicit": {"kept", "ablated"},
 }
-KINDS = tuple(_FIELDS_OF_KIND)
+DESIGNS = tuple(_FIELDS_OF_KIND)
 _BY_CLASS = ("stratified", "class_balanced")
 # Kinds whose rows have a number of features, and the two keys that can say it.
 _SIZED = {
@@ -95,8 +95,8 @@ def parse_design(content: object, where: str = "design") -> MaskDesign:
     if not isinstance(content, Mapping):
         raise SpecError(f"{where} must be an object such as {{'kind': 'bernoulli', …}}")
     kind = content.get("kind")
-    if kind not in KINDS:
-        raise SpecError(f"{where}.kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if kind not in DESIGNS:
+        raise SpecError(f"{where}.kind must be one of {', '.join(DESIGNS)}, not {kind!r}")
     allowed = COMMON_FIELDS | _FIELDS_OF_KIND[kind]
     for key in content:
         if key not in allowed:

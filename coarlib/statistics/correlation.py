@@ -22,6 +22,7 @@ from coarlib.statistics.kendall import kendall_of_ranks
 from coarlib.statistics.ranks import doubled_ranks
 
 __all__ = [
+    "CORRELATIONS",
     "Correlation",
     "Kind",
     "UndefinedCorrelationWarning",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Kind = Literal["spearman", "pearson", "kendall"]
+CORRELATIONS: tuple[Kind, ...] = get_args(Kind)
 _NAMED = 5
 _TARGETS_A_THREAD = 64
 

@@ -26,7 +26,7 @@ from coarlib.store.layout import (
     array_path,
     arrays_of,
 )
-from coarlib.store.spec import ArraySpec, Layout, StoreSpec, mask_width, spec_of_layout
+from coarlib.store.spec import ArraySpec, LayoutOfTask, StoreSpec, mask_width, spec_of_layout
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class HasLayout(Protocol):
     def prepare(self, device: torch.device) -> None:
         """Load what is measured."""
 
-    def layout(self) -> Layout:
+    def layout(self) -> LayoutOfTask:
         """Return the width of masks and the arrays of outputs."""
         ...
 

@@ -158,7 +158,7 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-class Layout(Protocol):
+class LayoutOfTask(Protocol):
     """What a store asks of a task's ``layout()``."""
 
     @property
@@ -173,13 +173,13 @@ class Layout(Protocol):
 
 
 def spec_of_layout(
-    layout: Layout, rows: int, design: MaskDesign | Mapping[str, Any], notes: str = ""
+    layout: LayoutOfTask, rows: int, design: MaskDesign | Mapping[str, Any], notes: str = ""
 ) -> StoreSpec:
     """Write the spec of a store that holds ``rows`` rows of a task.
 
     Parameters
     ----------
-    layout : Layout
+    layout : LayoutOfTask
         Shapes, names and dtypes, as the task's ``layout()`` gives them.
     rows : int
     design : MaskDesign or mapping

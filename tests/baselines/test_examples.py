@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from coarlib.baselines.components import random_scores
 from coarlib.baselines.examples import (
-    Examples,
+    LabelledData,
     example_gradients,
     gradient_similarity,
-    random_scores,
     trak_scores,
     traker_scores,
 )
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(70, 1, 4, 4, generator=GENERATOR)
 LABELS = (INPUTS.flatten(1) @ torch.randn(16, 3, generator=GENERATOR)).argmax(1)
-TRAIN, TEST = Examples(INPUTS[:60], LABELS[:60]), Examples(INPUTS[60:], LABELS[60:])
+TRAIN, TEST = LabelledData(INPUTS[:60], LABELS[:60]), LabelledData(INPUTS[60:], LABELS[60:])
 
 
 def model():
@@ -102,8 +102,8 @@ def test_traks_own_package_agrees_with_trak_without_projection(tmp_path):
     model = torch.nn.Linear(4, 3)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(60, 4, generator=generator)
-    examples = Examples(inputs, (inputs @ torch.randn(4, 3, generator=generator)).argmax(1))
-    test = Examples(examples.inputs[:7], examples.targets[:7])
+    examples = LabelledData(inputs, (inputs @ torch.randn(4, 3, generator=generator)).argmax(1))
+    test = LabelledData(examples.inputs[:7], examples.targets[:7])
     options = {"proj_dim": 2000, "lambda_reg": 0.01}
     theirs = traker_scores([model], examples, test, tmp_path, **options)
     ours = trak_scores([model], examples, test, margin_log_sum_exp, damping=0.1)
@@ -111,4 +111,4 @@ def test_traks_own_package_agrees_with_trak_without_projection(tmp_path):
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.99
 
 
-TWO = Examples(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))
+TWO = LabelledData(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))

@@ -11,7 +11,7 @@ from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gr
 from coarlib.commands.fit import gradient_scores
 from coarlib.errors import CoarlibError, ComponentError
 from coarlib.masks import MaskDesign, draw
-from coarlib.regression.solvers.prior import load_scores
+from coarlib.regression.solvers.prior import load_prior_scores
 
 TOLERANCE = 1e-4
 KEY = "test_margins"
@@ -107,7 +107,7 @@ def test_the_command_writes_scores_that_a_fit_reads(task, tmp_path, capsys):
     words = ["--scores.task", TASK, "--scores.out", str(out), "--scores.models", "3"]
     gradient_scores.main(words)
     assert "9 forward passes" in capsys.readouterr().out
-    found = load_scores(out)
+    found = load_prior_scores(out)
     assert found["scores_cost"] == 9
     masks = ablated_masks(len(task.component_set), 0.05, 3)
     assert np.allclose(found["scores"], mean_gradients(task, masks, KEY, quiet=True), atol=1e-5)

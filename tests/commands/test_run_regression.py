@@ -12,7 +12,7 @@ from coarlib.commands.store.verify import main as run_verify
 from coarlib.errors import ArgumentError, CoarlibError, TornRowError
 from coarlib.regression import Attributions, Moments, open_rows
 from coarlib.regression.moments.checkpoint import save_moments
-from coarlib.regression.solvers.prior import save_scores
+from coarlib.regression.solvers.prior import save_prior_scores
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.layout import ArrayFile
 from coarlib.store.spec import parse_spec
@@ -193,7 +193,7 @@ def test_options_of_a_file_reach_the_solver(tmp_path, capsys):
 def test_a_prior_costs_what_its_file_says(tmp_path, capsys, solver):
     weight = linear_store(tmp_path / "store")
     scores, groups = tmp_path / "scores.npz", np.zeros(12, np.int64)
-    save_scores(scores, weight, groups, 48)
+    save_prior_scores(scores, weight, groups, 48)
     base = [str(tmp_path / "store"), "--solver", solver, "--prior_scores"]
     main([*base, str(scores), "--out", str(tmp_path / "out")])
     assert "together 148" in capsys.readouterr().out

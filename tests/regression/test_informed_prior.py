@@ -18,7 +18,7 @@ from coarlib.regression import (
 )
 from coarlib.regression.dual import DualProblem
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
-from coarlib.regression.solvers.prior import learn_prior, load_scores, save_scores
+from coarlib.regression.solvers.prior import learn_prior, load_prior_scores, save_prior_scores
 from coarlib.regression.split import split_rows
 
 EXACT = 1e-9
@@ -124,10 +124,10 @@ def test_constant_targets_and_features_stay_zero(data):
 
 def test_auto_takes_the_guesses_into_account(data, tmp_path):
     rows, guess = data
-    save_scores(tmp_path / "scores.npz", guess, GROUPS, 9)
+    save_prior_scores(tmp_path / "scores.npz", guess, GROUPS, 9)
     source = ArrayRows(rows.masks, rows.outputs)
     lines = []
-    solver = Auto(**load_scores(tmp_path / "scores.npz"))
+    solver = Auto(**load_prior_scores(tmp_path / "scores.npz"))
     how = FitOptions(with_curve=True, say=lines.append)
     found = fit_and_score(source, split_rows(source, ROWS, 60), solver, how)
     assert found.summary["solver"] == "informed_prior"
@@ -139,13 +139,13 @@ def test_auto_takes_the_guesses_into_account(data, tmp_path):
 def test_files_of_scores(tmp_path, data):
     _, guess = data
     np.save(tmp_path / "s.npy", guess)
-    found = load_scores(tmp_path / "s.npy", slice(3, 5))
+    found = load_prior_scores(tmp_path / "s.npy", slice(3, 5))
     assert set(found) == {"scores"} and np.array_equal(found["scores"], guess[:, 3:5])
     np.save(tmp_path / "one.npy", guess[0])
     (tmp_path / "text").write_text("scores")
     for name in ("one.npy", "text", "absent.npz"):
         with pytest.raises(RegressionError, match=name):
-            load_scores(tmp_path / name)
+            load_prior_scores(tmp_path / name)
 
 
 def test_bad_scores_are_one_sentence(data):

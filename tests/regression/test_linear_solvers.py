@@ -15,7 +15,7 @@ from coarlib.errors import RegressionError
 from coarlib.regression import LeastSquares, Moments, Problem, Ridge, fit
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.solvers.least_squares import condition_number
-from coarlib.regression.solvers.leave_one_out import leave_one_out
+from coarlib.regression.solvers.leave_one_out import leave_one_out_errors
 from coarlib.regression.solvers.ridge_path import RidgePath, lambda_grid
 
 CLOSE = 2e-5  # float32 products in X'Y
@@ -280,7 +280,7 @@ def test_leave_one_out_errors_are_exact(noisy):
     grid = np.array([0.5, 0.05])
     source = ArrayRows(masks, outputs)
     problem = replace(problem, source=source)
-    ours = leave_one_out(RidgePath(problem), grid)
+    ours = leave_one_out_errors(RidgePath(problem), grid)
     x = (masks - problem.moments.mean_mask)[:, problem.active] / problem.scale
     for lam, errors in zip(grid, ours, strict=True):
         expected = np.zeros(7)

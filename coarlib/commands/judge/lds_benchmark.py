@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.baselines.examples import random_scores
+from coarlib.baselines.components import random_scores
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, Named
@@ -39,11 +39,11 @@ from coarlib.scoring import LDSResult, lds, masks_from_indices
 from coarlib.scoring.records import lds_record
 from coarlib.scoring.score_files import load_scores
 from coarlib.setups import load, shipped_file
+from coarlib.statistics.correlation import CORRELATIONS
 from coarlib.store import Store, initialize
 from coarlib.store.spec import load_spec
 
 SUFFIXES = {"full": "", "test": "_test"}
-KINDS = ("spearman", "pearson", "kendall")
 SETUP = "digits_subsets"
 SEED = 0  # of random scores
 
@@ -77,7 +77,7 @@ COMMAND = Command(
         "higher_is_better": common.flag(
             "no if a bank's outputs are losses", "bench.higher_is_better", default=True
         ),
-        "kind": _param("kind", Choice(KINDS), "of correlation", default="spearman"),
+        "kind": _param("kind", Choice(CORRELATIONS), "of correlation", default="spearman"),
         "resamples": _param(
             "resamples", Whole(1), "bootstrap resamples of the subsets", default=1000
         ),

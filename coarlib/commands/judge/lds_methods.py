@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.baselines.components import random_scores
 from coarlib.baselines.examples import (
-    Examples,
+    LabelledData,
     gradient_similarity,
-    random_scores,
     require_traker,
     trak_scores,
     traker_scores,
@@ -65,8 +65,8 @@ class DigitsMethods:
     def __init__(self, path: Path, task: Any, full_models: int, device: torch.device) -> None:
         self._path, self._full_models, self._device = path, full_models, device
         self._trainer: Trainer = task.trainer
-        self._train = Examples(self._trainer.inputs, self._trainer.targets)
-        self._test = Examples(*task.held_out())
+        self._train = LabelledData(self._trainer.inputs, self._trainer.targets)
+        self._test = LabelledData(*task.held_out())
         self._models: list[torch.nn.Module] = []
 
     def scores(self, name: str) -> NDArray[Any]:

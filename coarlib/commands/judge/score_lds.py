@@ -34,11 +34,11 @@ from coarlib.scoring.metrics import METRICS, evaluate
 from coarlib.scoring.records import comparison_record, write_lds
 from coarlib.scoring.rows import RowsLeftOutWarning, mean_over_runs
 from coarlib.scoring.score_files import load_scores
+from coarlib.statistics.correlation import CORRELATIONS
 from coarlib.store import Store
 from coarlib.store.added import store_of_output
 from coarlib.store.verify import refuse_torn
 
-KINDS = ("spearman", "pearson", "kendall")
 COMMAND = Command(
     "score_lds",
     __doc__,
@@ -69,7 +69,7 @@ COMMAND = Command(
             "where to write the result (.json; an .npz is put beside it)", "cfg.out"
         ),
         "kind": Param(
-            Choice(KINDS), "of correlation", default="spearman", also=("cfg.kind",)
+            Choice(CORRELATIONS), "of correlation", default="spearman", also=("cfg.kind",)
         ),
         "metric": Param(str, f"print this as well: {', '.join(METRICS)}"),
         "higher_is_better": common.flag(

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from coarlib.regression.problem import Problem, target_blocks
 from coarlib.regression.solvers.ridge_path import RidgePath
 
-__all__ = ["leave_one_out"]
+__all__ = ["leave_one_out_errors"]
 
 
-def leave_one_out(path: RidgePath, lams: NDArray[np.float64]) -> NDArray[np.float64]:
+def leave_one_out_errors(path: RidgePath, lams: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean squared leave-one-out errors.
 
     Parameters

@@ -20,7 +20,7 @@ from coarlib.files import whole_file
 from coarlib.loading import load_npy, load_npz
 from coarlib.regression.problem import Problem
 
-__all__ = ["Prior", "learn_prior", "load_scores", "save_scores"]
+__all__ = ["Prior", "learn_prior", "load_prior_scores", "save_prior_scores"]
 
 EM_STEPS = 40
 LEARNING_TARGETS = 1024  # more say nothing new about M variances and cost time
@@ -157,7 +157,7 @@ def _towards_groups(tau: torch.Tensor, groups: NDArray[np.int64], share: float) 
     return (1 - share) * tau + share * (sums / sizes.clamp_min(1))[index]
 
 
-def save_scores(
+def save_prior_scores(
     path: str | Path, scores: NDArray[Any], groups: NDArray[np.int64], forward_passes: float
 ) -> None:
     """Write scores [N, T], each feature's group [N] and the cost; whole or not at all."""
@@ -167,8 +167,8 @@ def save_scores(
         )
 
 
-def load_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, Any]:
-    """Read scores for a fit: what `save_scores` wrote, or an .npy [N, T] without groups.
+def load_prior_scores(path: str | Path, targets: slice = slice(None)) -> dict[str, Any]:
+    """Read scores for a fit: what `save_prior_scores` wrote, or an .npy [N, T] without groups.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution, target_blocks
 from coarlib.regression.solvers.base import Size, Solver
 from coarlib.regression.solvers.least_squares import LeastSquares, cholesky, nothing_varies
-from coarlib.regression.solvers.leave_one_out import leave_one_out
+from coarlib.regression.solvers.leave_one_out import leave_one_out_errors
 from coarlib.regression.solvers.ridge_path import (
     RidgePath,
     decomposition_work,
@@ -127,7 +127,7 @@ class Ridge(Solver):
         """The criterion, [L, T]."""
         problem, how = path.problem, self._criterion
         if how == "leave_one_out":
-            return leave_one_out(path, grid)
+            return leave_one_out_errors(path, grid)
         if how == "validation":
             if problem.validation is None:
                 raise RegressionError("ridge needs held-out rows to choose λ by them")
