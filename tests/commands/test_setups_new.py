@@ -11,7 +11,7 @@ from coarlib.regression.attributions import Attributions
 def test_the_template_runs_by_the_commands_it_prints(tmp_path, capsys):
     new_setup.main(["my_model", "--setup.dir", str(tmp_path)])
     printed = capsys.readouterr().out.replace("\\\n", " ")
-    commands = [line.split(None, 1)[1] for line in printed.splitlines() if "  coar " in line]
+    commands = [line.split(" coar ", 1)[1] for line in printed.splitlines() if " coar " in line]
     assert len(commands) == 5
     for command in commands:
         __main__.main(shlex.split(command))
