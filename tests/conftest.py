@@ -14,6 +14,27 @@ from coarlib.store.spec import parse_spec
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+REGISTRIES = {
+    "coarlib.ablation.ways.base": "ABLATIONS",
+    "coarlib.regression.solvers": "SOLVERS",
+    "coarlib.scoring.metrics": "METRICS",
+}
+
+
+@pytest.fixture(autouse=True)
+def registries_forget():
+    """What a test registers is known to that test alone."""
+    known = [
+        vars(sys.modules[module])[name]
+        for module, name in REGISTRIES.items()
+        if module in sys.modules
+    ]
+    before = [dict(registry) for registry in known]
+    yield
+    for registry, old in zip(known, before, strict=True):
+        registry.clear()
+        registry.update(old)
+
 
 @pytest.fixture
 def spec_content():
