@@ -35,7 +35,8 @@ demo: $(VENV)/.installed-report
 	$(PY) -m estimate.demo
 
 # Two halves side by side: much of the first one waits for a scheduler, a browser, a compiler.
-FIRST := tests/ablation tests/beton tests/cluster tests/docs
+FIRST := tests/ablation tests/baselines tests/beton tests/cluster tests/docs tests/history \
+  tests/interop tests/metagradient tests/path_kernel tests/report
 test: setup lint
 	@$(PY) -m pytest $(ARGS) $(FIRST) >$(VENV)/first-half.log 2>&1 & first=$$!; \
 	$(PY) -m pytest $(ARGS) $(FIRST:%=--ignore=%); second=$$?; \
