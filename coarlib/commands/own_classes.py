@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coarlib import ablation, setups
+from coarlib import setups
 from coarlib.errors import CoarlibError, RegressionError, TaskError
-from coarlib.regression import solvers
+
+if TYPE_CHECKING:
+    from coarlib.regression import solvers
 
 
 def solver_name(name: str) -> str:
@@ -26,6 +28,8 @@ def solver_name(name: str) -> str:
     """
     if not _says_a_class(name):
         return name
+    from coarlib.regression import solvers  # torch, which most commands do without
+
     kind: type[solvers.Solver] = _load(name, solvers.Solver, RegressionError)
     is_one = is_dataclass(kind) and hasattr(kind, "name")
     known = solvers.SOLVERS.get(getattr(kind, "name", ""))
@@ -47,6 +51,8 @@ def own_ablation(settings: Mapping[str, Any]) -> dict[str, Any]:
     ablate = settings.get("ablate")
     if not isinstance(ablate, str) or not _says_a_class(ablate):
         return dict(settings)
+    from coarlib import ablation
+
     kind = _load(ablate, ablation.Ablation, TaskError)
     return {**settings, "ablate": ablation.register(kind).name}
 
