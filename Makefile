@@ -34,9 +34,11 @@ $(VENV)/.installed-%: setup.py pyproject.toml | $(VENV)/.torch
 demo: $(VENV)/.installed-report
 	$(PY) -m estimate.demo
 
-# Two halves side by side: much of the first one waits for a scheduler, a browser, a compiler.
+# Two halves side by side, a thread each: much of the first one waits for a scheduler, a browser, a
+# compiler.
 FIRST := tests/ablation tests/baselines tests/beton tests/cluster tests/docs tests/history \
   tests/interop tests/metagradient tests/path_kernel tests/report
+test: export OMP_NUM_THREADS ?= 1
 test: setup lint
 	@$(PY) -m pytest $(ARGS) $(FIRST) >$(VENV)/first-half.log 2>&1 & first=$$!; \
 	$(PY) -m pytest $(ARGS) $(FIRST:%=--ignore=%); second=$$?; \
