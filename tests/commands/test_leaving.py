@@ -19,7 +19,7 @@ class Losses(MineTask):
     outputs = {"losses": outputs.cross_entropy}
 """
 PLAN = {"store": "planned", "spec": "mine/spec.json", "task": "mine/task.py", "rows_per_job": 200}
-TASK, HISTORY = "--task mine/task.py", "--setup digits --set num_train=40 --set num_steps=4"
+TASK, HISTORY = "--task mine/task.py", "--task digits --set num_train=40 --set num_steps=4"
 # A command, what it leaves its arguments in, and the command it names.
 STEPS = [
     ("new_setup mine", None, "components --task mine/task.py"),

@@ -108,9 +108,10 @@ def test_target_range(tmp_path, fit_args):
     ("changes", "message"),
     [
         ({"data__num_train": 95}, "100 completed rows"),
+        ({"data__target_start_ind": 1, "data__target_end_ind": 999}, "are not all in"),
         ({"data__target_start_ind": 3, "data__target_end_ind": 3}, "name no targets"),
         ({"data__target_start_ind": -1}, "name no targets"),
-        ({"data__target_start_ind": 50}, "is empty"),
+        ({"data__target_start_ind": 50}, "which has fewer"),
         ({"data__y_name": "margins"}, "no array 'margins'"),
         ({"cfg__k": 3}, "k must be 1"),
         ({"cfg__solver": "rigde"}, "did you mean 'ridge'"),

@@ -201,9 +201,15 @@ def fit(args: Arguments) -> None:
 
 def rows_of(args: Arguments) -> tuple[RowSource, Split]:
     """Open the rows that the arguments name, and split them in fitted and held-out ones."""
-    source = open_rows(args.store, args.x_name, args.y_name, target_range(args))
-    if source.num_targets == 0:
-        raise RegressionError("the range of targets is empty: the store has fewer")
+    targets = target_range(args)
+    source = open_rows(args.store, args.x_name, args.y_name, targets)
+    start = targets.start or 0
+    if not source.num_targets or source.num_targets < (targets.stop or 0) - start:
+        there = start + source.num_targets if source.num_targets else "fewer"
+        raise RegressionError(
+            f"targets {start}:{'' if targets.stop is None else targets.stop} are not all in "
+            f"{source.description}, which has {there} targets"
+        )
     total = len(source.row_ids)
     train, held = args.num_train, args.num_val
     if args.held_out is not None and not 0 < args.held_out < 1:

@@ -1,6 +1,6 @@
 """Explain predictions of a recorded run by training samples, tensors and steps (ExPLAIND).
 
-coar explain out/digits_path/history --setup digits --out out/digits_path/explanation
+coar explain out/digits_path/history --task digits --out out/digits_path/explanation
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw loss and accuracy along a recorded training run, on training and held-out samples.
 
-coar plot_history out/digits_path/history --setup digits --out out/digits_path/plots
+coar plot_history out/digits_path/history --task digits --out out/digits_path/plots
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train a set-up and record its history (ExPLAIND); run it again to go on after a stop.
 
-coar record_history out/digits_path/history --setup digits --set num_steps=100
+coar record_history out/digits_path/history --task digits --set num_steps=100
 """
 
 from __future__ import annotations

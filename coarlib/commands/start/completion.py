@@ -23,7 +23,7 @@ COMMAND = Command(
 BASH = """_coar() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words=
   if [ "$COMP_CWORD" = 1 ]; then words="{commands} --help --version"
-  elif [ "$before" = --task ] || [ "$before" = --setup ]; then words="{setups}"
+  elif [ "$before" = --task ]; then words="{setups}"
   elif [ "${{word#-}}" != "$word" ]; then
     case "${{COMP_WORDS[1]}}" in
 {cases}
