@@ -58,7 +58,7 @@ def in_child(act):
         return number
     code = 1
     try:
-        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork: a parallel loop would hang
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         act()
         code = 0
     finally:
