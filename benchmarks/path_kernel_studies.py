@@ -24,12 +24,13 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from coarlib import plots
 from coarlib.ablation import WeightAblation, find_components
 from coarlib.history import TrainingLoss, open_run
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.setups import train_with_history
 from coarlib.path_kernel import explain
-from coarlib.path_kernel.studies import component_scores, layer_kernels, pruning_curves, similarity
+from coarlib.path_kernel.studies import component_scores, pruning_curves, similarity
 from coarlib.regression import Moments, fit
 from coarlib.scoring import lds
 from estimate.digits_path.setup import DigitsPath
@@ -166,13 +167,7 @@ def alike(found, labels):
     same = np.equal.outer(labels.numpy(), labels.numpy())
     apart = ~np.eye(len(labels), dtype=bool)
     nearest = np.where(apart, cosines, -2).argmax(1)
-    figure = Figure(figsize=(4.4, 3.6))
-    axis = figure.subplots()
-    image = axis.imshow(cosines[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
-    axis.set_xlabel("held-out digit, by class")
-    axis.set_ylabel("held-out digit, by class")
-    figure.colorbar(image, label="cosine of attribution vectors")
-    save(figure, "digits_similarity")
+    save(plots.kernel_similarity(found, order, "held-out digit, by class"), "digits_similarity")
     row = {
         "within a class": float(cosines[same & apart].mean()),
         "between classes": float(cosines[~same].mean()),
@@ -184,17 +179,8 @@ def alike(found, labels):
 
 def draw_kernels(found, train_labels, test_labels):
     rows, columns = (labels.argsort(stable=True).numpy() for labels in (test_labels, train_labels))
-    kernels = {n: v for n, v in layer_kernels(found).items() if n.endswith("weight")}
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    for axis, (name, values) in zip(figure.subplots(1, len(kernels)), kernels.items(), strict=True):
-        shown = values[np.ix_(rows, columns)]
-        limit = np.percentile(np.abs(shown), 99)
-        image = axis.imshow(shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(name)
-        axis.set_xlabel("training digit, by class")
-        axis.set_ylabel("held-out digit, by class")
-        figure.colorbar(image, ax=axis, label="contribution to the label's logit")
-    save(figure, "digits_kernels")
+    names = [name for name in found.about["tensors"] if name.endswith("weight")]
+    save(plots.layer_kernels(found, (rows, columns), names), "digits_kernels")
 
 
 def save(figure, name):

@@ -19,6 +19,7 @@ FLOORS = [
     {"scoring", "inputs"},
     {"regression"},
     {"baselines", "editing", "path_kernel", "metagradient", "cluster"},
+    {"plots"},
     {"interop", "report"},
     {"api"},
     {"commands"},

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from coarlib.report import plots
+from coarlib import plots
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.markup import Section, figure, number, sentence, table
 from coarlib.report.payload import spread_out

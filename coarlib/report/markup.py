@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from coarlib.report.style import INK, pyplot
+from coarlib.plots.style import INK, pyplot
 
 __all__ = ["Section", "facts_table", "figure", "inline_svg", "number", "sentence", "table"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.plots.style import pyplot
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
 from coarlib.report.notes import Notes
 from coarlib.report.strongest import Nearest, Strongest
-from coarlib.report.style import pyplot
 
 __all__ = ["explorer_data", "pack", "pack_scaled", "spread_out"]
 

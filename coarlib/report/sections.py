@@ -6,8 +6,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from coarlib import plots
 from coarlib.regression import Attributions
-from coarlib.report import plots
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen

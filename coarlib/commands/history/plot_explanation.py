@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from coarlib import plots
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, run
 from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.errors import HistoryError
 from coarlib.path_kernel import Decomposition
-from coarlib.path_kernel.studies import balance, influence_over_steps, layer_kernels, similarity
+from coarlib.plots.style import save_png
 
 COMMAND = Command(
     "plot_explanation",
@@ -35,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(args.out or common.beside(args.explanation, "plots"))
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[Decomposition], Any]] = {
-        "influence_over_steps": _influence,
-        "balance": _balance,
-        "layer_kernels": _kernels,
-        "similarity": _similarity,
+        "influence_over_steps": plots.influence_over_steps,
+        "balance": plots.source_balance,
+        "layer_kernels": plots.layer_kernels,
+        "similarity": plots.kernel_similarity,
     }
     drawn = []
     for name, draw in figures.items():
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             figure = draw(found)
         except HistoryError:  # an axis that was not asked for
             continue
-        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+        save_png(figure, folder / f"{name}.png")
         drawn.append(f"{name}.png")
     if not drawn:
         raise HistoryError(
@@ -56,70 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"drew {', '.join(drawn)} in {folder}")
     keep_arguments(args, folder)
     print(next_step("report", args.explanation))
-
-
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _influence(found: Decomposition) -> Any:
-    values = influence_over_steps(found)
-    names = found.about["tensors"]
-    figure, (axis,) = _figure(8, 1 + 0.3 * len(names))
-    first, last = found.about["first"], found.about["last"]
-    image = axis.imshow(
-        np.log10(values + 1e-12 * values.max()),
-        aspect="auto",
-        extent=(first, last, len(names) - 0.5, -0.5),
-        interpolation="nearest",
-    )
-    axis.set_yticks(range(len(names)), names)
-    axis.set_xlabel("update at which the gradient was taken")
-    figure.colorbar(image, label="log10 mean |contribution|")
-    return figure
-
-
-def _balance(found: Decomposition) -> Any:
-    weighed = balance(found)
-    first, last = found.about["first"], found.about["last"]
-    figure, axes = _figure(10, 3.5, 2)
-    for axis, curves, title in zip(
-        axes, (weighed.signed, weighed.absolute), ("signed", "absolute"), strict=True
-    ):
-        for source, curve in curves.items():
-            if curve.any():
-                steps = np.linspace(first, last, len(curve) + 1)[1:]
-                axis.plot(steps, curve, label=source.replace("_", " "))
-        axis.set_title(f"cumulative contributions, {title}")
-        axis.set_xlabel("update")
-        axis.legend()
-    return figure
-
-
-def _kernels(found: Decomposition) -> Any:
-    kernels = layer_kernels(found)
-    figure, axes = _figure(3.2 * len(kernels), 3, len(kernels))
-    for axis, (name, values) in zip(axes, kernels.items(), strict=True):
-        limit = np.abs(values).max() or 1.0
-        axis.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(name, fontsize=8)
-        axis.set_xlabel("training sample")
-    axes[0].set_ylabel("test point")
-    return figure
-
-
-def _similarity(found: Decomposition) -> Any:
-    vectors = np.asarray(found.by("sample"))
-    figure, (axis,) = _figure(4.5, 4)
-    cosines = similarity(vectors.reshape(len(vectors), -1))
-    image = axis.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-    axis.set_xlabel("test point")
-    axis.set_ylabel("test point")
-    figure.colorbar(image, label="cosine of attribution vectors")
-    return figure
 
 
 if __name__ == "__main__":

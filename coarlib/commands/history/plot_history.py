@@ -15,6 +15,8 @@ from coarlib.commands.leaving import keep_arguments
 from coarlib.devices import resolve_device
 from coarlib.history import open_run
 from coarlib.path_kernel.studies import training_curve
+from coarlib.plots import training_curves
+from coarlib.plots.style import save_png
 
 COMMAND = Command(
     "plot_history",
@@ -31,26 +33,17 @@ COMMAND = Command(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate kept states and draw."""
-    from matplotlib.figure import Figure
-
     args = COMMAND.parse(argv)
     setup, device = build(args), resolve_device(args.device)
     train = setup.train_samples()
     recorded = open_run(args.history, setup.model().to(device), setup.loss(), train)
-    figure = Figure(figsize=(10, 3.2))
-    left, right = figure.subplots(1, 2)
+    curves = {}
     for name, samples in (("training", train), ("held-out", setup.test_samples())):
         curve = training_curve(recorded, *samples, points=args.points)
-        left.plot(curve.steps, curve.accuracy, label=name)
-        right.plot(curve.steps, curve.loss, label=name)
-    left.set_ylabel("accuracy")
-    right.set_ylabel("loss")
-    for axis in (left, right):
-        axis.set_xlabel("update")
-        axis.legend()
+        curves[name] = (curve.steps, curve.accuracy, curve.loss)
     folder = Path(args.out or common.beside(args.history, "plots"))
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "training.png", dpi=120, bbox_inches="tight")
+    save_png(training_curves(curves), folder / "training.png")
     print(f"drew training.png in {folder}")
     keep_arguments(args, folder / "training.png")
     print(explain_next(args))

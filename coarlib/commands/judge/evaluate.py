@@ -31,8 +31,8 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, ComponentError, ScoringError
 from coarlib.files import whole_file
 from coarlib.loading import load_npz
+from coarlib.plots import plot_against_fraction
 from coarlib.regression.attributions import Attributions
-from coarlib.report.plots import plot_against_fraction
 
 COMMAND = Command(
     "evaluate",

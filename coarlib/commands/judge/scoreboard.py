@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = ", ".join((*SUFFIXES, *FIGURES))
         raise ArgumentError(f"--out must end in one of {known}, not {args.out}")
     if path.suffix in FIGURES:
-        from coarlib.report.plots import scoreboard
+        from coarlib.plots import scoreboard
 
         figure = scoreboard(board)
         with whole_file(path) as file:

@@ -31,8 +31,8 @@ from coarlib.commands.fit import run_regression
 from coarlib.commands.leaving import next_step
 from coarlib.commands.store import initialize_store, write_dataset
 from coarlib.errors import SetupError
+from coarlib.plots import Explained, plot_attributions
 from coarlib.regression.attributions import Attributions
-from coarlib.report.plots import Explained, plot_attributions
 from coarlib.scoring import bootstrap_interval, correlate
 from coarlib.setups import load, names, shipped_file
 from coarlib.store import Store

@@ -1,8 +1,4 @@
-"""Every figure of the report as a function that returns a matplotlib figure.
-
-Save one for a paper with ``figure.savefig("figure.pdf")``: vector, fonts embedded, colours that
-colour-blind readers can tell apart.
-"""
+"""Figures of several parts, and figures written as PNG."""
 
 from __future__ import annotations
 
@@ -13,50 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.report.attribution_figures import (
-    Explained,
-    attribution_bars,
-    contribution_over_steps,
-    draw_bars,
-    draw_image,
-    layer_map,
-    nearest_examples,
-)
-from coarlib.report.data_figures import (
-    lds_distribution,
-    mask_balance,
-    outputs_under_masks,
-    scoreboard,
-)
-from coarlib.report.fit_figures import (
-    correlation_against_fraction,
-    correlation_histogram,
-    draw_correlations,
-    learning_curve,
-    predicted_against_true,
-    ranked_correlations,
-)
-from coarlib.report.style import save_png, styled
+from coarlib.plots.attribution_figures import Explained, draw_bars, draw_image
+from coarlib.plots.fit_figures import correlation_against_fraction, draw_correlations
+from coarlib.plots.style import save_png, styled
 
-__all__ = [
-    "Explained",
-    "attribution_bars",
-    "attribution_panels",
-    "contribution_over_steps",
-    "correlation_against_fraction",
-    "correlation_histogram",
-    "layer_map",
-    "lds_distribution",
-    "learning_curve",
-    "mask_balance",
-    "nearest_examples",
-    "outputs_under_masks",
-    "plot_against_fraction",
-    "plot_attributions",
-    "predicted_against_true",
-    "ranked_correlations",
-    "scoreboard",
-]
+__all__ = ["attribution_panels", "plot_against_fraction", "plot_attributions"]
 
 
 def attribution_panels(

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coarlib.errors import SetupError
+import numpy as np
+
+from coarlib.errors import ArgumentError, SetupError
 from coarlib.files import whole_file
 
 # Okabe & Ito (2008).
 COLOURS = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 HELPS, HURTS = "#0072B2", "#D55E00"
+# Perceptually even, and readable by colour-blind readers: blue to orange, dark to bright.
+DIVERGING, SEQUENTIAL = "PuOr", "cividis"
 LINE_STYLES = ("-", "--", ":", "-.")
 DOTS_PER_INCH = 150
 # All that is neither data nor paper; a shade of its own, so that the report can tell it apart
@@ -65,6 +69,38 @@ def styled() -> Iterator[Any]:
     plt = pyplot()
     with plt.rc_context(STYLE):
         yield plt
+
+
+@contextmanager
+def drawn_on(axes: Any, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+    """Give ``axes`` with their figure under the house style, or new ones of ``size`` inches."""
+    with styled() as plt:
+        if axes is None:
+            _, axes = plt.subplots(figsize=size)
+        yield axes.get_figure(), axes
+
+
+@contextmanager
+def panels_on(
+    axes: Any, lines: int, columns: int, size: tuple[float, float], **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Give a figure with a grid [lines, columns] of axes, new or made of the given ones.
+
+    Raises
+    ------
+    ArgumentError
+        If too few axes are given; further ones are left alone.
+    """
+    with styled() as plt:
+        if axes is None:
+            figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, **options)
+        else:
+            flat, wanted = np.asarray(axes, dtype=object).ravel(), lines * columns
+            if len(flat) < wanted:
+                raise ArgumentError(f"this figure has {wanted} panels, but got {len(flat)} axes")
+            grid = flat[:wanted].reshape(lines, columns)
+            figure = flat[0].get_figure()
+        yield figure, grid
 
 
 def line_style(at: int) -> dict[str, str]:

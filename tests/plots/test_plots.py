@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from coarlib import plots
 from coarlib.errors import SetupError
-from coarlib.report import plots
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.report.style import HELPS, HURTS, INK, line_style, styled
+from coarlib.plots.style import HELPS, HURTS, INK, drawn_on, line_style, panels_on
 
 __all__ = [
     "Explained",
@@ -55,6 +55,7 @@ def attribution_bars(
     image: NDArray[Any] | None = None,
     title: str = "",
     output: str = "output",
+    axes: Any = None,
 ) -> Any:
     """Draw the strongest features of one example as bars, with its image beside them.
 
@@ -66,20 +67,20 @@ def attribution_bars(
         Half-widths of intervals.
     image : array [H, W] or [H, W, 3], optional
     title, output : str
+    axes : matplotlib.axes.Axes, or two where there is an image, optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    with styled() as plt:
-        height = 0.8 + 0.26 * len(names)
-        if image is None:
-            figure, bars = plt.subplots(figsize=(5.5, height))
-        else:
-            figure, (picture, bars) = plt.subplots(
-                1, 2, figsize=(7.4, max(height, 2)), width_ratios=[1.4, 4]
-            )
-            draw_image(picture, image)
+    height = 0.8 + 0.26 * len(names)
+    shape = (1, (5.5, height)) if image is None else (2, (7.4, max(height, 2)))
+    ratios: dict[str, Any] = {} if image is None else {"width_ratios": [1.4, 4]}
+    with panels_on(axes, 1, *shape, **ratios) as (figure, grid):
+        bars = grid[0][-1]
+        if image is not None:
+            draw_image(grid[0][0], image)
         extent = np.append(weights, 0)
         draw_bars(bars, names, weights, errors, (1.2 * extent.min(), 1.2 * extent.max()))
         bars.set(xlabel=f"change of the {output} when kept", title=title)
@@ -117,7 +118,14 @@ def draw_bars(
     axes.set_axisbelow(True)
 
 
-def layer_map(values: NDArray[Any], layers: Sequence[str], columns: Sequence[str]) -> Any:
+def layer_map(
+    values: NDArray[Any],
+    layers: Sequence[str],
+    columns: Sequence[str],
+    *,
+    output: str = "output",
+    axes: Any = None,
+) -> Any:
     """Draw the mean absolute attribution of each layer (rows) for each group of targets (columns).
 
     Parameters
@@ -125,29 +133,37 @@ def layer_map(values: NDArray[Any], layers: Sequence[str], columns: Sequence[str
     values : float [L, C]
     layers : sequence of L str
     columns : sequence of C str
+    output : str
+        What the attributions are changes of.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    with styled() as plt:
-        size = (2.6 + 0.45 * len(columns), 1.2 + 0.22 * len(layers))
-        figure, axes = plt.subplots(figsize=(min(size[0], 10), min(size[1], 14)))
-        mesh = axes.pcolormesh(np.asarray(values, float), cmap="cividis", vmin=0)
+    size = min(2.6 + 0.45 * len(columns), 10), min(1.2 + 0.22 * len(layers), 14)
+    with drawn_on(axes, size) as (figure, panel):
+        mesh = panel.pcolormesh(np.asarray(values, float), cmap="cividis", vmin=0)
         step = max(1, len(layers) // 60)
-        axes.set_yticks(np.arange(0.5, len(layers), step), list(layers)[::step])
+        panel.set_yticks(np.arange(0.5, len(layers), step), list(layers)[::step])
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         wide = len(columns) > 1 and max(map(len, columns)) > LETTERS_A_COLUMN
-        axes.set_xticks(np.arange(0.5, len(columns)), columns, **(slanted if wide else {}))
-        axes.tick_params(length=0)
-        axes.invert_yaxis()
-        axes.set_xlabel("class of the examples" if len(columns) > 1 else "")
-        figure.colorbar(mesh, ax=axes, label="mean |attribution|")
+        panel.set_xticks(np.arange(0.5, len(columns)), columns, **(slanted if wide else {}))
+        panel.tick_params(length=0)
+        panel.invert_yaxis()
+        panel.set_xlabel("class of the examples" if len(columns) > 1 else "")
+        figure.colorbar(mesh, ax=panel, label=f"mean |change| of the {output}")
         return figure
 
 
 def nearest_examples(
-    images: NDArray[Any], queries: Sequence[int], neighbours: NDArray[Any], cosines: NDArray[Any]
+    images: NDArray[Any],
+    queries: Sequence[int],
+    neighbours: NDArray[Any],
+    cosines: NDArray[Any],
+    *,
+    axes: Any = None,
 ) -> Any:
     """Draw examples (left) and those whose attributions are most alike.
 
@@ -157,17 +173,15 @@ def nearest_examples(
     queries : sequence of Q int
     neighbours : int [Q, K]
     cosines : float [Q, K]
+    axes : matplotlib.axes.Axes [Q, K + 1], optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    with styled() as plt:
-        width = neighbours.shape[1] + 1
-        shape = len(queries), width
-        figure, grid = plt.subplots(
-            *shape, figsize=(1.1 * width, 1.3 * len(queries)), squeeze=False
-        )
+    lines, width = len(queries), neighbours.shape[1] + 1
+    with panels_on(axes, lines, width, (1.1 * width, 1.3 * lines)) as (figure, grid):
         for line, query in enumerate(queries):
             draw_image(grid[line][0], images[query], f"{query}")
             for at, (other, cosine) in enumerate(zip(neighbours[line], cosines[line], strict=True)):
@@ -175,7 +189,13 @@ def nearest_examples(
         return figure
 
 
-def contribution_over_steps(steps: NDArray[Any], contributions: Mapping[str, NDArray[Any]]) -> Any:
+def contribution_over_steps(
+    steps: NDArray[Any],
+    contributions: Mapping[str, NDArray[Any]],
+    *,
+    output: str = "output",
+    axes: Any = None,
+) -> Any:
     """Draw how a prediction builds up over training steps.
 
     Parameters
@@ -184,16 +204,19 @@ def contribution_over_steps(steps: NDArray[Any], contributions: Mapping[str, NDA
         First update of each entry.
     contributions : mapping of name to float [S]
         What the updates added to an output; drawn as running sums.
+    output : str
+        What was explained, with its unit.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    with styled() as plt:
-        figure, axes = plt.subplots(figsize=(7, 3.2))
+    with drawn_on(axes, (7, 3.2)) as (figure, panel):
         for at, (name, values) in enumerate(contributions.items()):
-            axes.plot(steps, np.cumsum(values), label=name, lw=1.3, **line_style(at))
-        axes.axhline(0, color=INK, lw=0.5)
-        axes.set(xlabel="update", ylabel="contribution so far")
-        axes.legend()
+            panel.plot(steps, np.cumsum(values), label=name, lw=1.3, **line_style(at))
+        panel.axhline(0, color=INK, lw=0.5)
+        panel.set(xlabel="update of training", ylabel=f"contribution to the {output} so far")
+        panel.legend()
         return figure

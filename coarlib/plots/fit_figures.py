@@ -1,0 +1,293 @@
+"""Figures of how well attributions predict: correlations, scatter, fractions, learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style, panels_on
+
+__all__ = [
+    "correlation_against_fraction",
+    "correlation_histogram",
+    "draw_correlations",
+    "learning_curve",
+    "method_distributions",
+    "predicted_against_true",
+    "ranked_correlations",
+]
+
+COLUMNS = 3
+
+
+def correlation_histogram(
+    correlations: Mapping[str, NDArray[Any]], of_what: str = "examples", *, axes: Any = None
+) -> Any:
+    """Draw the distribution over targets of each method's correlation.
+
+    Parameters
+    ----------
+    correlations : mapping of method to float [T]
+        NaN where undefined.
+    of_what : str
+        What the targets are.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with drawn_on(axes, (7, 3.2)) as (figure, panel):
+        draw_correlations(panel, correlations)
+        panel.set_ylabel(f"number of {of_what}")
+        return figure
+
+
+def draw_correlations(axes: Any, correlations: Mapping[str, NDArray[Any]]) -> None:
+    """Draw histograms of correlations, each with its name and mean, into ``axes``."""
+    finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in correlations.items()}
+    low = min((float(values.min()) for values in finite.values() if values.size), default=0.0)
+    bins = np.linspace(min(low, 0), 1, 81)
+    for at, (method, values) in enumerate(finite.items()):
+        style = line_style(at)
+        mean = float(values.mean()) if values.size else 0.0
+        counts, _, _ = axes.hist(values, bins, color=style["color"], alpha=0.35)
+        axes.hist(values, bins, histtype="step", lw=1.4, **style)
+        axes.annotate(
+            f"{method}\nmean {mean:.2f}" if values.size else f"{method}: undefined",
+            (mean, float(np.max(counts))),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontweight="bold",
+        )
+    axes.margins(y=0.3)
+    axes.set(
+        xlabel="correlation of predicted and true output over held-out rows",
+        ylabel="number of test examples",
+        xlim=(bins[0], 1),
+    )
+
+
+def method_distributions(
+    correlations: Mapping[str, NDArray[Any]],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    of_what: str = "unseen rows",
+    axes: Any = None,
+) -> Any:
+    """Draw each method's correlations over targets as a shape, its mean and interval as a mark.
+
+    Parameters
+    ----------
+    correlations : mapping of method to float [T]
+        NaN where undefined; the first method is drawn in colour.
+    intervals : mapping of method to (low, high), optional
+        Of the means.
+    of_what : str
+        What was predicted.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in correlations.items()}
+    low = min((float(values.min()) for values in finite.values() if values.size), default=0.0)
+    bins = np.linspace(min(low, 0), 1, 61)
+    middle = (bins[1:] + bins[:-1]) / 2
+    with drawn_on(axes, (6.4, 0.9 + 0.62 * len(finite))) as (figure, panel):
+        for at, (name, values) in enumerate(finite.items()):
+            place = len(finite) - 1 - at
+            if not values.size:
+                continue
+            share = np.histogram(values, bins)[0].astype(float)
+            colour = HELPS if at == 0 else COLOURS[2]
+            tall = place + 0.72 * share / share.max()
+            panel.fill_between(middle, place, tall, step="mid", color=colour, alpha=0.45, lw=0)
+            mean = float(values.mean())
+            ends = (intervals or {}).get(name, (np.nan, np.nan))
+            panel.plot(ends, [place, place], color=INK, lw=3, solid_capstyle="butt")
+            panel.plot(mean, place, "o", color=INK, ms=4.5)
+            said = f"{mean:.2f}"
+            panel.annotate(said, (1.02, place), va="center", weight="bold", annotation_clip=False)
+        panel.axvline(0, color=INK, lw=0.5)
+        panel.set_yticks(range(len(finite)), list(finite)[::-1])
+        panel.tick_params(axis="y", length=0)
+        panel.spines["left"].set_visible(False)
+        panel.set(xlim=(bins[0], 1), ylim=(-0.25, len(finite)))
+        panel.set_xlabel(f"correlation of predicted and measured output over {of_what}")
+        return figure
+
+
+def ranked_correlations(
+    pearson: NDArray[Any],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    shown: int = 200,
+    *,
+    axes: Any = None,
+) -> Any:
+    """Draw each target's held-out correlation with its interval, in ascending order.
+
+    Parameters
+    ----------
+    pearson, low, high : float [T]
+    shown : int
+        At most so many targets, evenly spaced in the order.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    order = np.argsort(pearson)[: int(np.isfinite(pearson).sum())]
+    picked = np.unique(np.linspace(0, max(len(order) - 1, 0), min(shown, len(order))).round())
+    places = picked.astype(np.int64)
+    chosen = order[places]
+    with drawn_on(axes, (7, 3.2)) as (figure, panel):
+        share = 100 * (places + 0.5) / max(len(order), 1)
+        panel.vlines(share, low[chosen], high[chosen], color=COLOURS[6], lw=1.2)
+        panel.plot(share, pearson[chosen], ".", color=HELPS, ms=4)
+        panel.axhline(0, color=INK, lw=0.5)
+        panel.set(xlabel="percentile of targets", ylabel="held-out correlation, 95% interval")
+        return figure
+
+
+def predicted_against_true(
+    predicted: NDArray[Any],
+    true: NDArray[Any],
+    titles: Sequence[str],
+    most_points: int = 400,
+    *,
+    output: str = "output",
+    axes: Any = None,
+) -> Any:
+    """Draw predicted against measured outputs, a panel a target, with the line of equality.
+
+    Parameters
+    ----------
+    predicted, true : float [K, P]
+        Held-out rows of P targets.
+    titles : sequence of P str
+    most_points : int
+        Points of a panel; evenly spaced rows where there are more.
+    output : str
+        What is predicted, with its unit.
+    axes : matplotlib.axes.Axes [P], optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    panels = len(titles)
+    rows = np.linspace(0, len(true) - 1, min(len(true), most_points)).astype(np.int64)
+    lines = 1 if axes is not None else -(-panels // COLUMNS)
+    wide = panels if axes is not None else min(COLUMNS, panels)
+    with panels_on(axes, lines, wide, (2.5 * wide, 2.6 * lines)) as (figure, grid):
+        for panel in grid.ravel()[panels:]:
+            panel.set_visible(False)
+        for at, (panel, title) in enumerate(zip(grid.ravel(), titles, strict=False)):
+            p, y = predicted[rows, at], true[rows, at]
+            bounds = float(min(p.min(), y.min())), float(max(p.max(), y.max()))
+            panel.plot(bounds, bounds, color=INK, lw=0.6)
+            panel.plot(p, y, ".", ms=3, color=HELPS, alpha=0.6, mew=0)
+            panel.set_title(title)
+        for panel in grid[-1]:
+            panel.set_xlabel(f"predicted {output}")
+        for panel in grid[:, 0]:
+            panel.set_ylabel(f"measured {output}")
+        return figure
+
+
+def correlation_against_fraction(
+    fractions: Sequence[float],
+    means: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    trained_at: float | None = None,
+    title: str = "",
+    axes: Any = None,
+) -> Any:
+    """Draw mean correlation against the ablated fraction α, one line a method.
+
+    Parameters
+    ----------
+    fractions : sequence of float
+    means, intervals : mapping of method to one entry a fraction
+        A method without intervals is drawn as a line alone.
+    trained_at : float, optional
+        The α of the rows that were fitted; marked by a vertical line.
+    title : str
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with drawn_on(axes, (6.4, 4)) as (figure, panel):
+        for at, (method, values) in enumerate(means.items()):
+            style = line_style(at)
+            panel.plot(fractions, values, marker="o", ms=4, label=method, **style)
+            if method in intervals:
+                low, high = np.transpose(intervals[method])
+                panel.fill_between(fractions, low, high, color=style["color"], alpha=0.2, lw=0)
+        if trained_at is not None:
+            panel.axvline(trained_at, color=INK, lw=0.8, ls=":")
+            panel.annotate(
+                "fitted here", (trained_at, panel.get_ylim()[0]), fontsize=8, rotation=90
+            )
+        panel.axhline(0, color=INK, lw=0.5)
+        panel.set(xlabel="ablated fraction α", ylabel="mean correlation over targets", title=title)
+        panel.legend()
+        return figure
+
+
+def learning_curve(
+    num_rows: NDArray[Any],
+    mean: NDArray[Any],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    predicted: tuple[float, float] | None = None,
+    *,
+    axes: Any = None,
+) -> Any:
+    """Draw held-out correlation against the number of rows of the fit.
+
+    Parameters
+    ----------
+    num_rows, mean, low, high : float [P]
+        Means over targets with their intervals.
+    predicted : (rows, correlation), optional
+        What more rows are expected to give; drawn as an open circle.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with drawn_on(axes, (6.4, 3.4)) as (figure, panel):
+        panel.fill_between(num_rows, low, high, color=HELPS, alpha=0.2, lw=0)
+        panel.plot(num_rows, mean, "-o", ms=4, color=HELPS, label="measured")
+        ticks = [int(rows) for rows in num_rows]
+        if predicted is not None:
+            x, y = [num_rows[-1], predicted[0]], [mean[-1], predicted[1]]
+            panel.plot(x, y, "--", color=COLOURS[5])
+            panel.plot(x[1:], y[1:], "o", mfc="none", color=COLOURS[5], label="predicted")
+            ticks.append(int(predicted[0]))
+            panel.legend(loc="lower right")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
+        panel.minorticks_off()
+        panel.set(xlabel="rows in the fit", ylabel="mean held-out correlation")
+        return figure
