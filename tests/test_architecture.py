@@ -16,7 +16,7 @@ FLOORS = [
     {"store", "setups"},
     {"history"},
     {"beton", "filling", "ablation", "retraining"},
-    {"scoring", "inputs"},
+    {"scoring", "inputs", "gradient_passes"},
     {"regression"},
     {"baselines", "editing", "path_kernel", "metagradient", "cluster"},
     {"plots"},

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from coarlib.ablation.activations import Site
 from coarlib.ablation.block_check import check_blocks
 from coarlib.ablation.compiling import compiled_or_plain, uncompiled
 from coarlib.ablation.components import ComponentSet
@@ -147,9 +146,7 @@ class ComponentTask(Task):
     @property
     def component_set(self) -> ComponentSet:
         """Return the components, known after :meth:`prepare`; ComponentError before."""
-        if self._ablation is None:
-            raise ComponentError("call prepare(device) first")
-        return self._ablation.components
+        return self.ablation.components
 
     @property
     def num_examples(self) -> int:
@@ -229,12 +226,12 @@ class ComponentTask(Task):
 
         few = self._examples.take(slice(0, FEW))
         dtypes = {x.dtype for x in self._network.parameters()}
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.precision():
             probe(few, self._taken, predict, self.outputs, self._coarse(dtypes))
 
     def _check_blocks(self, components: ComponentSet) -> None:
         batch = self._taken(self._examples.take(slice(0, FEW)))
-        with torch.inference_mode(), self._autocast(), uncompiled(self._network):
+        with torch.inference_mode(), self.precision(), uncompiled(self._network):
             check_blocks(
                 self._network, components, lambda: self.predict(self._network, batch.inputs)
             )
@@ -247,7 +244,7 @@ class ComponentTask(Task):
     def _check_that_ablation_acts(self, ablation: Ablation) -> None:
         """Refuse an ablation of every component that changes no output of any example."""
         masks = torch.tensor([[True], [False]]).expand(2, len(ablation.components))
-        with torch.inference_mode(), self._autocast(), ablation:
+        with torch.inference_mode(), self.precision(), ablation:
             for size in (FEW, self.batch_size):
                 for where, batch in self.batches(size):
                     pair = []
@@ -277,11 +274,12 @@ class ComponentTask(Task):
             )
         )
 
-    def patch(self, site: Site, index: int, activation: torch.Tensor) -> torch.Tensor:
-        """Return what an activation becomes where it is ablated, for attribution patching."""
+    @property
+    def ablation(self) -> Ablation:
+        """Return what ablates the components, known after :meth:`prepare`."""
         if self._ablation is None:
             raise ComponentError("call prepare(device) first")
-        return self._ablation.replaced(site, index, activation)
+        return self._ablation
 
     def _fastest(self, model: nn.Module, components: ComponentSet) -> nn.Module:
         parts = components.channels(model)
@@ -299,12 +297,13 @@ class ComponentTask(Task):
         _, batch = next(self.batches())
 
         def run(some: nn.Module) -> torch.Tensor:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), self.precision():
                 return self.predict(some, batch.inputs).float()
 
         return compiled_or_plain(network, run, self._coarse())
 
-    def _autocast(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
+        """Return the context in which the model computes as the task's ``autocast`` says."""
         dtype = AUTOCAST[self.autocast]
         return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
 
@@ -346,7 +345,7 @@ class ComponentTask(Task):
             for key in self.outputs
         }
         size = min(self.batch_size, len(self._examples))
-        with torch.inference_mode(), self._autocast(), ablation:
+        with torch.inference_mode(), self.precision(), ablation:
             while True:
                 try:
                     self._evaluate(ablation, indices, kept, size, found)

@@ -107,7 +107,7 @@ def baseline(name: str, task: ComponentTask, key: str) -> Scores:
         batches=(batch for _, batch in task.batches()),
         predict=task.predict,
         output=task.outputs[key],
-        patch=task.patch,
+        patch=task.ablation.replaced,
     )
     return Scores(scores, METHODS[name][1])
 

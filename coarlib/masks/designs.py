@@ -83,6 +83,14 @@ class MaskDesign:
         """Whether the masks were handed over as a file when the store was initialised."""
         return self.kind == "explicit" and self.kept is None and self.ablated is None
 
+    def ablated_share(self, num_features: int) -> float | None:
+        """Return which share of the features a mask ablates on average; None if it does not say."""
+        if self.kind == "bernoulli" and self.keep_prob is not None:
+            return 1 - self.keep_prob
+        if self.kind in ("fixed_size", "stratified"):
+            return 1 - fixed_size(self, num_features) / num_features
+        return None
+
 
 def parse_design(content: object, where: str = "design") -> MaskDesign:
     """Check a spec's ``design`` object.

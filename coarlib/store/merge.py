@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError, TornRowError
 from coarlib.files import whole_file
 from coarlib.progress import Progress
-from coarlib.store.added import ROW_DIGESTS, added_outputs, added_path
+from coarlib.store.added import ROW_DIGESTS
 from coarlib.store.checksum import row_checksums
 from coarlib.store.components import first_difference, read_components, settle_components
 from coarlib.store.create import initialize, sweep_store
 from coarlib.store.design import read_labels, settle_design
+from coarlib.store.grow import grow
 from coarlib.store.identity import check_same_identity, copy_identities
+from coarlib.store.inside import PASSES_DIR, stores_inside
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
 from coarlib.store.reader import Store
 from coarlib.store.writer import RowWriter
@@ -31,7 +33,8 @@ ROWS_AT_ONCE = 1024
 class MergeReport:
     """What :func:`merge` did: rows copied, rows that were there already, and of what sources.
 
-    ``copied_added`` counts rows of added outputs (:mod:`coarlib.store.added`).
+    ``copied_added`` counts rows of added outputs and blocks of gradient passes
+    (:mod:`coarlib.store.inside`).
     """
 
     copied: int = 0
@@ -85,26 +88,32 @@ def merge(
         for source in sources:
             _copy_rows(source, target, writer, report, quiet)
             _copy_provenance(source, target)
-    _merge_added(target, sources, report, quiet, allow_other_task)
+    _merge_inside(target, sources, report, quiet, allow_other_task)
     return report
 
 
-def _merge_added(
+def _merge_inside(
     target: Store,
     sources: Sequence[Store],
     report: MergeReport,
     quiet: bool,
     allow_other_task: bool,
 ) -> None:
-    """Merge the outputs that were added to the sources, each by the rules of any store."""
-    for output in sorted({name for source in sources for name in added_outputs(source)}):
-        with_it = [
-            Store.open(added_path(source, output))
-            for source in sources
-            if output in added_outputs(source)
-        ]
-        found = merge(added_path(target, output), with_it, quiet, allow_other_task)
+    """Merge added outputs and gradient passes, each by the rules of any store."""
+    inside = [stores_inside(source) for source in sources]
+    for name in sorted({name for part in inside for name in part}):
+        with_it = [part[name] for part in inside if name in part]
+        there = stores_inside(target).get(name)
+        most = max(source.num_models for source in with_it)
+        if there is not None and there.num_models < most:
+            grow(there, most)
+        path = target.path / with_it[0].path.relative_to(_owner(sources, with_it[0]).path)
+        found = merge(path, with_it, quiet, allow_other_task)
         report.copied_added += found.copied
+
+
+def _owner(sources: Sequence[Store], inside: Store) -> Store:
+    return next(source for source in sources if inside.path.is_relative_to(source.path))
 
 
 def _holds_something(path: Path) -> bool:
@@ -140,7 +149,8 @@ def _check_compatible(stores: Sequence[Store]) -> None:
     for other in stores[1:]:
         here, there = (replace(s.spec, num_models=1, design=None) for s in (one, other))
         differences = here.differences(there)
-        if ROW_DIGESTS in here.schema and here.outputs != there.outputs:
+        inside = ROW_DIGESTS in here.schema or other.path.name == PASSES_DIR
+        if inside and here.outputs != there.outputs:
             differences.append(f"made by {here.outputs} and by {there.outputs}")
         if differences:
             raise StoreError(f"{one.path} and {other.path} do not fit: {'; '.join(differences)}")

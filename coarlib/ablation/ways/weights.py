@@ -52,7 +52,7 @@ class WeightAblation(Ablation):
             for path in dict.fromkeys(part.path for part in channels)
         ]
         self._parameters = [model.get_parameter(parts[0].path) for parts in self._channels]
-        self._factor = factor
+        self.factor = factor
         self._intact: list[torch.Tensor] = []
         self._changed = [False] * len(self._parameters)
 
@@ -98,7 +98,7 @@ class WeightAblation(Ablation):
                 continue
             self._changed[at] = True
             entries = reduce(torch.logical_and, cut).to(parameter.device)
-            ablated = intact * self._factor if self._factor else intact.new_zeros(())
+            ablated = intact * self.factor if self.factor else intact.new_zeros(())
             parameter.copy_(torch.where(entries, intact, ablated))
 
     @torch.no_grad()
@@ -109,7 +109,7 @@ class WeightAblation(Ablation):
 
     def replaced(self, site: Site, index: int, activation: torch.Tensor) -> torch.Tensor:
         """Return what is left of an activation when its weights are scaled."""
-        return activation - (1 - self._factor) * site.without_bias(activation)
+        return activation - (1 - self.factor) * site.without_bias(activation)
 
     def _restore_one(self, at: int) -> None:
         if self._changed[at]:

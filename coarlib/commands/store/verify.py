@@ -18,8 +18,9 @@ from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.leaving import after_rows
 from coarlib.store import Store
-from coarlib.store.added import added_outputs, added_path, stale_rows
+from coarlib.store.added import stale_rows
 from coarlib.store.adopt import adopt
+from coarlib.store.inside import PASSES_DIR, stores_inside
 from coarlib.store.verify import verify
 
 COMMAND = Command(
@@ -38,18 +39,19 @@ SHOWN = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Verify the store that the arguments name, and the outputs added to it."""
+    """Verify the store that the arguments name, and the stores inside it."""
     args = COMMAND.parse(argv)
     if args.adopt:
         _adopt(args.store)
     store = Store.open(args.store)
     rows = common.rows_of(args.rows, store.num_models)
     sound = _verify(store, rows, args)
-    for output in added_outputs(store):
-        added = Store.open(added_path(store, output))
-        print(f"added output {output}:")
-        sound &= _verify(added, (rows[0], min(rows[1], added.num_models)), args)
-        if stale := len(stale_rows(store, added)):
+    for name, inside in stores_inside(store).items():
+        passes = name == PASSES_DIR
+        print("gradient passes:" if passes else f"added output {name}:")
+        part = (0, inside.num_models) if passes else (rows[0], min(rows[1], inside.num_models))
+        sound &= _verify(inside, part, args)
+        if not passes and (stale := len(stale_rows(store, inside))):
             print(f"{stale} rows are stale: run coar add_output with --rerun")
             sound = False
     if not sound:

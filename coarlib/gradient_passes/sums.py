@@ -1,0 +1,139 @@
+"""What gradient passes say together: sums over blocks, and their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.errors import StoreError
+from coarlib.gradient_passes.filling import open_passes, plan_of
+from coarlib.gradient_passes.plan import PassPlan
+from coarlib.gradient_passes.task import COUNTS, OUTPUTS, SUMS
+from coarlib.store import Store
+
+__all__ = ["PASS_COST", "PassSums", "read_passes"]
+
+PASS_COST = 3
+"""Cost of a gradient pass in forward passes: its backward pass counts as two."""
+
+
+@dataclass(frozen=True)
+class PassSums:
+    """Sums of gradient passes for some targets.
+
+    Attributes
+    ----------
+    plan : PassPlan
+    passes : int64 [K]
+        Which passes are summed, ascending.
+    outputs : float64 [K, T]
+        What each of them gave.
+    path_sums, path_squares : float32 [N, T]
+        Σ g and Σ g² over the passes in which the component is on a path.
+    path_counts : float32 [N, T]
+        How many those are.
+    kept_means : float32 [N, T]
+        Mean of g over the passes in which the component is kept (their expected number).
+    targets : slice
+        Which examples the targets are.
+    """
+
+    plan: PassPlan
+    passes: NDArray[np.int64]
+    outputs: NDArray[np.float64]
+    path_sums: NDArray[np.float32]
+    path_squares: NDArray[np.float32]
+    path_counts: NDArray[np.float32]
+    kept_means: NDArray[np.float32]
+    targets: slice
+
+    @property
+    def num_features(self) -> int:
+        """Components, N."""
+        return len(self.path_sums)
+
+    @property
+    def num_targets(self) -> int:
+        """Targets, T."""
+        return self.path_sums.shape[1]
+
+    @property
+    def forward_passes(self) -> float:
+        """What the passes cost, in forward passes over the examples."""
+        return PASS_COST * len(self.passes)
+
+    def masks(self, targets: slice) -> NDArray[np.float32]:
+        """Draw the masks of some targets again, float32 [t, K, N].
+
+        Parameters
+        ----------
+        targets : slice
+            Within those of these sums.
+        """
+        first = self.targets.start + targets.start
+        examples = slice(first, first + targets.stop - targets.start)
+        drawn = [self.plan.draw(int(index), examples, self.num_features) for index in self.passes]
+        return np.stack([masks.astype(np.float32) for masks in drawn], axis=1)
+
+    def blocks_of_targets(self, numbers: int) -> Iterator[slice]:
+        """Yield the targets in blocks whose masks hold about so many numbers."""
+        size = max(1, numbers // max(1, len(self.passes) * self.num_features))
+        for start in range(0, self.num_targets, size):
+            yield slice(start, min(start + size, self.num_targets))
+
+
+def read_passes(
+    store: Store | str | Path, targets: slice = slice(None), most: int | None = None
+) -> PassSums | None:
+    """Sum the gradient passes that a store has; None if it has none.
+
+    Parameters
+    ----------
+    store : Store or path
+        The store of the rows.
+    targets : slice
+        Which targets.
+    most : int, optional
+        Only the first blocks, with so many passes at most.
+
+    Raises
+    ------
+    StoreError
+        If the passes cannot be read.
+    """
+    kept = open_passes(store)
+    if kept is None:
+        return None
+    plan, blocks = plan_of(kept), kept.completed_rows()
+    if most is not None:
+        blocks = blocks[: most // plan.passes]
+    if not len(blocks):
+        return None
+    if missing := {*SUMS, COUNTS, OUTPUTS} - set(kept.spec.schema):
+        raise StoreError(f"{kept.path} lacks {', '.join(sorted(missing))}")
+    chosen = slice(*targets.indices(kept.spec.schema[COUNTS].shape[1]))
+    sums: dict[str, NDArray[Any]] = {}
+    outputs = []
+    for _, arrays in kept.blocks((*SUMS, COUNTS, OUTPUTS), blocks):
+        outputs += [*arrays[OUTPUTS][:, :, chosen]]
+        for name in (*SUMS, COUNTS):
+            part = arrays[name][:, :, chosen].sum(0, dtype=np.float64)
+            sums[name] = part if name not in sums else sums[name] + part
+    count = len(blocks) * plan.passes
+    kept_share = 1 - plan.on_path - plan.ablated
+    sums["kept_sums"] /= max(count * kept_share, 1)
+    return PassSums(
+        plan,
+        (blocks[:, None] * plan.passes + np.arange(plan.passes)).reshape(-1),
+        np.concatenate(outputs).astype(np.float64),
+        path_sums=sums["path_sums"].astype(np.float32),
+        path_squares=sums["path_squares"].astype(np.float32),
+        path_counts=sums[COUNTS].astype(np.float32),
+        kept_means=sums["kept_sums"].astype(np.float32),
+        targets=chosen,
+    )

@@ -1,0 +1,173 @@
+"""Masks of passes, their sums, and how blocks of them are kept, shared, resumed and checked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+from scalable_tasks import EXAMPLES, small_task
+
+from coarlib.commands.__main__ import load
+from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError
+from coarlib.filling.worker import FillOptions
+from coarlib.gradient_passes import PassPlan, fill_passes, open_passes, read_passes
+from coarlib.gradient_passes.plan import on_path
+from coarlib.gradient_passes.scaling import scaling_of
+from coarlib.store import Store
+from coarlib.store.merge import merge
+from coarlib.store.verify import verify
+
+BLOCKS = 60
+CPU, QUIET = torch.device("cpu"), FillOptions(quiet=True)
+SUMS = ("outputs", "path_sums", "path_squares", "path_counts", "kept_means")
+
+
+def assert_same_sums(one, other, tolerance=1e-6):
+    """Sums of passes agree, relative to their size."""
+    assert np.array_equal(one.passes, other.passes)
+    for name in SUMS:
+        a, b = getattr(one, name), getattr(other, name)
+        assert np.abs(a - b).max() <= tolerance * np.abs(a).max(), name
+
+
+def test_masks_are_a_function_of_seed_pass_and_example():
+    plan = PassPlan.for_fraction(0.1, seed=3)
+    whole = plan.draw(7, slice(0, 40), 1001)
+    assert np.array_equal(plan.draw(7, slice(13, 29), 1001), whole[13:29])
+    assert not np.array_equal(plan.draw(8, slice(0, 40), 1001), whole)
+    assert not np.array_equal(PassPlan.for_fraction(0.1, seed=4).draw(7, slice(0, 40), 1001), whole)
+    along = on_path(whole)
+    sd = 1 / whole.size**0.5
+    assert abs(along.mean() - 0.1) < 4 * sd and abs((whole == 0).mean() - 0.05) < 4 * sd
+    assert abs(whole[along].mean() - 0.5) < 4 * sd / 0.1**0.5
+    assert abs(1 - whole.mean() - plan.fraction) < 4 * sd and plan.fraction == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7, float("nan")])
+def test_shares_that_cannot_be_are_refused(share):
+    with pytest.raises(ArgumentError, match="share above 0"):
+        PassPlan.for_fraction(share)
+
+
+def test_sums_are_those_of_their_passes(store, task):
+    fill_passes(store, task, 6, CPU, plan=PassPlan(0.3, 0.2, passes=3), options=QUIET)
+    found = read_passes(store, slice(2, 9))
+    count, plan = len(task.component_set), found.plan
+    scaling = scaling_of(task, task.outputs["test_margins"])
+    sums = np.zeros((4, count, EXAMPLES))
+    for index in range(6):
+        for where, batch in task.batches():
+            masks = plan.draw(index, where, count)
+            outputs, slopes = scaling.run(torch.from_numpy(masks).float(), batch)
+            g, along = slopes.numpy().T, on_path(masks).T
+            for at, part in enumerate((g * along, g**2 * along, along, g * (masks == 1).T)):
+                sums[at][:, where] += part
+            expected = np.full(EXAMPLES, np.nan)
+            expected[where] = outputs
+            inside = ~np.isnan(expected[2:9])
+            assert np.allclose(found.outputs[index][inside], expected[2:9][inside], atol=1e-5)
+    sums[3] /= 6 * 0.5
+    for at, name in enumerate(("path_sums", "path_squares", "path_counts", "kept_means")):
+        assert np.allclose(getattr(found, name), sums[at][:, 2:9], atol=1e-4), name
+    drawn = found.masks(slice(1, 3))
+    assert drawn.shape == (2, 6, count)
+    assert np.allclose(drawn[0, 4], plan.draw(4, slice(3, 4), count)[0])
+    assert found.forward_passes == 18
+
+
+def test_passes_grow_resume_and_are_refused_to_others(store, task):
+    assert read_passes(store) is None and open_passes(store) is None
+    plan = PassPlan.for_fraction(0.2, passes=2)
+    assert fill_passes(store, task, 3, CPU, plan=plan, options=QUIET).written == 2
+    again = fill_passes(store, task, 8, CPU, options=QUIET)  # the plan of those that are there
+    assert (again.written, again.skipped) == (2, 2)
+    assert len(read_passes(store, most=5).passes) == 4
+    with pytest.raises(StoreError, match="holds other gradient passes"):
+        fill_passes(store, task, 8, CPU, plan=PassPlan.for_fraction(0.1, passes=2), options=QUIET)
+    other = small_task(scale=0.5, ablate="scale_weights")
+    with pytest.raises(StoreError, match="made by another task"):
+        fill_passes(store, other, 8, CPU, options=QUIET)
+    with pytest.raises(ArgumentError, match="none of them is named"):
+        fill_passes(store, task, 8, CPU, blocks=slice(4, 9), options=QUIET)
+    with pytest.raises(TaskError, match="has no output losses"):
+        fill_passes(store, task, 8, CPU, plan=PassPlan(0.1, 0, output="losses"), options=QUIET)
+
+
+def test_verify_finds_torn_blocks_and_merge_joins_them(store, task, tmp_path):
+    plan = PassPlan.for_fraction(0.2, passes=2)
+    fill_passes(store, task, 8, CPU, plan=plan, options=QUIET)
+    whole = read_passes(store)
+    parts = []
+    for name, blocks in (("a", slice(0, 1)), ("b", slice(1, 4))):
+        parts.append(Store.create(tmp_path / name, task, rows=40, keep_prob=0.8, device="cpu"))
+        fill_passes(parts[-1], task, 8, CPU, plan=plan, blocks=blocks, options=QUIET)
+    merge(tmp_path / "merged", parts)
+    assert_same_sums(read_passes(tmp_path / "merged"), whole)
+    other = Store.create(tmp_path / "c", task, rows=40, keep_prob=0.8, device="cpu")
+    fill_passes(other, task, 8, CPU, plan=PassPlan.for_fraction(0.2, passes=2, seed=1),
+                options=QUIET)  # fmt: skip
+    with pytest.raises(StoreError, match="do not fit"):
+        merge(tmp_path / "merged", [other])
+    kept = open_passes(store)
+    file = kept.path / "path_sums.npy"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    assert verify(open_passes(store)).torn == [3]
+    with pytest.raises(SystemExit):
+        load("verify").main([str(store.path)])
+
+
+TASK = f"{ROOT / 'tests' / 'zoo' / 'scalable_tasks.py'}:SmallTask"
+
+
+def worker(store, *words):
+    """Start a process that shares the blocks of passes."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "zoo")])
+    code = (
+        "import sys, torch; from scalable_tasks import small_task\n"
+        "from coarlib.filling.worker import FillOptions\n"
+        "from coarlib.gradient_passes import fill_passes; from coarlib.store import Store\n"
+        "how = FillOptions(quiet=True, claim=True, claim_ttl=2)\n"
+        "fill_passes(Store.open(sys.argv[1]), small_task(), 60, torch.device('cpu'), options=how)"
+    )
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen([sys.executable, "-c", code, str(store.path)], env=env)
+
+
+def test_workers_of_which_one_is_killed_give_what_one_gives(store, task, tmp_path):
+    plan = PassPlan.for_fraction(0.2, passes=1)
+    alone = Store.create(tmp_path / "alone", task, rows=40, keep_prob=0.8, device="cpu")
+    fill_passes(alone, task, BLOCKS, CPU, plan=plan, options=QUIET)
+    fill_passes(store, task, 1, CPU, plan=plan, options=QUIET)
+    first = worker(store)
+    kept = open_passes(store)
+    deadline = time.monotonic() + 60
+    while len(kept.completed_rows()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.002)
+        kept = open_passes(store)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    others = [worker(store) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in others] == [0, 0]
+    assert verify(open_passes(store)).sound
+    assert_same_sums(read_passes(store), read_passes(alone))
+
+
+def test_the_command_computes_and_names_what_comes_next(store, capsys):
+    words = [str(store.path), "--task", TASK, "--passes", "3", "--block", "2"]
+    run = load("gradient_passes").main
+    run([*words, "--dry_run"])
+    assert "as long as 9 rows" in capsys.readouterr().out
+    run(words)
+    out = capsys.readouterr().out
+    assert "2 blocks of gradient passes computed" in out and "next: coar run_regression" in out
+    run([*words[:3], "--passes", "4"])
+    assert "0 blocks of gradient passes computed, 2 were there" in capsys.readouterr().out
+    with pytest.raises(CoarlibError, match="holds other gradient passes"):
+        run([*words, "--fraction", "0.3"])
