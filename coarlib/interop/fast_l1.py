@@ -11,7 +11,6 @@ of the best λ, not of the last.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.interop.fast_l1_package import IndicesFollow, installed_regressor
 from coarlib.masks.digests import mask_digests
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.cost import COST, Cost
@@ -33,32 +33,12 @@ __all__ = [
     "calc_max_lambda",
     "calc_stats",
     "fit_with_fast_l1",
-    "installed_regressor",
     "train_saga",
 ]
 
 MAX_EPOCHS = 20_000
 
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-
-
-def installed_regressor() -> Any:
-    """Return ``fast_l1.regressor``.
-
-    Raises
-    ------
-    RegressionError
-        If fast_l1, cupy or a CUDA device is missing, with what to do.
-    """
-    if not torch.cuda.is_available():
-        raise RegressionError("fast_l1 needs a CUDA device; the solver saga runs anywhere")
-    try:
-        return importlib.import_module("fast_l1.regressor")
-    except ImportError as error:
-        raise RegressionError(
-            f"fast_l1 is not usable here ({error}); pip install 'coarlib[fast_l1]', or use "
-            "the solver saga, which needs neither fast_l1 nor cupy"
-        ) from error
 
 
 class RowLoader:
@@ -132,9 +112,6 @@ def fit_with_fast_l1(
     saga = installed_regressor() if regressor is None else regressor
     both = np.union1d(train, validation)
     loaders = [RowLoader(source, rows, batch_size, device) for rows in (train, validation, both)]
-    largest = saga.calc_max_lambda(loaders[0])
-    if max_lambda != -1:
-        largest = torch.full_like(largest, max_lambda)
     weight = torch.zeros(source.num_features, source.num_targets, device=device)
     bias = torch.zeros(source.num_targets, device=device)
     common = {
@@ -144,14 +121,18 @@ def fit_with_fast_l1(
         "early_stop_eps": stop_eps,
     }
     decay = float(eps ** (1 / num_lambdas))
-    lam = saga.train_saga(
-        weight, bias, loaders[0], loaders[1],
-        start_lams=largest, lam_decay=decay, num_lambdas=num_lambdas, **common,
-    )  # fmt: skip
-    saga.train_saga(
-        weight, bias, loaders[2], None,
-        start_lams=lam, lam_decay=1.0, num_lambdas=1, **common,
-    )  # fmt: skip
+    with IndicesFollow():
+        largest = saga.calc_max_lambda(loaders[0])
+        if max_lambda != -1:
+            largest = torch.full_like(largest, max_lambda)
+        lam = saga.train_saga(
+            weight, bias, loaders[0], loaders[1],
+            start_lams=largest, lam_decay=decay, num_lambdas=num_lambdas, **common,
+        )  # fmt: skip
+        saga.train_saga(
+            weight, bias, loaders[2], None,
+            start_lams=lam, lam_decay=1.0, num_lambdas=1, **common,
+        )  # fmt: skip
     kept, digests = np.zeros(source.num_features), []
     for start in range(0, len(both), 4096):
         masks = source.read(both[start : start + 4096])[0]

@@ -1,9 +1,12 @@
 """Solvers without a Gram matrix reach the answers of those with one, and say how near they are."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from regression_problems import linear_rows
+from torch.overrides import TorchFunctionMode
 
 from coarlib.errors import RegressionError
 from coarlib.interop import fast_l1
@@ -11,9 +14,9 @@ from coarlib.interop.fast_l1 import (
     RowLoader,
     calc_max_lambda,
     fit_with_fast_l1,
-    installed_regressor,
     train_saga,
 )
+from coarlib.interop.fast_l1_package import IndicesFollow, check_version, installed_regressor
 from coarlib.regression import Lasso, Moments, Problem, fit
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.solvers.lasso import largest_lambda
@@ -144,6 +147,34 @@ def test_fast_l1s_result_comes_back_in_raw_units(clean):
 def test_without_cuda_fast_l1_says_what_to_do():
     with pytest.raises(RegressionError, match="needs a CUDA device"):
         installed_regressor()
+
+
+def test_an_index_goes_to_the_device_of_the_tensor_that_it_indexes():
+    """Here the other way round: the indexed tensor is the one on another device."""
+    table, rows, mask = torch.zeros(6, 4, device="meta"), torch.arange(3), torch.ones(6) > 0
+    seen = []
+
+    class Spy(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+                seen.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    with Spy(), IndicesFollow():
+        assert table[rows, :2].shape == (3, 2)
+        table[:, rows] = table[:, [2, 1, 0]]
+        table[mask, :] = 0
+    assert [i.device.type for i in (seen[0][0], seen[2][1], seen[3][0])] == ["meta"] * 3
+    assert rows.device.type == "cpu" and seen[1][1] == [2, 1, 0]
+    with IndicesFollow():
+        assert torch.equal(torch.arange(6)[rows], rows)
+
+
+def test_another_version_of_fast_l1_is_refused_by_name():
+    other = SimpleNamespace(train_saga=lambda weight, bias, loader: None)
+    with pytest.raises(RegressionError, match=r"lacks early_stop_eps, .*val_loader"):
+        check_version(other)
+    check_version(fast_l1)
 
 
 def test_loader_batches_divide_the_rows(clean):
