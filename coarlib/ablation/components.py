@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ class ComponentGroup:
     def path(self) -> str:
         """Full name of the parameter, such as ``"layer1.0.conv1.weight"``."""
         return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+    def unit_name(self, unit: int) -> str:
+        """Name a unit by the slice of the parameter that it is, such as ``"fc.weight[:, 3]"``."""
+        if self.groups > 1:  # a filter lies in one block of axis 0, which is no plain slice
+            return f"{self.path}[filter {unit}]"
+        if self.inner is not None:
+            places = dict(zip(self.axes, divmod(unit, self.inner[1]), strict=True))
+            marks = [str(places.get(axis, ":")) for axis in range(1 + max(self.axes))]
+        elif self.width == 1:
+            marks = [":"] * self.axis + [str(unit)]
+        else:
+            marks = [":"] * self.axis + [f"{unit * self.width}:{(unit + 1) * self.width}"]
+        return f"{self.path}[{', '.join(marks)}]"
 
     def kept_entries(self, kept: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Spread a mask of units over the parameter.
@@ -178,38 +192,68 @@ class ComponentSet:
         return self.groups[at], index - self._ends[at] + self.groups[at].units
 
     def name(self, index: int) -> str:
-        """Return component ``index`` as text, such as ``"layer1.0.conv1.weight[7]"``."""
-        group, unit = self.locate(index)
-        if isinstance(group, SliceGroup):
-            return group.path
-        if group.inner is None:
-            return f"{group.path}[{unit}]"
-        (axis, length), places = group.inner, [":"] * (1 + max(group.axes))
-        places[group.axis], places[axis] = map(str, divmod(unit, length))
-        return f"{group.path}[{', '.join(places)}]"
+        """Return component ``index`` as text, such as ``"layer1.0.conv1.weight[7]"``.
 
-    def indices(self, path: str) -> range:
+        No two components of a set have one name, whatever their kinds: a name is the slice of the
+        parameter that the component is, as :meth:`~coarlib.ablation.slices.ParameterSlice.parse`
+        reads it, or what a block or a user's component is called.
+
+        Raises
+        ------
+        ComponentError
+            If there is no such component.
+        """
+        self.locate(index)
+        return self.names[index]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The name of every component, in order."""
+        kinds = [group.kind for group in self.groups for _ in range(group.units)]
+        names = [group.unit_name(unit) for group in self.groups for unit in range(group.units)]
+        # A user may call a component as another one is called already.
+        for further in (kinds, range(len(names))):
+            counts = Counter(names)
+            if len(counts) == len(names):
+                break
+            names = [
+                name if counts[name] == 1 else f"{name} ({more})"
+                for name, more in zip(names, further, strict=True)
+            ]
+        return tuple(names)
+
+    def indices(self, path: str, kind: str | None = None) -> range:
         """Return the indices of the components of a parameter or of a module.
 
         Parameters
         ----------
         path : str
             ``"layer1.0.conv1"`` or ``"layer1.0.conv1.weight"``.
+        kind : str, optional
+            Needed where components of several kinds lie there.
 
         Raises
         ------
         ComponentError
-            If no group has that name; the message names the nearest one.
+            If no group has that name (the message names the nearest one), or several have.
         """
-        for group, end in zip(self.groups, self._ends, strict=True):
-            if path in (group.path, group.module):
-                return range(end - group.units, end)
+        found = [
+            (group, range(end - group.units, end))
+            for group, end in zip(self.groups, self._ends, strict=True)
+            if path in (group.path, group.module) and kind in (None, group.kind)
+        ]
+        if len(found) > 1:
+            places = ", ".join(f"{group.path} ({group.kind})" for group, _ in found)
+            raise ComponentError(f"components at {path} are several: {places}; give path and kind")
+        if found:
+            return found[0][1]
         known = {name for group in self.groups for name in (group.module, group.path)}
-        raise ComponentError(f"no components at {path}{nearest(path, known)}")
+        what = "components" if kind is None else f"components of kind {kind}"
+        raise ComponentError(f"no {what} at {path}{nearest(path, known)}")
 
-    def index(self, path: str, unit: int) -> int:
+    def index(self, path: str, unit: int, kind: str | None = None) -> int:
         """Return the index of a unit of a module or parameter (the inverse of :meth:`locate`)."""
-        found = self.indices(path)
+        found = self.indices(path, kind)
         if not 0 <= unit < len(found):
             raise ComponentError(f"{path} has {len(found)} components, so [{unit}] does not exist")
         return found[unit]

@@ -103,6 +103,10 @@ class SliceGroup:
         """What the table says instead of an axis."""
         return "-"
 
+    def unit_name(self, unit: int) -> str:
+        """Name its only unit."""
+        return self.module
+
 
 @dataclass
 class Channels:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coarlib.ablation.components import ComponentSet
 from coarlib.display import bars, card, text_table
-from coarlib.errors import SetupError
+from coarlib.errors import ComponentError, SetupError
 
 Z_95 = 1.96
 LONGEST_NAME = 30
@@ -66,11 +66,18 @@ def feature_names(components: Sequence[Mapping[str, Any]] | None, count: int) ->
     ----------
     components : sequence of mapping, optional
         What :meth:`~coarlib.ablation.ComponentSet.to_json` gave.
+
+    Raises
+    ------
+    ComponentError
+        If they are not ``count`` components.
     """
     if components is None:
         return [f"feature {at}" for at in range(count)]
     found = ComponentSet.from_json(components)
-    return [found.name(at) for at in range(count)]
+    if len(found) != count:
+        raise ComponentError(f"{count} features cannot be named by {len(found)} components")
+    return list(found.names)
 
 
 def to_dataframe(weight: NDArray[Any], names: Sequence[str]) -> Any:

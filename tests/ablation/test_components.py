@@ -9,6 +9,8 @@ from tiny_models import TiedEmbedding, TinyResNet
 from torch import nn
 
 from coarlib.ablation import ComponentGroup, ComponentSet, find_components, preset
+from coarlib.ablation.selection import KINDS
+from coarlib.ablation.slices import slice_components
 from coarlib.errors import ComponentError
 
 GROUPS = st.lists(
@@ -39,11 +41,53 @@ def test_groups_come_in_module_order_and_survive_json():
         ("upconv.weight", 4),
         ("linear.weight", 5),
     ]
-    assert components.name(13) == "upconv.weight[1]"
+    assert components.name(13) == "upconv.weight[filter 1]"
     again = ComponentSet.from_json(json.loads(json.dumps(components.to_json())))
     assert again == components and hash(again) == hash(components)
     with pytest.raises(ComponentError, match="not a description"):
         ComponentSet.from_json([{"modul": "x"}])
+
+
+def channels_by_component(model, components):
+    """{component: (parameter, its entries)}, of those whose name is a slice."""
+    found = {}
+    for part in components.channels(model):
+        for index in range(len(components)):
+            kept = part.kept(torch.arange(len(components)) != index)
+            if not kept.all():
+                entries = part.entries(kept, model.get_parameter(part.path).shape)
+                found[index] = (part.path, entries.expand(model.get_parameter(part.path).shape))
+    return found
+
+
+@pytest.mark.parametrize("model", [TinyResNet(), nn.TransformerEncoderLayer(8, 2, 12)])
+def test_names_of_all_kinds_are_unique_and_are_the_slices(model):
+    kinds = [kind for kind in KINDS if any(KINDS[kind](n, m) for n, m in model.named_modules())]
+    several = [k for k in kinds if k not in ("attention_head", "mlp_neuron")]
+    inside = [k for k in kinds if k not in ("linear_input", "linear_row")]
+    for chosen in (several, inside):
+        components = find_components(model, [*chosen])
+        assert len(set(components.names)) == len(components)
+        wanted = channels_by_component(model, components)
+        for index, name in enumerate(components.names):
+            if "filter" in name:  # of a grouped transposed convolution
+                continue
+            found = ComponentSet(slice_components({name: [name]}))
+            ((path, entries),) = channels_by_component(model, found).values()
+            assert path == wanted[index][0] and torch.equal(entries, wanted[index][1])
+
+
+def test_what_a_user_calls_as_another_component_is_called_is_told_apart():
+    model = nn.Sequential(nn.Linear(3, 2))
+    rows = find_components(model, ["linear_row", "linear_input"])
+    mine = ComponentSet(slice_components({"0.weight[0]": ["0.bias[1]"], "edge": ["0.bias[0]"]}))
+    both = rows + mine
+    assert len(set(both.names)) == len(both) == 7
+    assert both.names[0] == "0.weight[0] (linear_row)" and both.names[1] == "0.weight[1]"
+    assert both.names[2:5] == tuple(f"0.weight[:, {i}]" for i in range(3))
+    with pytest.raises(ComponentError, match=r"linear_row.*linear_input.*give path and kind"):
+        both.indices("0")
+    assert both.indices("0", "linear_input") == range(2, 5)
 
 
 def test_selection_by_pattern():

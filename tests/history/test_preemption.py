@@ -3,73 +3,18 @@
 import copy
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from zoo.recorded_runs import BATCHES, Run, tiny_data, tiny_model
+from zoo.preempted_runs import ADAM, LOSS, SGD, UPDATES, explained, in_child, kill, train
+from zoo.recorded_runs import BATCHES, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.history import History, TrainingLoss, open_run, record, recorder
+from coarlib.history import History, open_run, record, recorder
 from coarlib.path_kernel import explain
-
-LOSS = TrainingLoss(F.cross_entropy)
-UPDATES = 24
-ADAM, SGD = Run("AdamW", {"lr": 0.05}), Run("SGD", {"lr": 0.3, "momentum": 0.7, "nesterov": True})
-
-
-def train(folder, run, every, checkpoint_every=5, pause=0.0, stop_at=UPDATES, kill_at=None):
-    """Train with checkpoints, going on from the last one that is there; returns the model."""
-    model = tiny_model()
-    optimizer = run.build(model)
-    file = folder / "checkpoint.pt"
-    if file.exists():
-        model_state, optimizer_state = torch.load(file, weights_only=True)
-        model.load_state_dict(model_state)
-        optimizer.load_state_dict(optimizer_state)
-    inputs, targets = tiny_data()[0]
-    options = {"num_steps": UPDATES, "max_batch": 4, "every": every, "quiet": True}
-    with record(
-        model, optimizer, folder / "h", samples=(inputs, targets), loss=LOSS, **options
-    ) as history:
-        for step in range(history.step, stop_at):
-            batch = BATCHES[step % len(BATCHES)]
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            history.batch(batch)
-            if step == kill_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            optimizer.step()
-            time.sleep(pause)
-            if (step + 1) % checkpoint_every == 0:
-                history.flush()
-                torch.save((model.state_dict(), optimizer.state_dict()), folder / "draft.pt")
-                os.replace(folder / "draft.pt", file)
-    return model
-
-
-def in_child(act):
-    """Run ``act`` in a process of its own; returns its number."""
-    number = os.fork()
-    if number:
-        return number
-    code = 1
-    try:
-        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-        act()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def explained(folder, model):
-    data, points = tiny_data()
-    run = open_run(folder / "h", model, LOSS, data)
-    by = ["sample", ("tensor", "step")]
-    return explain(run, *points, by=by, quiet=True)
 
 
 @pytest.mark.parametrize("every", [1, 4])
@@ -87,9 +32,7 @@ def test_killed_at_random_moments_and_resumed_is_as_if_never_killed(
     kills = 0
     for _ in range(12):
         child = in_child(lambda: train(folder, run, every, pause=0.01))
-        time.sleep(random.uniform(0.02, 0.2))
-        os.kill(child, signal.SIGKILL)
-        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        kills += kill(child, random.uniform(0.02, 0.2))
     assert kills > 3
     again = train(folder, run, every)
     found = explained(folder, again)
