@@ -34,7 +34,9 @@ def one_run(folder, run, every, wanted, rng):
         child = in_child(lambda: train(folder, run, every, pause=PAUSE))
         kills += kill(child, rng.uniform(0.02, 0.35))
     found = explained(folder, train(folder, run, every))
-    return kills, [k for k, v in wanted.arrays.items() if not np.array_equal(found[k], v)]
+    return kills, [
+        k for k, v in wanted.arrays.items() if not np.array_equal(found[k], v, equal_nan=True)
+    ]
 
 
 def main():
