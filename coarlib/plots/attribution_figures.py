@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "nearest_examples",
 ]
 
+LABEL = 30  # letters of a line beside a colour bar
 LETTERS_A_COLUMN = 6  # of the layer map; longer names stand slanted
 
 
@@ -153,7 +155,7 @@ def layer_map(
         panel.tick_params(length=0)
         panel.invert_yaxis()
         panel.set_xlabel("class of the examples" if len(columns) > 1 else "")
-        figure.colorbar(mesh, ax=panel, label=f"mean |change| of the {output}")
+        figure.colorbar(mesh, ax=panel, label=fill(f"mean |change| of the {output}", LABEL))
         return figure
 
 

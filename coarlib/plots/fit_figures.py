@@ -115,7 +115,7 @@ def method_distributions(
             ends = (intervals or {}).get(name, (np.nan, np.nan))
             panel.plot(ends, [place, place], color=INK, lw=3, solid_capstyle="butt")
             panel.plot(mean, place, "o", color=INK, ms=4.5)
-            said = f"{mean:.2f}"
+            said = f"{mean:.2f}".replace("-", "−")
             panel.annotate(said, (1.02, place), va="center", weight="bold", annotation_clip=False)
         panel.axvline(0, color=INK, lw=0.5)
         panel.set_yticks(range(len(finite)), list(finite)[::-1])
@@ -201,10 +201,11 @@ def predicted_against_true(
             panel.plot(bounds, bounds, color=INK, lw=0.6)
             panel.plot(p, y, ".", ms=3, color=HELPS, alpha=0.6, mew=0)
             panel.set_title(title)
-        for panel in grid[-1]:
-            panel.set_xlabel(f"predicted {output}")
-        for panel in grid[:, 0]:
-            panel.set_ylabel(f"measured {output}")
+        if axes is None:
+            figure.supxlabel(f"predicted {output}", fontsize=9)
+            figure.supylabel(f"measured {output}", fontsize=9)
+        else:
+            grid[0][0].set(xlabel=f"predicted {output}", ylabel=f"measured {output}")
         return figure
 
 

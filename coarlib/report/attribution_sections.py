@@ -12,13 +12,14 @@ from coarlib import plots
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.markup import Section, figure, number, sentence, table
 from coarlib.report.payload import spread_out
+from coarlib.report.records import scoreboard_of
 from coarlib.report.strongest import Nearest, layer_means
+from coarlib.report.words import output_name
 
-__all__ = ["attribution_section", "history_section", "layer_section", "lds_section"]
+__all__ = ["attribution_section", "layer_section", "lds_section"]
 
 EXPLORER = Path(__file__).with_name("explorer.html")
 QUERIES = 5
-SHOWN_POINTS = 4
 MOST_LAYERS = 400
 
 
@@ -88,7 +89,7 @@ def layer_section(inputs: ReportInputs) -> Section:
     ][:MOST_LAYERS]
     section.parts += [
         figure(
-            plots.layer_map(means, names, classes),
+            plots.layer_map(means, names, classes, output=output_name(inputs)),
             "layer-map",
             "Where the effects lie",
             "Mean absolute attribution of a feature of each layer (row), for each class of "
@@ -116,9 +117,7 @@ def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
     """The linear datamodeling score of each method that was scored."""
     section = Section("lds", "Linear datamodeling score", label="LDS")
     if not inputs.lds:
-        section.parts.append(
-            sentence("No scores of coar score_lds were given or lie in the directory.")
-        )
+        section.missing = "LDS (no scores of coar score_lds were given or lie in the directory)"
         return section
     known = {r.name: r.correlation for r in inputs.lds if r.correlation is not None}
     if known:
@@ -129,6 +128,16 @@ def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
                 "LDS over targets",
                 "Share of targets whose score lies below each value; further right is better."
                 + ("" if ceiling is None else " The dotted line is the noise ceiling."),
+            )
+        )
+    board = scoreboard_of(inputs.lds)
+    if board is not None:
+        section.parts.append(
+            figure(
+                plots.scoreboard(board),
+                "scoreboard",
+                "Scoreboard",
+                "Mean LDS of each method, measured in the same regime.",
             )
         )
     rows = []
@@ -149,40 +158,4 @@ def lds_section(inputs: ReportInputs, ceiling: float | None) -> Section:
         )
     headers = ("method", "kind", "mean", "95% interval", "p < .05", "targets", "rows")
     section.parts.append(table("Methods", headers, rows, "lds-table"))
-    return section
-
-
-def history_section(inputs: ReportInputs) -> Section:
-    """What ranges of training steps contributed."""
-    section = Section("history", "Contribution over training steps", label="Steps")
-    steps = inputs.steps
-    if steps is None:
-        section.parts.append(sentence("No explained training history was given."))
-        return section
-    points = len(next(iter(steps.by_source.values())))
-    section.parts += [
-        figure(
-            plots.contribution_over_steps(
-                steps.steps, {name: values.mean(0) for name, values in steps.by_source.items()}
-            ),
-            "steps-by-source",
-            "What moved the outputs",
-            f"Running sums of each part's contribution, mean over {points:,} test points.",
-        ),
-        figure(
-            plots.contribution_over_steps(
-                steps.steps,
-                {
-                    f"test point {at}": sum(v[at] for v in steps.by_source.values())
-                    for at in np.sort(spread_out(None, points)[:SHOWN_POINTS])
-                },
-            ),
-            "steps-by-point",
-            "Some test points",
-            "Running sums of all parts together.",
-        ),
-    ]
-    if steps.checks:
-        rows = [(name.replace("_", " "), f"{value:.3g}") for name, value in steps.checks.items()]
-        section.parts.append(table("Largest residuals", ("what", "largest"), rows))
     return section

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coarlib.errors import CoarlibError, ReportError
 from coarlib.regression.attributions import DATAMODELS, Attributions
 from coarlib.regression.rows import RowSource, StoreRows, open_rows
+from coarlib.report.methods import Baseline, find_baselines
 from coarlib.report.notes import FeatureNotes, Notes
 from coarlib.report.records import (
     EXPLANATION,
@@ -37,6 +37,7 @@ class ReportInputs:
     Attributes
     ----------
     title : str
+        Empty for one in words.
     attributions : Attributions or None
     rows : RowSource or None
         Masks and outputs, from a store or a .beton.
@@ -46,25 +47,34 @@ class ReportInputs:
     examples : Notes
         Of the targets.
     features : FeatureNotes
-    baselines : mapping of method to real [N, T]
+    baselines : mapping of method to Baseline
         Other scores, to be judged on the same held-out rows.
     evaluation : Evaluation or None
         Methods at several ablated fractions.
     lds : sequence of LDSRecord
     steps : StepContributions or None
+    model : str
+        Its name.
+    place : str
+        The directory that is reported on.
+    output_key : str or None
+        Which array of outputs was fitted, where that was said.
     """
 
-    title: str
+    title: str = ""
     attributions: Attributions | None = None
     rows: RowSource | None = None
     store: Store | None = None
     why_no_rows: str = "No store was given."
     examples: Notes = field(default_factory=Notes)
     features: FeatureNotes = field(default_factory=FeatureNotes)
-    baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     lds: Sequence[LDSRecord] = ()
     steps: StepContributions | None = None
+    model: str = ""
+    place: str = ""
+    output_key: str | None = None
 
     def check(self) -> None:
         """Raise ReportError where two inputs cannot belong together."""
@@ -86,10 +96,11 @@ class ReportInputs:
         if shape is not None:
             self.features.check(shape[0])
             self.examples.check(shape[1], "targets")
-            for name, scores in self.baselines.items():
-                if scores.shape != shape:
+            for name, baseline in self.baselines.items():
+                if baseline.scores.shape != shape:
                     raise ReportError(
-                        f"the baseline {name} has shape {list(scores.shape)}, not {list(shape)}"
+                        f"the baseline {name} has shape {list(baseline.scores.shape)}, not "
+                        f"{list(shape)}"
                     )
 
     @property
@@ -127,7 +138,7 @@ def gather(
         If there is nothing to report on, or it is damaged.
     """
     out = Path(out)
-    inputs = ReportInputs(title=out.resolve().name)
+    inputs = ReportInputs(place=out.resolve().name, output_key=output_key)
     fitted = next((d for d in (out, out / "attributions") if (d / DATAMODELS).is_file()), None)
     if fitted is not None:
         inputs.attributions = Attributions.load(fitted, mmap=True)
@@ -147,8 +158,20 @@ def gather(
             "explained training history; there is nothing to report on"
         )
     _open_rows(inputs, _place_of_rows(inputs, out, store), mask_key, output_key, targets)
+    if (components := _components(inputs)) is not None:
+        inputs.features = FeatureNotes.of_components(components)
+    if inputs.attributions is not None and inputs.shape is not None:
+        inputs.baselines = find_baselines(out, inputs.shape)
     inputs.check()
     return inputs
+
+
+def _components(inputs: ReportInputs) -> list[dict[str, Any]] | None:
+    """Return what the features are, as the fit or the store says."""
+    found = inputs.attributions
+    if found is not None and found.components is not None:
+        return found.components
+    return getattr(inputs.rows, "components", None)
 
 
 def _place_of_rows(inputs: ReportInputs, out: Path, store: str | Path | None) -> Path | None:

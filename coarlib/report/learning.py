@@ -16,15 +16,18 @@ from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
-from coarlib.regression.solvers import Ridge, Solver, solver_of
+from coarlib.regression.solvers import Lasso, LeastSquares, Ridge, Solver, solver_of
 from coarlib.regression.split import Split
 
-__all__ = ["SomeTargets", "Unseen", "look_ahead", "split_of"]
+__all__ = ["SomeTargets", "Unseen", "look_ahead", "looked_at", "split_of"]
 
-MOST_TARGETS = 128
+MOST_TARGETS, MOST_TARGETS_OF_LASSO = 1024, 128
 MOST_FEATURES = 2500  # beyond, six eigendecompositions take minutes
 FEWEST_ROWS = 32
 POINTS = 5
+ENDLESS = 4096  # times the rows: what no further row adds to
+CERTAIN = 0.15
+Z = 1.96
 MOST_HELD_OUT = 1000
 MOST_VALUES = 4 * 10**9
 
@@ -104,6 +107,23 @@ class Unseen:
     curve: LearningCurve
 
     @property
+    def not_additive(self) -> float | None:
+        """Share of the outputs' variance that no sum over features predicts, from endless rows.
+
+        The mean over targets of 1 - r(∞)², r(∞) as the learning curve says; None where its 95%
+        interval is wider than ± 0.15, or nothing is left.
+        """
+        found = self.curve
+        r = self.scores.pearson[np.isfinite(self.scores.pearson)]
+        if len(found.predicted) < 2 or not np.isfinite(found.predicted[-1]) or not r.size:
+            return None
+        now, top = float(found.correlation[-1]), float(found.predicted[-1])
+        if now <= 0 or 2 * top * Z * float(found.gain_sd[-1]) > CERTAIN:
+            return None
+        share = 1 - float(np.mean(np.maximum(r, 0) ** 2)) * (top / now) ** 2
+        return share if 0 < share < 1 else None
+
+    @property
     def doubled(self) -> float | None:
         """Expected mean correlation with twice the rows, if that can be told."""
         found = self.curve.predicted
@@ -132,21 +152,45 @@ def split_of(attributions: Attributions | None, source: RowSource) -> Split | No
 
 
 def own_solver(attributions: Attributions | None, targets: NDArray[np.int64]) -> Solver:
-    """Return what fitted ``attributions``, for some of its targets; ridge where that is not known.
+    """Return what fitted ``attributions``, for some of its targets; ridge where nothing is fitted.
 
-    A λ that held-out rows have chosen is kept. Guesses of the weights are not saved with a fit, so
-    an informed prior is looked at without them, as a shared prior.
+    A λ that held-out rows have chosen, or that was given, is kept. What reads rows again in place
+    of a matrix has the solution of the solver that does not. Guesses of the weights are not saved
+    with a fit, so an informed prior is looked at without them, as a shared prior.
+
+    Raises
+    ------
+    ReportError
+        If the solver is not known here.
     """
     if attributions is None:
         return Ridge()
-    name = str(attributions.summary.get("solver", "ridge"))
+    name, lam = str(attributions.summary.get("solver")), attributions.lam[targets]
+    if name == "conjugate_gradients":
+        return Ridge(lam=lam) if lam.any() else LeastSquares()
+    if name == "saga":
+        return Lasso(lam=lam)
     try:
         solver = solver_of("shared_prior" if name == "informed_prior" else name)
-    except RegressionError:
-        return Ridge()
+    except RegressionError as error:
+        raise ReportError(
+            f"predictions are left out: the fit's own solver ({name}) is not known here"
+        ) from error
     if "rows" in solver.needs:
-        return Ridge()
+        raise ReportError(f"predictions are left out: the fit's own solver ({name}) reads all rows")
     return solver.refit(attributions.targets(targets)) if "validation" in solver.needs else solver
+
+
+def looked_at(attributions: Attributions | None, count: int) -> NDArray[np.int64]:
+    """Return the targets to look at: all, or as many as take no minutes, evenly over the scores."""
+    lasso = attributions is not None and attributions.summary.get("solver") in ("lasso", "saga")
+    most = MOST_TARGETS_OF_LASSO if lasso else MOST_TARGETS
+    held = None if attributions is None else attributions.held_out
+    order = np.arange(count) if held is None else np.argsort(held.pearson, kind="stable")
+    if count <= most:
+        return np.arange(count, dtype=np.int64)
+    places = np.linspace(0, count - 1, most).round().astype(np.int64)
+    return np.sort(order[places]).astype(np.int64)
 
 
 def look_ahead(
@@ -181,7 +225,7 @@ def look_ahead(
         )
     some = SomeTargets(source, targets)
     solver = own_solver(attributions, targets)
-    options: dict[str, Any] = {"points": POINTS, "multiples": (2,)}
+    options: dict[str, Any] = {"points": POINTS, "multiples": (2, ENDLESS)}
     curve = learning_curve(some, train, validation, solver=solver, **options)
     fitted = fit(Moments.from_rows(some, train), solver)
     blocks = list(read_blocks(some, validation))

@@ -6,14 +6,24 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import floor, isnan, log10
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from coarlib.plots.style import INK, pyplot
 
-__all__ = ["Section", "facts_table", "figure", "inline_svg", "number", "sentence", "table"]
+__all__ = [
+    "Section",
+    "facts_table",
+    "figure",
+    "inline_svg",
+    "number",
+    "plain",
+    "sentence",
+    "signed",
+    "table",
+]
 
 
 @dataclass
@@ -29,12 +39,15 @@ class Section:
         Escaped HTML.
     label : str
         A shorter title for the list of sections.
+    missing : str
+        Where there is nothing to show: what, and why; the page names it at its end instead.
     """
 
     key: str
     title: str
     parts: list[Markup] = field(default_factory=list)
     label: str = ""
+    missing: str = ""
 
 
 def sentence(text: str) -> Markup:
@@ -46,7 +59,25 @@ def number(value: float | None, digits: int = 3) -> str:
     """Show a number to so many digits after the point; a dash where there is none."""
     if value is None or isnan(value):
         return "–"
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def plain(size: float) -> str:
+    """Show an uncertainty with two digits, and no exponent where none is needed."""
+    return f"{size:.{_digits(size)}f}" if 1e-4 < size < 1e4 else f"{size:.1e}"
+
+
+def signed(value: float, error: float | None = None) -> str:
+    """Show a number with its sign: as many digits as its uncertainty has, or three."""
+    size = abs(value) / 10 if error is None else error
+    ordinary = 1e-4 < size < 1e4 or value == 0
+    text = f"{abs(value):.{_digits(size)}f}" if ordinary else f"{abs(value):.2e}"
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
+def _digits(size: float) -> int:
+    """Digits after the point that give a number of this size two."""
+    return 2 if size <= 0 else max(0, 1 - floor(log10(float(f"{size:.1e}"))))
 
 
 def table(

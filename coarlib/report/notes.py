@@ -64,10 +64,35 @@ class FeatureNotes:
         Consecutive features, such as the filters of one layer; empty if unknown.
     notes : Notes
         Of training examples.
+    kind : str
+        What the components are, such as ``"conv_filter"``; empty if unknown, or of several kinds.
     """
 
     groups: Sequence[tuple[str, int]] = ()
     notes: Notes = field(default_factory=Notes)
+    kind: str = ""
+
+    @classmethod
+    def of_components(cls, content: Any) -> FeatureNotes:
+        """Take names from what ``ComponentSet.to_json`` gives; ReportError for anything else."""
+        groups = groups_from_json(content)
+        kinds = {str(group.get("kind", "")) for group in content}
+        return cls(groups, kind=kinds.pop() if len(kinds) == 1 else "")
+
+    @property
+    def count(self) -> int:
+        """How many components are named."""
+        return sum(size for _, size in self.groups)
+
+    @property
+    def noun(self) -> str:
+        """What the features are, in the plural."""
+        if self.groups:
+            named = self.kind.replace("conv_", "convolution_").replace("_", " ")
+            return f"{named}s" if named else "components"
+        known = self.notes
+        labelled = known.images is not None or known.labels is not None or known.texts is not None
+        return "training examples" if labelled else "features"
 
     def check(self, count: int) -> None:
         """Raise ReportError unless the names fit ``count`` features."""
@@ -176,7 +201,7 @@ def _named(labels: Any, names: Any) -> list[str]:
         raise ReportError(f"class_names has no name for every label: {error}") from error
 
 
-def read_groups(path: str | Path) -> list[tuple[str, int]]:
+def read_groups(path: str | Path) -> list[dict[str, Any]]:
     """Read component groups as ``ComponentSet.to_json`` gives them.
 
     Raises
@@ -184,10 +209,12 @@ def read_groups(path: str | Path) -> list[tuple[str, int]]:
     ReportError
         If it is something else.
     """
+    content = load_json(path, ReportError)
     try:
-        return groups_from_json(load_json(path, ReportError))
+        groups_from_json(content)
     except ReportError as error:
         raise ReportError(f"{path} is not a JSON file of component groups: {error}") from error
+    return list(content)
 
 
 def groups_from_json(content: Any) -> list[tuple[str, int]]:

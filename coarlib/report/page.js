@@ -106,8 +106,8 @@
     numeric("pearson", "correlation");
     if (top) columns.push(["strongest", (t) => strongestNames[t], (t) => strongestNames[t]]);
     numeric("r_squared", "R²");
-    numeric("mean", "mean output");
-    numeric("sd", "sd of output");
+    numeric("mean", "mean");
+    numeric("sd", "sd");
     let order = Array.from({length: count}, (_, t) => t), all = order, page = 0, chosen = -1;
     const heads = byId("examples").tHead.rows[0];
     const sort = (column, direction) => {
@@ -175,7 +175,7 @@
           const error = top.errors[at], spread = 92 * 1.96 * error / largest;
           const left = Math.max(0, share - spread);
           track.append(make("div", {class: "error", style: {left: left + "%", width: Math.min(100, share + spread) - left + "%"}}));
-          note += " ± " + error.toPrecision(2);
+          note += " ± " + (1.96 * error).toPrecision(2);
         }
         const name = make("span", {}, featureName(top.features[at]));
         const image = data.featureImages && data.featureImages[top.features[at]];
@@ -196,7 +196,7 @@
       if (top) {
         parts.push(make("h4", {}, "Raise the output when kept"), bars(t, 0, top.count / 2, "var(--helps)", "raises it"));
         parts.push(make("h4", {}, "Lower the output when kept"), bars(t, top.count / 2, top.count, "var(--hurts)", "lowers it"));
-        if (top.errors) parts.push(make("p", {class: "note"}, "± is one standard error; the line at a bar's end spans 1.96 of them either way."));
+        if (top.errors) parts.push(make("p", {class: "note"}, "±, and the line at a bar's end: 95% interval."));
       }
       if (near) {
         const list = make("ul", {class: "near"});

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from coarlib.files import whole_file
 from coarlib.progress import Progress
 from coarlib.report.attribution_sections import (
     attribution_section,
-    history_section,
     layer_section,
     lds_section,
 )
-from coarlib.report.health import Health, examine
+from coarlib.report.front import distribution, explained, methods_table
+from coarlib.report.health import examine
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.learning import MOST_TARGETS, Unseen, look_ahead, split_of
-from coarlib.report.markup import number
-from coarlib.report.payload import explorer_data, spread_out
+from coarlib.report.learning import Unseen, look_ahead, looked_at, split_of
+from coarlib.report.markup import Section, sentence
+from coarlib.report.methods import Method, judge
+from coarlib.report.payload import explorer_data
 from coarlib.report.sections import (
     health_section,
     held_out_section,
@@ -32,14 +34,17 @@ from coarlib.report.sections import (
     run_section,
 )
 from coarlib.report.strongest import nearest, strongest
+from coarlib.report.training_sections import history_section, training_section
+from coarlib.report.words import Verdict, fit_name, lead, title, verdict
 from coarlib.scoring import noise_ceiling
 from coarlib.version import __version__
 
-__all__ = ["build_report", "write_report"]
+__all__ = ["build_report", "learned", "methods_of", "render", "write_page", "write_report"]
 
 HERE = Path(__file__).parent
 TOP_FEATURES = 8
 STAGES = 4
+OF_HISTORIES = ("training", "history")
 
 
 def build_report(inputs: ReportInputs, quiet: bool = True) -> str:
@@ -63,34 +68,69 @@ def build_report(inputs: ReportInputs, quiet: bool = True) -> str:
     with Progress(STAGES, "report", "stage", quiet=quiet) as progress:
         health = None if inputs.rows is None else examine(inputs.rows)
         progress.advance()
-        curve, why = _curve(inputs)
+        curve, why = learned(inputs)
         progress.advance()
+        methods = methods_of(inputs, curve)
         top = None if found is None else strongest(found, TOP_FEATURES)
         similar = None if found is None else nearest(found.weight)
-        data = explorer_data(inputs, top, similar, health, curve) or {"targets": 0}
+        data = explorer_data(inputs, top, similar, health, curve)
         progress.advance()
         sections = [
-            run_section(inputs),
-            health_section(inputs, health),
+            attribution_section(inputs, similar),
             held_out_section(inputs, curve, why),
             learning_section(curve, why),
-            attribution_section(inputs, similar),
             layer_section(inputs),
             lds_section(inputs, _ceiling(inputs)),
+            training_section(inputs),
             history_section(inputs),
+            health_section(inputs, health),
+            run_section(inputs),
+        ]
+        front = [
+            distribution(inputs, methods) + methods_table(inputs, methods),
+            explained(inputs, top, health),
         ]
         progress.advance()
+    if inputs.shape is None and inputs.steps is not None:  # a history alone has no rows
+        sections = [part for part in sections if part.key in OF_HISTORIES]
+    return render(
+        heading=title(inputs),
+        below=lead(inputs),
+        verdict=verdict(inputs, methods, curve, 0 if health is None else health.num_complete),
+        front=[part for part in front if part],
+        sections=sections,
+        data=data,
+    )
+
+
+def render(
+    *,
+    heading: str,
+    below: str,
+    verdict: Verdict,
+    front: Sequence[Markup],
+    sections: Sequence[Section],
+    data: dict[str, Any] | None = None,
+) -> str:
+    """Put a page together: title, a line below it, verdict, first screen, sections, data.
+
+    Sections that miss something are named in one sentence at the end.
+    """
+    shown = [section for section in sections if not section.missing]
+    if missing := [section.missing for section in sections if section.missing]:
+        shown[-1].parts.append(sentence(f"Not shown: {'; '.join(missing)}."))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("page.html").render(
-        title=inputs.title,
-        lead=_lead(inputs),
-        facts=_facts(inputs, health, curve),
-        sections=sections,
+        title=heading,
+        lead=below,
+        verdict=verdict,
+        front=front,
+        sections=shown,
         css=Markup(_read("page.css")),
         script=Markup(_read("page.js")),
-        data=Markup(_inert(data)),
+        data=Markup(_inert(data or {"targets": 0})),
         footer=f"Written by coarlib {__version__} on "
         f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}. Everything is in this file; nothing "
         "is loaded from elsewhere.",
@@ -99,10 +139,15 @@ def build_report(inputs: ReportInputs, quiet: bool = True) -> str:
 
 def write_report(inputs: ReportInputs, path: str | Path, quiet: bool = True) -> Path:
     """Write the report to ``path``, whole or not at all, and return the path."""
+    return write_page(lambda: build_report(inputs, quiet), path)
+
+
+def write_page(build: Callable[[], str], path: str | Path) -> Path:
+    """Write what ``build`` returns to ``path``, whole or not at all; ReportError if it cannot."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ReportError(f"there is no directory {path.parent} to write the report to")
-    text = build_report(inputs, quiet)
+    text = build()
     try:
         with whole_file(path, "w") as file:
             file.write(text)
@@ -121,8 +166,8 @@ def _inert(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _curve(inputs: ReportInputs) -> tuple[Unseen | None, str]:
-    """The learning curve, or why there is none."""
+def learned(inputs: ReportInputs) -> tuple[Unseen | None, str]:
+    """Return predictions of held-out rows with the learning curve, or why there are none."""
     if inputs.rows is None:
         return None, inputs.why_no_rows
     split = split_of(inputs.attributions, inputs.rows)
@@ -131,14 +176,17 @@ def _curve(inputs: ReportInputs) -> tuple[Unseen | None, str]:
             "There are no held-out rows to look at predictions on: the fit used every row, its "
             "rows are no longer the same, or there are too few."
         )
-    held = None if inputs.attributions is None else inputs.attributions.held_out
-    pearson = None if held is None else np.asarray(held.pearson)
-    order = spread_out(pearson, inputs.rows.num_targets)
     try:
-        chosen = np.sort(order[:MOST_TARGETS])
+        chosen = looked_at(inputs.attributions, inputs.rows.num_targets)
         return look_ahead(inputs.rows, split, chosen, inputs.attributions), ""
     except (ReportError, RegressionError) as error:
         return None, str(error)[0].upper() + str(error)[1:] + "."
+
+
+def methods_of(inputs: ReportInputs, curve: Unseen | None) -> list[Method]:
+    """Judge the fit and the baselines; the fit first."""
+    name = fit_name(inputs)
+    return judge(name, inputs.attributions, inputs.baselines, curve, inputs.store)
 
 
 def _ceiling(inputs: ReportInputs) -> float | None:
@@ -152,37 +200,3 @@ def _ceiling(inputs: ReportInputs) -> float | None:
                 outputs = inputs.store.array(key)[rows].astype(np.float64)
                 return noise_ceiling(outputs, splits=10).mean
     return None
-
-
-def _lead(inputs: ReportInputs) -> str:
-    if inputs.shape is None:
-        return "An explained training history." if inputs.steps is not None else inputs.why_no_rows
-    features, targets = inputs.shape
-    outputs = {} if inputs.store is None else inputs.store.spec.outputs
-    said = "; ".join(f"{key}: {value}" for key, value in outputs.items())
-    return f"What each of {features:,} features does to {targets:,} outputs" + (
-        f" ({said})." if said else "."
-    )
-
-
-def _facts(
-    inputs: ReportInputs, health: Health | None, curve: Unseen | None
-) -> list[tuple[str, str, str]]:
-    """The numbers at the top: name, value, note."""
-    found: list[tuple[str, str, str]] = []
-    held = None if inputs.attributions is None else inputs.attributions.held_out
-    if held is not None:
-        note = f"95% [{number(held.mean_low)}, {number(held.mean_high)}], {held.num_rows:,} rows"
-        found.append(("held-out correlation", number(held.mean), note))
-    if curve is not None and curve.doubled is not None:
-        note = f"from {curve.scores.mean:.3f} with {curve.num_rows:,}"
-        found.append(("with twice the rows", number(curve.doubled), note))
-    if health is not None:
-        of = "" if inputs.store is None else f"of {inputs.store.num_models:,}"
-        found.append(("completed rows", f"{health.num_complete:,}", of))
-        bad = int((health.constant | health.has_nonfinite).sum())
-        found.append(("suspect targets", f"{bad:,}", "never vary, or hold NaN"))
-    if inputs.lds:
-        best = max(inputs.lds, key=lambda record: record.summary["mean"] or -1.0)
-        found.append(("best LDS", number(best.summary["mean"]), best.name))
-    return found

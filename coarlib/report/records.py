@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import ReportError
+from coarlib.errors import ReportError, ScoringError
 from coarlib.loading import load_json, load_npz
+from coarlib.path_kernel import Decomposition
+from coarlib.scoring.regime import Regime
+from coarlib.scoring.scoreboard import Line, Scoreboard
 from coarlib.store import Store
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "read_evaluation",
     "read_lds",
     "read_steps",
+    "scoreboard_of",
 ]
 
 LDS_KEYS = {"mean", "kind", "num_rows", "num_targets", "share_p_below_05"}
@@ -72,6 +76,21 @@ def find_lds(directory: Path) -> list[LDSRecord]:
         except ReportError:  # another JSON file
             continue
     return found
+
+
+def scoreboard_of(records: Sequence[LDSRecord]) -> Scoreboard | None:
+    """Return a scoreboard of results that were measured in one regime; None without such."""
+    lines, regimes = [], []
+    for record in records:
+        try:
+            regimes.append(Regime.from_json(record.summary["regime"]))
+        except (KeyError, TypeError, ValueError, ScoringError):
+            return None
+        lines.append(Line(record.name, record.summary))
+    if len(lines) < 2 or any(regimes[0].difference(other) for other in regimes):
+        return None
+    ordered = sorted(lines, key=lambda line: -(line.record["mean"] or -2))
+    return Scoreboard(tuple(ordered), regimes[0])
 
 
 @dataclass(frozen=True)
@@ -135,47 +154,75 @@ class StepContributions:
     steps : int64 [S]
         First update of each entry.
     by_source : mapping of source to float [N, S]
-        For each test point, its output's contributions (the first output).
+        For each test point, its output's contributions (the first output); empty where nothing
+        was accumulated by step.
     checks : mapping of name to float
         Largest residuals.
+    by_sample : float [N, D] or None
+        What each training sample gave each test point's output.
+    output : str
+        What was explained.
+    verdict : str
+        Whether the parts add up; empty where that is not known.
+    sound : bool
     """
 
     steps: NDArray[np.int64]
     by_source: Mapping[str, NDArray[Any]]
     checks: Mapping[str, float]
+    by_sample: NDArray[Any] | None = None
+    output: str = "output"
+    verdict: str = ""
+    sound: bool = True
+
+    @property
+    def num_points(self) -> int:
+        """Test points that were explained."""
+        parts = [*self.by_source.values(), *([] if self.by_sample is None else [self.by_sample])]
+        return len(parts[0])
 
 
 def read_steps(path: str | Path) -> StepContributions:
-    """Read contributions over steps from the directory of an explained training history.
+    """Read an explained training history: contributions over steps, and of samples.
 
     Raises
     ------
     ReportError
-        If it holds none, or was not accumulated by step.
+        If it holds neither.
     """
     path = Path(path)
     about = _json(path / EXPLANATION)
     store = Store.open(path)
     rows = store.completed_rows()
-    keys = {source: f"{source}_by_step" for source in STEP_SOURCES}
-    found = {
-        source: np.asarray(store.array(key)[rows][:, 0], np.float64)
-        for source, key in keys.items()
-        if key in store.spec.schema
-    }
-    if not found or len(rows) == 0:
+    keys = store.spec.schema
+
+    def read(name: str) -> NDArray[np.float64]:
+        return np.asarray(store.array(name)[rows][:, 0], np.float64)
+
+    found = {}
+    for source in STEP_SOURCES:
+        if f"{source}_by_step" in keys:
+            found[source] = read(f"{source}_by_step")
+        elif f"{source}_by_tensor_step" in keys:
+            found[source] = read(f"{source}_by_tensor_step").sum(1)
+    samples = read("data_by_sample") if "data_by_sample" in keys else None
+    if (not found and samples is None) or len(rows) == 0:
         raise ReportError(
-            f"{path} holds no contributions by step; explain with step among what to accumulate by"
+            f"{path} holds no contributions by step or sample; explain with step or sample among "
+            "what to accumulate by"
         )
-    count = next(iter(found.values())).shape[1]
+    count = next(iter(found.values())).shape[1] if found else 0
     steps = int(about.get("first", 0)) + int(about.get("window", 1)) * np.arange(count)
     residuals = ("quadrature_residual", "untracked", "update_residual")
     checks = {
-        name: float(np.abs(store.array(name)[rows]).max())
-        for name in residuals
-        if name in store.spec.schema
+        name: float(np.abs(store.array(name)[rows]).max()) for name in residuals if name in keys
     }
-    return StepContributions(steps.astype(np.int64), found, checks)
+    said, sound = "", True
+    if {"initial", "final", "part_error"} <= set(keys) and len(rows) == store.num_models:
+        judged = Decomposition.open(path).verdict()
+        said, sound = str(judged), judged.sound
+    output = str(about.get("output", "output"))
+    return StepContributions(steps.astype(np.int64), found, checks, samples, output, said, sound)
 
 
 def _json(path: Path) -> Any:

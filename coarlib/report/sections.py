@@ -12,9 +12,10 @@ from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
 from coarlib.report.markup import Section, facts_table, figure, number, sentence, table
+from coarlib.report.methods import cost_of_fit
 from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
-from coarlib.scoring import Interval, bootstrap_interval, correlate
+from coarlib.report.words import output_name
 from coarlib.store import Store
 from coarlib.store.identity import all_identities, rows_by_identity
 
@@ -26,7 +27,7 @@ NAMED = 20
 
 def run_section(inputs: ReportInputs) -> Section:
     """What was run: spec, task, rows, seeds, versions, cost."""
-    section = Section("run", "What was run")
+    section = Section("run", "How it was made", label="How it was made")
     facts: list[tuple[str, str]] = []
     store, found = inputs.store, inputs.attributions
     if store is not None:
@@ -54,7 +55,8 @@ def run_section(inputs: ReportInputs) -> Section:
     elif inputs.rows is not None:
         facts.append(("rows", f"{len(inputs.rows.row_ids):,} in {inputs.rows.description}"))
     if found is not None:
-        facts += _fit_facts(found)
+        unit = "a training" if inputs.features.noun == "training examples" else "a forward pass"
+        facts += _fit_facts(found, store, unit)
     if not facts:
         section.parts.append(sentence(inputs.why_no_rows))
         return section
@@ -69,7 +71,7 @@ def run_section(inputs: ReportInputs) -> Section:
     return section
 
 
-def _fit_facts(found: Attributions) -> list[tuple[str, str]]:
+def _fit_facts(found: Attributions, store: Store | None, unit: str) -> list[tuple[str, str]]:
     """Say how the attributions were fitted, on what, and what that took."""
     s = found.summary
     facts = [
@@ -82,7 +84,8 @@ def _fit_facts(found: Attributions) -> list[tuple[str, str]]:
             f"{fitted:,} (scored by a fit on {scoring:,}, {s.get('rows_held_out') or 0:,} held "
             f"out; {s.get('num_excluded') or 0:,} left out as not finite)"
         )
-        facts += [("rows of the fit", text), ("cost of the fit", str(found.cost))]
+        cost = cost_of_fit(found, store)
+        facts += [("rows of the fit", text), ("cost of the fit", f"{cost} (a row is {unit})")]
     if s.get("largest_gap") is not None:
         gap = float(s["largest_gap"])
         facts.append(("certificate", f"at most {gap:.2g} from the optimum (relative)"))
@@ -186,25 +189,6 @@ def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Se
                 "Targets in ascending order, with 95% intervals over rows.",
             )
         )
-    methods = _methods(inputs, curve)
-    if methods:
-        section.parts.append(
-            figure(
-                plots.correlation_histogram({name: r for name, r, _ in methods}),
-                "correlations",
-                "Distribution over targets",
-                "Correlation of predicted and measured outputs on held-out rows.",
-            )
-        )
-        rows = [(name, _mean(r), float(low), float(high)) for name, r, (low, high) in methods]
-        section.parts.append(
-            table(
-                "Methods on held-out rows",
-                ("method", "mean correlation", "95% from", "to"),
-                rows,
-                "methods",
-            )
-        )
     if inputs.evaluation is not None:
         e, trained_at = inputs.evaluation, inputs.evaluation.trained_at
         if trained_at is None and inputs.attributions is not None:
@@ -233,40 +217,20 @@ def held_out_section(inputs: ReportInputs, curve: Unseen | None, why: str) -> Se
     if curve is None:
         section.parts.append(sentence(why))
     else:
-        section.parts += _scatter_parts(curve)
+        section.parts += _scatter_parts(inputs, curve)
     return section
 
 
-def _methods(
-    inputs: ReportInputs, curve: Unseen | None
-) -> list[tuple[str, NDArray[np.float64], tuple[float, float]]]:
-    """Each method's correlations [T] and interval of the mean; baselines on the held-out rows."""
-    found: list[tuple[str, NDArray[np.float64], tuple[float, float]]] = []
-    held = None if inputs.attributions is None else inputs.attributions.held_out
-    if held is not None:
-        found.append(("this fit", held.pearson, (held.mean_low, held.mean_high)))
-    if curve is not None:
-        for name, scores in inputs.baselines.items():
-            predicted = curve.masks.astype(np.float64) @ np.asarray(
-                scores[:, curve.targets], np.float64
-            )
-            interval: Interval = bootstrap_interval(predicted, curve.true, "pearson")
-            r = correlate(predicted, curve.true, "pearson").r
-            found.append((name, r, (interval.low, interval.high)))
-    return found
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
-
-
-def _scatter_parts(curve: Unseen) -> list[Markup]:
+def _scatter_parts(inputs: ReportInputs, curve: Unseen) -> list[Markup]:
     scores = curve.scores.pearson
     chosen = np.sort(spread_out(scores, len(curve.targets))[:PANELS])
     chosen = chosen[np.argsort(scores[chosen], kind="stable")]
-    titles = [f"example {curve.targets[at]}: r = {number(scores[at], 2)}" for at in chosen]
-    drawn = plots.predicted_against_true(curve.predicted[:, chosen], curve.true[:, chosen], titles)
+    titles = [
+        f"{_example(inputs, int(curve.targets[at]))}: r = {number(scores[at], 2)}" for at in chosen
+    ]
+    drawn = plots.predicted_against_true(
+        curve.predicted[:, chosen], curve.true[:, chosen], titles, output=output_name(inputs)
+    )
     return [
         figure(
             drawn,
@@ -282,6 +246,15 @@ def _scatter_parts(curve: Unseen) -> list[Markup]:
     ]
 
 
+def _solver(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _example(inputs: ReportInputs, target: int) -> str:
+    labels = inputs.examples.labels
+    return f"example {target}" if labels is None else f"{labels[target]} ({target})"
+
+
 def learning_section(curve: Unseen | None, why: str) -> Section:
     """How much more rows would help."""
     section = Section("learning", "Learning curve")
@@ -290,7 +263,7 @@ def learning_section(curve: Unseen | None, why: str) -> Section:
         return section
     found = curve.curve
     ahead = None if curve.doubled is None else (float(found.wanted[0]), curve.doubled)
-    said = f"{str(found)[0].upper()}{str(found)[1:]}."
+    said = f"{str(found)[0].upper()}{str(found)[1:]}.".replace(found.solver, _solver(found.solver))
     section.parts += [
         sentence(said),
         figure(

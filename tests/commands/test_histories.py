@@ -8,6 +8,7 @@ import torch
 
 from coarlib.commands.history import explain as explain_command
 from coarlib.commands.history import plot_explanation, plot_history, record_history
+from coarlib.commands.judge import report
 from coarlib.errors import ArgumentError, SetupError
 from coarlib.history import open_run
 from coarlib.history.setups import train_with_history
@@ -36,6 +37,17 @@ def test_record_explain_plot(tmp_path, capsys):
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
     plot_history.main([*SETUP, *history, "--plot.to", f"{tmp_path}/plots", "--plot.points", "2"])
     assert (tmp_path / "plots" / "training.png").stat().st_size > 1000
+
+
+def test_explain_and_report_go_together_with_their_defaults(tmp_path, capsys):
+    history, out = str(tmp_path / "h"), str(tmp_path / "e")
+    record_history.main([history, *SETUP])
+    explain_command.main([history, *SETUP, "--out", out, "--tolerance", "1e-3", "--num_test", "6"])
+    report.main([out])
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "What training did to 6 images" in page
+    assert '<figure id="helpful-harmful">' in page and '<figure id="steps-by-source">' in page
+    assert "the parts add up" in page.lower() and "note:" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

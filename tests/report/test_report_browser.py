@@ -132,6 +132,53 @@ def test_light_dark_and_by_button(opened):
     opened.dark(False)
 
 
+CONTRAST = """
+(() => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = (c) => { const v = parse(c).slice(0, 3).map((x) => (x /= 255) <= .03928
+    ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+    return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+  const under = (e) => { for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor; if (parse(c)[3] !== 0) return c; }
+    return getComputedStyle(document.body).backgroundColor; };
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.disabled || e.closest("script,style")) continue;
+    const style = getComputedStyle(e), svg = e.closest("svg");
+    const ink = svg ? style.fill : style.color;
+    if (!/^rgb/.test(ink)) continue;
+    const a = light(ink), b = light(under(svg ? svg.parentElement : e));
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) found.push([e.textContent.slice(0, 30), ink, ratio]);
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_has_the_contrast_of_wcag_aa(opened, dark):
+    opened.dark(dark)
+    assert opened.do(CONTRAST) == []
+    faint = "document.querySelector('footer p').style.color = '#888'"
+    opened.do(faint)
+    assert len(opened.do(CONTRAST)) == (0 if dark else 1)
+    opened.dark(False)
+
+
+def test_the_first_screen_answers(opened):
+    seen = "(s) => document.querySelector(s).getBoundingClientRect().bottom"
+    for what in ("h1", ".verdict", "#correlations svg", "#methods", ".card:nth-of-type(3) .bars"):
+        assert opened.do(f"({seen})({what!r})") <= 800, what
+    assert opened.do("document.querySelectorAll('.card').length") == 3
+    clipped = (
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.ariaLabel)"
+    )
+    assert opened.do(clipped) == []
+
+
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
 def test_nothing_sticks_out_at_either_size(opened, tmp_path, size):
     opened.size(*size)

@@ -9,9 +9,10 @@ from report_cases import FEATURES, TARGETS, make_case, make_fit, make_store, rep
 from coarlib.commands.judge import report
 from coarlib.errors import CoarlibError, ReportError
 from coarlib.report.inputs import ReportInputs, gather
+from coarlib.report.methods import Baseline
 from coarlib.report.page import build_report, write_report
 
-SECTIONS = ["run", "health", "held-out", "learning", "attributions", "layers", "lds", "history"]
+SECTIONS = ["attributions", "held-out", "learning", "layers", "lds", "health", "run"]
 
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -121,7 +122,9 @@ def test_a_store_alone_gives_a_report(tmp_path):
 
 def test_an_empty_store_gives_a_report(tmp_path):
     page = build_report(gather(make_store(tmp_path / "store", complete=0)))
-    assert "No row of" in page and Elements(page).sections == SECTIONS
+    assert "No row of" in page
+    assert Elements(page).sections == [name for name in SECTIONS if name != "lds"]
+    assert "Not shown: LDS" in page
 
 
 def test_a_fit_without_held_out_rows_says_so_in_one_sentence(tmp_path):
@@ -196,14 +199,16 @@ def test_an_explained_history_is_shown(tmp_path):
     assert inputs.steps.steps.tolist() == [2, 7, 12, 17, 22, 27, 32]
     page = build_report(inputs)
     assert '<figure id="steps-by-source">' in page and "Largest residuals" in page
+    assert Elements(page).sections == ["history"]
 
 
 def test_baselines_are_scored_on_the_held_out_rows(case):
     inputs = gather(case)
-    inputs.baselines = {"the same": np.asarray(inputs.attributions.weight)}
+    inputs.baselines = {"the same": Baseline(np.asarray(inputs.attributions.weight), "9 rows")}
     page = build_report(inputs)
-    assert "the same" in page
-    inputs.baselines = {"odd": np.zeros((2, 2))}
+    found = Elements(page).text["methods"]
+    assert "the same" in found and "9 rows" in found and "random scores" in found
+    inputs.baselines = {"odd": Baseline(np.zeros((2, 2)))}
     with pytest.raises(ReportError, match=r"odd has shape \[2, 2\]"):
         build_report(inputs)
 

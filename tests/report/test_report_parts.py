@@ -1,5 +1,6 @@
 import base64
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from coarlib.regression import ArrayRows, Moments, fit
 from coarlib.regression.attributions import Attributions
 from coarlib.regression.split import Split, split_rows
 from coarlib.report.health import examine
-from coarlib.report.learning import look_ahead, split_of
+from coarlib.report.learning import look_ahead, looked_at, split_of
 from coarlib.report.notes import FeatureNotes, Notes, as_pictures, read_groups, read_notes
 from coarlib.report.payload import STEPS, pack_scaled, spread_out
 from coarlib.report.records import read_evaluation, read_lds, read_steps
@@ -149,12 +150,43 @@ def test_the_curve_is_that_of_the_solver_of_the_fit():
     masks = RNG.random((300, 8)) < 0.6
     outputs = masks @ RNG.normal(size=(8, 5)) + RNG.normal(size=(300, 5))
     source, targets = ArrayRows(masks, outputs), np.array([1, 3])
-    for solver in ("least_squares", "lasso", "tempered_prior", "conjugate_gradients"):
-        whole = fit((masks, outputs), solver, held_out=60)
+    same = {"conjugate_gradients": "least_squares", "saga": "lasso"}  # what has their solution
+    for solver in ("least_squares", "lasso", "tempered_prior", *same):
+        options = {"lam": 0.01} if solver == "saga" else {}
+        whole = fit((masks, outputs), solver, held_out=60, **options)
         found = look_ahead(source, split_of(whole, source), targets, whole)
-        expected = "ridge" if solver == "conjugate_gradients" else solver
-        assert found.curve.solver == expected
+        assert found.curve.solver == same.get(solver, solver)
         assert found.curve.correlation[-1] == pytest.approx(found.scores.mean, abs=FLOAT32)
+        if solver != "lasso":  # which chooses λ on some of the held-out rows
+            held = whole.held_out.pearson[targets]
+            np.testing.assert_allclose(found.scores.pearson, held, atol=2e-3)
+    whole.summary["solver"] = "of another program"
+    with pytest.raises(ReportError, match=r"own solver .* is not known"):
+        look_ahead(source, split_of(whole, source), targets, whole)
+
+
+def test_the_targets_that_are_looked_at_are_all_or_evenly_spread():
+    found = attributions(np.zeros((2, 3000)))
+    assert looked_at(found, 900).tolist() == list(range(900))
+    r = RNG.normal(size=3000)
+    found.held_out = SimpleNamespace(pearson=r)
+    chosen = looked_at(found, 3000)
+    assert len(chosen) == 1024 and (np.diff(chosen) > 0).all()
+    np.testing.assert_allclose(np.quantile(r[chosen], [0.1, 0.5, 0.9]),
+                               np.quantile(r, [0.1, 0.5, 0.9]), atol=0.01)  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_the_share_that_is_not_additive_is_found(share):
+    masks = RNG.random((3000, 12)) < 0.5
+    signs = 2.0 * masks - 1
+    additive = signs @ RNG.normal(size=(12, 6))
+    pairs = signs[:, :6] * signs[:, 6:]  # uncorrelated with every single feature
+    outputs = additive / additive.std(0) * np.sqrt(1 - share) + pairs * np.sqrt(share)
+    found = look_ahead(
+        ArrayRows(masks, outputs), Split(np.arange(2500), np.arange(2500, 3000)), np.arange(6)
+    )
+    assert found.not_additive == pytest.approx(share, abs=0.06)
 
 
 def test_too_many_features_for_a_curve_are_refused_with_the_reason():

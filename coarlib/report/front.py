@@ -1,0 +1,154 @@
+"""The first screen: does it work, how well, and what decides some examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from coarlib import plots
+from coarlib.report.health import Health
+from coarlib.report.inputs import ReportInputs
+from coarlib.report.markup import figure, number, plain, sentence, signed, table
+from coarlib.report.methods import Method
+from coarlib.report.payload import picture_uri
+from coarlib.report.strongest import Strongest
+from coarlib.report.words import examples_noun, output_name
+
+__all__ = ["distribution", "explained", "methods_table"]
+
+SHOWN, RAISING, LOWERING = 3, 3, 2
+LONGEST_TEXT = 160
+Z_95 = 1.96
+PLACES = ("highest", "median", "lowest")
+
+
+def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
+    """Draw every method's correlations against those of the others."""
+    if not methods:
+        return Markup("")
+    drawn = plots.method_distributions(
+        {method.name: method.pearson for method in methods},
+        {method.name: (method.low, method.high) for method in methods},
+        of_what="held-out rows",
+    )
+    noun = examples_noun(inputs)
+    return figure(
+        drawn,
+        "correlations",
+        f"How well {noun} are predicted",
+        f"Shapes: the {len(methods[0].pearson):,} {noun}. Points and numbers: means; bars: 95% "
+        "intervals over rows.",
+    )
+
+
+def methods_table(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
+    """Tabulate means, intervals and costs."""
+    rows = [(m.name, f"{number(m.mean)} {m.interval}", m.cost or "not known") for m in methods]
+    trained = inputs.features.noun == "training examples"
+    unit = "one training" if trained else "one forward pass over the examples"
+    headers = ("method", "mean correlation", "cost")
+    caption = f"Methods on the same held-out rows, 95% intervals over rows. A row costs {unit}."
+    return table(caption, headers, rows, "methods") if rows else Markup("")
+
+
+def explained(inputs: ReportInputs, top: Strongest | None, health: Health | None) -> Markup:
+    """Explain three examples: what raises and lowers their outputs, with images or texts."""
+    found = inputs.attributions
+    if top is None or found is None:
+        return Markup("")
+    shown = _examples(inputs, health, found.num_targets)
+    cards = [_card(inputs, top, target, place) for target, place in shown]
+    note = sentence(
+        f"Numbers: how much the {output_name(inputs)} changes when a feature is kept, "
+        + ("± its 95% interval." if top.errors is not None else "without errors: none are known.")
+        + " Blue raises it, orange lowers it."
+    )
+    return Markup('<div class="cards">{}{}</div>').format(Markup("").join(cards), note)
+
+
+def _examples(inputs: ReportInputs, health: Health | None, targets: int) -> list[tuple[int, str]]:
+    """Choose the examples with the highest, the median and the lowest mean output."""
+    if health is None:
+        chosen = np.unique(np.linspace(0, targets - 1, min(SHOWN, targets)).round())
+        return [(int(target), "") for target in chosen]
+    usable = np.flatnonzero(~health.constant & ~health.has_nonfinite)
+    if not len(usable):
+        usable = np.arange(targets)
+    order = usable[np.argsort(-health.mean[usable], kind="stable")]
+    at = np.unique(np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int))
+    places = PLACES if len(at) == SHOWN else ("",) * len(at)
+    return [
+        (
+            int(order[a]),
+            f"{place} mean {output_name(inputs)}, {signed(float(health.mean[order[a]]), 0.1)}",
+        )
+        for a, place in zip(at, places, strict=True)
+    ]
+
+
+def _card(inputs: ReportInputs, top: Strongest, target: int, place: str) -> Markup:
+    notes, held = inputs.examples, None
+    if inputs.attributions is not None:
+        held = inputs.attributions.held_out
+    label = "" if notes.labels is None else f"{notes.labels[target]} · "
+    said = [place] if place else []
+    if held is not None:
+        said.append(f"r = {number(float(held.pearson[target]), 2)}")
+    picture = Markup("")
+    if notes.images is not None:
+        uri = picture_uri(notes.images[target])
+        picture = Markup('<img class="main" src="{}" alt="example {}">').format(uri, target)
+    words = Markup("")
+    if notes.texts is not None:
+        text = notes.texts[target]
+        text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+        words = Markup("<blockquote>{}</blockquote>").format(text)
+    return Markup(
+        '<article class="card"><h3>{}example {}</h3><p class="note">{}</p>{}'
+        '<div class="what">{}<div class="bars">{}</div></div></article>'
+    ).format(label, target, "; ".join(said), words, picture, _bars(inputs, top, target))
+
+
+def _bars(inputs: ReportInputs, top: Strongest, target: int) -> Markup:
+    """Draw the features that raise the output most, then those that lower it most."""
+    features, weights = top.features[target], top.weights[target]
+    half = len(features) // 2
+    order = np.array([*range(min(RAISING, half)), *range(half, half + min(LOWERING, half))])
+    order = order[features[order] >= 0]
+    largest = float(np.abs(weights[order]).max(initial=0)) or 1.0
+    parts = []
+    for at in order:
+        weight = float(weights[at])
+        error = None if top.errors is None else Z_95 * float(top.errors[target, at])
+        parts.append(_bar(_name(inputs, int(features[at])), weight, error, largest))
+    return Markup("").join(parts) if parts else sentence("No feature has an effect.")
+
+
+def _bar(name: Markup, weight: float, error: float | None, largest: float) -> Markup:
+    share = 92 * abs(weight) / largest
+    spread = Markup("")
+    if error is not None:
+        reach = 92 * error / largest
+        left, right = max(0.0, share - reach), min(100.0, share + reach)
+        spread = Markup('<div class="error" style="left:{:.1f}%;width:{:.1f}%"></div>').format(
+            left, right - left
+        )
+    kind = "helps" if weight > 0 else "hurts"
+    said = signed(weight) if error is None else f"{signed(weight, error)} ± {plain(error)}"
+    return Markup(
+        '<span>{}</span><div class="track" aria-hidden="true"><div class="fill {}" '
+        'style="width:{:.1f}%"></div>{}</div><span class="number">{}</span>'
+    ).format(name, kind, share, spread, said)
+
+
+def _name(inputs: ReportInputs, feature: int) -> Markup:
+    name = inputs.features.name(feature).replace(".weight", "")
+    images: NDArray[Any] | None = inputs.features.notes.images
+    if images is None:
+        return Markup("{}").format(name)
+    uri = picture_uri(images[feature])
+    return Markup('<img src="{}" alt=""> {}').format(uri, name)

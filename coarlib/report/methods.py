@@ -1,0 +1,129 @@
+"""Every method that was judged: the fit, and baselines on the same held-out rows, with costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.baselines.components import leave_one_out, random_scores
+from coarlib.errors import CoarlibError
+from coarlib.regression import Attributions
+from coarlib.report.learning import Unseen
+from coarlib.report.provenance import duration, read_run
+from coarlib.scoring import bootstrap_interval, correlate
+from coarlib.scoring.score_files import load_scores
+from coarlib.store import Store
+
+__all__ = ["Baseline", "Method", "find_baselines", "judge", "read_baseline"]
+
+SINGLES = "leave_one_out"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Other scores [N, T], and what they cost, in words ("" where nobody said)."""
+
+    scores: NDArray[Any]
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How well one method predicts held-out rows.
+
+    Attributes
+    ----------
+    name : str
+    pearson : float64 [t]
+        Of each target; NaN where undefined.
+    mean, low, high : float
+        Of the correlations, with the 95% interval over rows.
+    cost : str
+    """
+
+    name: str
+    pearson: NDArray[np.float64]
+    mean: float
+    low: float
+    high: float
+    cost: str
+
+    @property
+    def interval(self) -> str:
+        """The interval as people write it."""
+        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+            return "[too few rows for an interval]"
+        return f"[{self.low:.3f}, {self.high:.3f}]".replace("-", "−")
+
+
+def read_baseline(path: str | Path) -> Baseline:
+    """Read scores [N, T] of a file, or the effects that a leave-one-out store holds."""
+    if not (Path(path) / "_completed.npy").is_file():
+        return Baseline(load_scores(path))
+    store = Store.open(path)
+    rows = store.completed_rows()
+    masks, values = (store.array(key)[rows] for key in (store.masks_name(), store.outputs_name()))
+    effects = leave_one_out(np.asarray(masks), np.asarray(values))
+    return Baseline(effects, cost_of_rows(len(rows), store))
+
+
+def find_baselines(out: Path, shape: tuple[int, int]) -> dict[str, Baseline]:
+    """Find a leave-one-out store that ``coar demo`` and others leave beside a result."""
+    for place in (out / SINGLES, out.parent / SINGLES):
+        if not (place / "_completed.npy").is_file():
+            continue
+        try:
+            found = read_baseline(place)
+        except CoarlibError:  # unfinished, or of something else
+            continue
+        if found.scores.shape == shape:
+            return {"leave-one-out": found}
+    return {}
+
+
+def cost_of_rows(rows: int, store: Store | None) -> str:
+    """Say what rows took: forward passes over the examples, and time, where it was recorded."""
+    record = None if store is None else read_run(store)
+    if record is None or not record.rows:
+        return f"{rows:,} rows"
+    return f"{rows:,} rows, {duration(record.seconds * rows / record.rows)}"
+
+
+def cost_of_fit(found: Attributions, store: Store | None) -> str:
+    """Say what attributions took, with the time of their rows."""
+    cost = found.cost
+    if cost.prior:
+        return f"{cost} ({cost_of_rows(cost.rows, store)})"
+    return cost_of_rows(cost.rows, store)
+
+
+def judge(
+    name: str,
+    attributions: Attributions | None,
+    baselines: Mapping[str, Baseline],
+    curve: Unseen | None,
+    store: Store | None,
+) -> list[Method]:
+    """Judge the fit, called ``name``, and baselines on the same held-out rows; the fit first."""
+    found: list[Method] = []
+    held = None if attributions is None else attributions.held_out
+    if attributions is not None and held is not None:
+        cost = cost_of_fit(attributions, store)
+        found.append(Method(name, held.pearson, held.mean, held.mean_low, held.mean_high, cost))
+    if curve is None or attributions is None:
+        return found
+    random = Baseline(random_scores(attributions.num_features, attributions.num_targets), "nothing")
+    for other, baseline in {**baselines, "random scores": random}.items():
+        scores = np.asarray(baseline.scores[:, curve.targets], np.float64)
+        predicted = curve.masks.astype(np.float64) @ scores
+        interval = bootstrap_interval(predicted, curve.true, "pearson")
+        r = correlate(predicted, curve.true, "pearson").r
+        known = r[np.isfinite(r)]
+        mean = float(known.mean()) if known.size else float("nan")
+        found.append(Method(other, r, mean, interval.low, interval.high, baseline.cost))
+    return found
