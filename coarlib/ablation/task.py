@@ -18,6 +18,7 @@ from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
 from coarlib.ablation.plain import checked_model
 from coarlib.ablation.probe import FEW, checked_output, logits_of, probe
+from coarlib.ablation.tuning import MOST, announced_batch, batch_by_size, largest_activation
 from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError, whole_number
 from coarlib.identity import Identity
@@ -27,8 +28,6 @@ from coarlib.task import Task, TaskLayout
 Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 """(model, inputs of a batch) -> logits."""
 
-# What a batch may weigh: numbers of its inputs and logits together, and examples.
-_NUMBERS, _EXAMPLES = 2**23, 500
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,9 +37,9 @@ class ComponentTask(Task):
     Parameters
     ----------
     batch_size : int, optional
-        Examples in one forward pass; None chooses by the size of inputs and logits. It changes
-        speed and memory, and outputs by no more than :attr:`tolerance`. A batch that does not fit
-        the device's memory is halved.
+        Examples in one forward pass; None chooses: on a processor by the size of activations, on
+        an accelerator by a probe of a few seconds. It changes speed and memory, and outputs by no
+        more than :attr:`tolerance`. A batch that does not fit the device's memory is halved.
     fuse : bool
         Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
         the outputs of a probe beyond rounding is not used.
@@ -98,7 +97,7 @@ class ComponentTask(Task):
         self.ablate = self.way.name
         # Folding moves activations behind the norm, so replacing them there is something else.
         self.fuse = fuse and self.way.on_weights
-        self.batch_size = _EXAMPLES if batch_size is None else batch_size
+        self.batch_size = MOST if batch_size is None else batch_size
         self._size_is_free, self.autocast = batch_size is None, autocast
         self.compiled = compiled and self.way.on_weights
         self._device = torch.device("cpu")
@@ -206,22 +205,33 @@ class ComponentTask(Task):
         self._network = self._fastest(model, components)
         self._ablation = self._ablation_of(components)
         self._check_that_ablation_acts(self._ablation)
+        if self._size_is_free and device.type != "cpu":
+            self.batch_size = announced_batch(
+                device, self._run_batch, len(self._examples), self.batch_size
+            )
         if self.compiled:
             self._network = self._compiled(self._network)
+
+    def _run_batch(self, size: int) -> None:
+        """Run one batch, and wait until the device has ended."""
+        _, batch = next(self.batches(size))
+        with torch.inference_mode(), self.precision():
+            for values in self._measured(self.ablation, 0, slice(0, len(batch)), batch).values():
+                values.sum().item()
 
     def plain_model(self) -> nn.Module:
         """Return the model on the device, in evaluation mode and without wrappers; not folded."""
         return checked_model(self.model(), "the model").to(self._device)
 
     def _check_examples(self) -> None:
-        """Probe a few examples in a few ways; the first run settles a free batch size."""
+        """Probe a few examples in a few ways; their largest activation settles a free batch."""
 
         def predict(batch: Examples) -> Any:
-            logits = self.predict(self._network, batch.inputs)
+            with largest_activation(self._network) as largest:
+                logits = self.predict(self._network, batch.inputs)
             if self._size_is_free and isinstance(logits, torch.Tensor):
-                numbers = sum(x.numel() for x in (*batch.inputs, logits)) // len(batch)
-                self.batch_size = max(1, min(_EXAMPLES, _NUMBERS // max(1, numbers)))
-                self._size_is_free = False
+                whole = sum(x.numel() for x in (*batch.inputs, logits))
+                self.batch_size = batch_by_size(largest.numbers, whole, len(batch))
             return logits
 
         few = self._examples.take(slice(0, FEW))
@@ -340,16 +350,14 @@ class ComponentTask(Task):
             raise ComponentError("call prepare(device) before rows(…)")
         ablation.components.check_masks(masks)
         kept = torch.from_numpy(np.ascontiguousarray(masks))
-        found = {
-            key: torch.empty(len(masks), len(self._examples), dtype=torch.float32)
-            for key in self.outputs
-        }
+        shape = len(masks), len(self._examples)
+        found = {key: torch.empty(shape, device=self._device) for key in self.outputs}
         size = min(self.batch_size, len(self._examples))
         with torch.inference_mode(), self.precision(), ablation:
             while True:
                 try:
                     self._evaluate(ablation, indices, kept, size, found)
-                    return found
+                    return {key: values.cpu() for key, values in found.items()}
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
@@ -374,12 +382,12 @@ class ComponentTask(Task):
     def _measured(
         self, ablation: Ablation, row: int, where: slice, batch: Examples
     ) -> dict[str, torch.Tensor]:
-        """Return the outputs [B] of a batch as the model now is, float32 on the CPU."""
+        """Return the outputs [B] of a batch as the model now is, float32 on the device."""
         partners = ablation.partners(row, where)
         run = batch if partners is None else self._joined(where, partners)
         logits = self.predict(self._network, run.inputs)
         return {
-            key: checked_output(key, output, logits, run)[: len(batch)].float().cpu()
+            key: checked_output(key, output, logits, run)[: len(batch)].float()
             for key, output in self.outputs.items()
         }
 

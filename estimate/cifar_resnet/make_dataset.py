@@ -16,7 +16,7 @@ PARAMS = {
     "model_path": Param(str, "weights of the network", default="models/cifar_resnet.pt"),
     "beton_path": Param(str, "images: .beton, .npz or folder", default="betons/cifar10.beton"),
     "subsample_skip": Param(Whole(1), "use every so-many-th image", default=1),
-    "batch_size": Param(Whole(1), "images in one forward pass", default=50),
+    "batch_size": Param(Whole(1), "images in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "normalization": Param(str, "auto, cifar or imagenet", default="auto"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),

@@ -54,7 +54,7 @@ class CifarTask(ComponentTask):
         beton_path: str,
         *,
         subsample_skip: int = 1,
-        batch_size: int = 50,
+        batch_size: int | None = None,
         normalization: str = "auto",
         autocast: str = "none",
         ablate: str = "zero_weights",

@@ -16,7 +16,7 @@ PARAMS = {
     "model_path": Param(str, "folder of GPT-2, or its name on the hub", default="gpt2"),
     "data_path": Param(str, "JSON list of stories, or a name on the hub", default=HUB_DATA),
     "num_stories": Param(Whole(1), "the last so many stories are used", default=500),
-    "batch_size": Param(Whole(1), "stories in one forward pass", default=12),
+    "batch_size": Param(Whole(1), "stories in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),

@@ -44,7 +44,7 @@ class Gpt2Task(ComponentTask):
         data_path: str = HUB_DATA,
         *,
         num_stories: int = 500,
-        batch_size: int = 12,
+        batch_size: int | None = None,
         autocast: str = "none",
         ablate: str = "zero_weights",
         num_workers: int = 0,

@@ -16,7 +16,7 @@ PARAMS = {
     "beton_path": Param(str, "images: .beton, folder or .npz", default="betons/imagenet_val.beton"),
     "model_path": Param(str, "a state dict; empty downloads torchvision's", default=""),
     "subsample_skip": Param(Whole(1), "use every so-many-th image", default=1),
-    "batch_size": Param(Whole(1), "images in one forward pass", default=500),
+    "batch_size": Param(Whole(1), "images in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),

@@ -46,7 +46,7 @@ class ImagenetResnetTask(ComponentTask):
         model_path: str = "",
         *,
         subsample_skip: int = 1,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         autocast: str = "none",
         ablate: str = "zero_weights",
         num_workers: int = 0,

@@ -8,7 +8,7 @@ images=${1:?the images, such as betons/imagenet_val.beton}
 store=${2:-out/imagenet_vit/store}
 
 python -m estimate.initialize_store "$store" --spec specs/imagenet_vit_test.json
-python -m estimate.imagenet_vit.make_dataset "$store" --keep 0.95 --batch_size 200 \
+python -m estimate.imagenet_vit.make_dataset "$store" --keep 0.95 \
   --beton_path "$images"
 python -m estimate.write_dataset "$store" --out "${store%/}.beton" --x_name masks \
   --y_name val_margins

@@ -18,7 +18,7 @@ PARAMS = {
     "data_path": Param(str, "JSON list of stories", default="data/tinystories.json"),
     "num_stories": Param(Whole(1), "the first so many stories are used", default=50),
     "num_tokens": Param(Whole(2), "tokens of a story at most", default=128),
-    "batch_size": Param(Whole(1), "stories in one forward pass", default=16),
+    "batch_size": Param(Whole(1), "stories in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "autocast": Param(str, "none, bf16 or fp16", default="none"),
     "compiled": Param(Boolean(), "use torch.compile", default=False),

@@ -44,7 +44,7 @@ class TinyLlamaTask(ComponentTask):
         *,
         num_stories: int = 50,
         num_tokens: int = 128,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         autocast: str = "none",
         ablate: str = "zero_weights",
         compiled: bool = False,

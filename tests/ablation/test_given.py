@@ -84,7 +84,7 @@ def test_a_batch_weighs_what_a_batch_may_weigh():
     wide = nn.Sequential(nn.Linear(4, 400_000))
     given = torch.randn(30, 4), torch.arange(30)
     task = prepared(wide, given, "linear_row", outputs="logit")
-    assert task.batch_size == 2**23 // 400_004
+    assert task.batch_size == 2**21 // 400_000
     assert prepared(randomised(TinyResNet()), (images(9), LABELS)).batch_size == 500
 
 

@@ -7,6 +7,7 @@ still outputs its bias.
 from __future__ import annotations
 
 from functools import reduce
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +53,16 @@ class WeightAblation(Ablation):
             for path in dict.fromkeys(part.path for part in channels)
         ]
         self._parameters = [model.get_parameter(parts[0].path) for parts in self._channels]
+        # All channels in one line, so that a mask is spread over them, and sent to a device, once.
+        parts = [part for parts in self._channels for part in parts]
+        ends = list(accumulate(part.count for part in parts))
+        spans = [slice(end - part.count, end) for part, end in zip(parts, ends, strict=True)]
+        self._spans = {id(part): span for part, span in zip(parts, spans, strict=True)}
+        self._count = ends[-1] if ends else 0
+        self._component = _joined([part.component for part in parts])
+        self._place = _joined(
+            [span.start + part.channel for part, span in zip(parts, spans, strict=True)]
+        )
         self.factor = factor
         self._intact: list[torch.Tensor] = []
         self._changed = [False] * len(self._parameters)
@@ -88,18 +99,23 @@ class WeightAblation(Ablation):
         if not self._intact:
             raise ComponentError("apply masks inside the context: with WeightAblation(…) as it:")
         self.components.check_masks(mask[None])
-        mask = mask.cpu()
+        kept = torch.ones(self._count, dtype=torch.bool)
+        kept[self._place[~mask.cpu()[self._component]]] = False
+        there = {parameter.device: kept.to(parameter.device) for parameter in self._parameters}
         for at, parts in enumerate(self._channels):
-            parameter, intact = self._parameters[at], self._intact[at]
-            kept = [(part, part.kept(mask)) for part in parts]
-            cut = [part.entries(some, parameter.shape) for part, some in kept if not some.all()]
+            parameter, intact = self._parameters[at].detach(), self._intact[at]
+            spans = [(part, self._spans[id(part)]) for part in parts]
+            cut = [
+                part.entries(there[parameter.device][span], parameter.shape)
+                for part, span in spans
+                if not kept[span].all()
+            ]
             if not cut:
                 self._restore_one(at)
                 continue
             self._changed[at] = True
-            entries = reduce(torch.logical_and, cut).to(parameter.device)
             ablated = intact * self.factor if self.factor else intact.new_zeros(())
-            parameter.copy_(torch.where(entries, intact, ablated))
+            torch.where(reduce(torch.logical_and, cut), intact, ablated, out=parameter)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -115,3 +131,7 @@ class WeightAblation(Ablation):
         if self._changed[at]:
             self._parameters[at].copy_(self._intact[at])
             self._changed[at] = False
+
+
+def _joined(indices: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.long), *indices])
