@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coarlib.regression.threads import torch_threads
 
-__all__ = ["PairCounter", "column_sums"]
+__all__ = ["PairCounter", "column_sums", "int8_pairs"]
 
 _COLUMNS = 256  # sums over them stay in the level-1 cache
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
@@ -143,3 +143,18 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     norms = torch.linalg.vector_norm(values, dim=0, dtype=wide)
     return torch.stack([values.sum(0, dtype=wide), norms.square()])
+
+
+def int8_pairs(values: torch.Tensor) -> torch.Tensor:
+    """X'X of bool [B, N] by int8 products, int32 [N, N]; exact, fast on tensor cores."""
+    rows, features = values.shape
+    # _int_mm wants more than 16 rows, and multiples of 8; with its second operand column-major it
+    # reaches the rate of the tensor cores, many times that of two row-major operands.
+    transposed = torch.zeros(
+        max(24, -features % 8 + features),
+        max(24, -rows % 8 + rows),
+        dtype=torch.int8,
+        device=values.device,
+    )
+    transposed[:features, :rows] = values.T
+    return torch._int_mm(transposed, transposed.T)[:features, :features]

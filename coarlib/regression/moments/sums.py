@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from coarlib.errors import RegressionError
 from coarlib.masks.digests import joined_digests, mask_digests
 from coarlib.progress import Progress
-from coarlib.regression.moments.counts import PairCounter, column_sums
+from coarlib.regression.moments.counts import PairCounter, column_sums, int8_pairs
 from coarlib.regression.moments.products import add_sparse_products, pays
 from coarlib.regression.rows import ArrayRows, RowSource
 from coarlib.regression.rows.blocks import BLOCK_BYTES, read_blocks
@@ -380,21 +380,6 @@ def _starting_offset(outputs: NDArray[Any]) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         narrow = mean.astype(np.float32).astype(np.float64)
     return np.where(np.isfinite(narrow), narrow, mean)
-
-
-def int8_pairs(values: torch.Tensor) -> torch.Tensor:
-    """X'X of bool [B, N] by int8 products, int32 [N, N]; exact, fast on tensor cores."""
-    rows, features = values.shape
-    # _int_mm wants more than 16 rows, and multiples of 8; with its second operand column-major it
-    # reaches the rate of the tensor cores, many times that of two row-major operands.
-    transposed = torch.zeros(
-        max(24, -features % 8 + features),
-        max(24, -rows % 8 + rows),
-        dtype=torch.int8,
-        device=values.device,
-    )
-    transposed[:features, :rows] = values.T
-    return torch._int_mm(transposed, transposed.T)[:features, :features]
 
 
 def _count(source: RowSource, positions: NDArray[np.int64] | None) -> int:
