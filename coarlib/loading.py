@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -211,9 +212,31 @@ def load_pt(
 
 
 def _load_tensors(path: Path, mmap: bool) -> Any:
+    """Load tensors, and NumPy arrays of numbers that were pickled among them."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    with torch.serialization.safe_globals(_plain_arrays()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _plain_arrays() -> list[Any]:
+    """What a pickled NumPy array of numbers is made with, and nothing else of NumPy's."""
+
+    def empty(*_: Any) -> NDArray[Any]:
+        return np.empty(0, "u1")  # the array's own state gives it shape, dtype and values
+
+    def encode(text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise ValueError(f"bytes in it are encoded as {encoding}")
+        return text.encode(encoding)
+
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [
+        *((empty, f"{module}._reconstruct") for module in modules),
+        *(np.ndarray, np.dtype, *dtypes, (encode, "_codecs.encode")),
+    ]
 
 
 def _check_tensors(content: Any, size: int, path: Path, error: type[CoarlibError]) -> None:
@@ -271,7 +294,12 @@ def _text(path: Path, error: type[CoarlibError], most: int) -> str:
 
 
 def _reason(problem: BaseException) -> str:
-    text = str(getattr(problem, "strerror", None) or problem).partition("\n")[0]
+    whole = re.sub(r"\x1b\[[0-9;]*m", "", str(getattr(problem, "strerror", None) or problem))
+    if (found := re.search(r"GLOBAL ([\w.]+)", whole)) is not None:
+        return f"it holds {found[1]}, which may run code when it is loaded"
+    if whole.startswith("Weights only load failed"):
+        return "it holds something else than tensors and arrays of numbers"
+    text = whole.partition("\n")[0]
     return re.sub(r"[^ -~]", "?", text)[:200] or type(problem).__name__
 
 

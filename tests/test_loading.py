@@ -181,3 +181,48 @@ def test_no_other_module_opens_such_files():
     }
     found.pop("coarlib/beton/fields.py")  # a word of a .beton's own table
     assert set(found) <= OWN, found
+
+
+PLAIN = {
+    "int8": np.array([[0, 1], [1, 0]], np.int8),
+    "bool": np.array([True, False]),
+    "swapped": np.arange(6, dtype=">f4").reshape(2, 3),
+    "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "empty": np.empty((0, 4), np.float16),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", PLAIN)
+def test_pickled_arrays_of_numbers_are_read(tmp_path, name, zipped):
+    path = tmp_path / "x.pt"
+    torch.save(PLAIN[name], path, _use_new_zipfile_serialization=zipped)
+    found = load_pt(path, ScoringError)
+    np.testing.assert_array_equal(found, PLAIN[name])
+    assert found.dtype == PLAIN[name].dtype.newbyteorder("=")
+    torch.save({"a": PLAIN[name], "b": torch.ones(1)}, path)
+    np.testing.assert_array_equal(load_pt(path, ScoringError)["a"], PLAIN[name])
+
+
+class Unpickled:
+    """Leaves a file when something that was made of it is loaded."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def __reduce__(self):
+        return (open, (str(self.where), "w"))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_pickles_of_anything_else_run_nothing(tmp_path, inside):
+    evil, path = Unpickled(tmp_path / "ran"), tmp_path / "x.pt"
+    torch.save(np.array([evil, 1], object) if inside else [np.ones(2), evil], path)
+    with pytest.raises(ScoringError, match=r"may run code|something else") as caught:
+        load_pt(path, ScoringError)
+    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    for other in (np.array(["text"]), np.ones(2, complex), np.ones(2, [("a", "i4")])):
+        torch.save(other, path)
+        with pytest.raises(ScoringError, match="something else than tensors and arrays"):
+            load_pt(path, ScoringError)

@@ -6,6 +6,7 @@ are components. Attention heads and MLP neurons are in :mod:`coarlib.ablation.tr
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from coarlib.ablation.blocks import blocks, weights
 from coarlib.ablation.components import ComponentGroup, ComponentSet, Group
 from coarlib.ablation.plain import is_quantised, plain
+from coarlib.ablation.recurrent import hidden_units
 from coarlib.ablation.transformers import attention_heads, expert_neurons, experts, mlp_neurons
 from coarlib.errors import ComponentError, nearest
 
@@ -104,12 +106,19 @@ KINDS: Mapping[str, Finder] = MappingProxyType(
         "mlp_neuron": mlp_neurons,
         "expert": experts,
         "expert_neuron": expert_neurons,
+        "hidden_unit": hidden_units,
         "block": lambda name, module: [],  # found in the model as a whole: blocks(model)
     }
 )
 
 # Kinds of which a layer without any is worth a word.
 _IN_EVERY_LAYER = ("attention_head", "mlp_neuron", "block", "expert", "expert_neuron")
+
+# Classes that say by their name that they hold some.
+_BY_CLASS = {
+    "attention_head": re.compile("attention|attn", re.IGNORECASE),
+    "mlp_neuron": re.compile("mlp|feed_?forward|ffn", re.IGNORECASE),
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -186,7 +195,8 @@ def find_components(
     if not groups:
         raise ComponentError(
             f"no component of kind {', '.join(kinds)} in a module that matches "
-            f"{', '.join(include)}{_quantised(model)}; list the modules with model.named_modules()"
+            f"{', '.join(include)}{_quantised(model)}{_others(model, kinds)}; list the modules "
+            "with model.named_modules()"
         )
     components = ComponentSet(groups)
     _refuse_tied(model, components)
@@ -238,20 +248,42 @@ def _name_what_is_missing(
     """Warn of kinds that were asked for and not found, and of layers without any."""
     missing = [k for k in kinds if not any(group.kind == k for group in components)]
     if missing:
-        other = [k for k in ("expert_neuron", "expert") if k not in kinds]
-        there = [k for k in other if any(KINDS[k](n, m) for n, m in model.named_modules())]
-        hint = f"; it has components of kind {', '.join(there)}" if there else ""
         warnings.warn(
             f"{type(model).__name__} has no component of kind {', '.join(missing)} that is known "
-            f"here{_quantised(model)}{hint}; others can be named by slices of parameters",
+            f"here{_quantised(model)}{_others(model, kinds)}; others can be named by slices of "
+            "parameters",
             stacklevel=3,
         )
     for kind in kinds if everywhere else ():
         paths = [group.module for group in components if group.kind == kind]
+        if paths and (left := _unrecognised(model, kind, paths)):
+            first = f"{left[0]} ({type(model.get_submodule(left[0])).__name__})"
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            warnings.warn(f"no {kind} was found in {first}{more}, by its name one", stacklevel=3)
         partial = [x for x in _layers_with(model, paths) if x[1] < x[2]]
         if partial and kind in _IN_EVERY_LAYER:
             where = ", ".join(f"{n} of {total} layers of {name}" for name, n, total in partial)
             warnings.warn(f"{kind} was found in {where} only", stacklevel=3)
+
+
+def _unrecognised(model: nn.Module, kind: str, paths: Sequence[str]) -> list[str]:
+    """Return the outermost modules that by their class have components of a kind, and no path."""
+    if (pattern := _BY_CLASS.get(kind)) is None:
+        return []
+    outermost: dict[str, bool] = {}
+    for name, module in model.named_modules():
+        inside = any(f"{name}.".startswith(f"{outer}." if outer else "") for outer in outermost)
+        if not inside and pattern.search(type(module).__name__) and len(weights("", module)) > 1:
+            start = f"{name}." if name else ""
+            outermost[name] = any(f"{path}.".startswith(start) for path in paths)
+    return [name for name, has_some in outermost.items() if not has_some]
+
+
+def _others(model: nn.Module, kinds: Sequence[str]) -> str:
+    """Say which kinds there are instead that do what the wanted ones do elsewhere."""
+    other = [k for k in ("expert_neuron", "expert", "hidden_unit") if k not in kinds]
+    there = [k for k in other if any(KINDS[k](n, m) for n, m in model.named_modules())]
+    return f"; it has components of kind {', '.join(there)}" if there else ""
 
 
 def _quantised(model: nn.Module) -> str:

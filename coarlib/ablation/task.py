@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from coarlib.ablation.block_check import check_blocks
+from coarlib.ablation.block_check import check_blocks, check_reached
 from coarlib.ablation.compiling import compiled_or_plain, uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
@@ -241,10 +241,11 @@ class ComponentTask(Task):
 
     def _check_blocks(self, components: ComponentSet) -> None:
         batch = self._taken(self._examples.take(slice(0, FEW)))
+        given = self._network, components, lambda: self.predict(self._network, batch.inputs)
         with torch.inference_mode(), self.precision(), uncompiled(self._network):
-            check_blocks(
-                self._network, components, lambda: self.predict(self._network, batch.inputs)
-            )
+            check_blocks(*given)
+            if not self.way.on_weights:
+                check_reached(*given)
 
     def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
         """Return the tolerance of a precision: halves round hundreds of times more coarsely."""

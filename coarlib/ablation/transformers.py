@@ -46,6 +46,7 @@ _MLPS = (
     *(("ffn", "ffn_output"), ("pwconv1", "pwconv2"), ("linear_1", "linear_2")),
 )
 _MLP_NAME = re.compile(r"mlp|ffn|ff$|feed_?forward|dense|expert", re.IGNORECASE)
+_NO_MLP = re.compile(r"bias|position", re.IGNORECASE)  # Swin 2 computes biases of positions so
 _EXPERT_DOWN = ("down_proj", "w2", "wo", "output_linear")
 _EXPERT_UP = ("gate_up_proj", "up_proj", "w1", "wi", "input_linear")
 
@@ -54,7 +55,7 @@ def attention_heads(name: str, module: nn.Module) -> list[ComponentGroup]:
     """Return the heads of an attention module as slices of its output projection."""
     projection = _first(module, _ATTENTION_OUTPUTS) or _output_by_elimination(module)
     if projection is None:
-        return []
+        return _heads_of_an_axis(name, module)
     path, linear = projection
     axis, inputs = _inputs(linear)
     heads = _number_of_heads(module, inputs)
@@ -62,6 +63,18 @@ def attention_heads(name: str, module: nn.Module) -> list[ComponentGroup]:
         return []
     full = f"{name}.{path}" if name else path
     return [ComponentGroup(full, "weight", "attention_head", axis, heads, width=inputs // heads)]
+
+
+def _heads_of_an_axis(name: str, module: nn.Module) -> list[ComponentGroup]:
+    """Return heads that have an axis of their own, as in XLNet's ``o [model, head, size]``."""
+    heads = _number_of_heads(module, 0)
+    own = dict(module.named_parameters(recurse=False))
+    writer = own.get("o")
+    if writer is None or not {"q", "k", "v"} <= set(own) or writer.ndim != 3:
+        return []
+    if writer.shape[1] != heads:
+        return []
+    return [ComponentGroup(name, "o", "attention_head", 1, heads)]
 
 
 def mlp_neurons(name: str, module: nn.Module) -> list[ComponentGroup]:
@@ -136,18 +149,29 @@ def _fused(module: nn.Module) -> tuple[str, int, int, int] | None:
 
 
 def _output_by_elimination(module: nn.Module) -> tuple[str, nn.Module] | None:
-    """Return the last linear layer of an attention that makes no queries, keys or values."""
-    if "attention" not in type(module).__name__.lower():
+    """Return the last linear layer of an attention that makes no queries, keys or values.
+
+    Those may be made by an attention inside it, which then has no output projection of its own.
+    """
+    if not _is_attention(module):
         return None
     linears = [key for key, child in module.named_children() if is_linear(child)]
     projections = [key for key in linears if _QUERIES_KEYS_VALUES.fullmatch(key)]
+    inner = [child for child in module.children() if _is_attention(child)]
     others = [key for key in linears if key not in projections]
-    return (others[-1], module.get_submodule(others[-1])) if projections and others else None
+    if not others or not (projections or inner) or any(attention_heads("", x) for x in inner):
+        return None
+    return others[-1], module.get_submodule(others[-1])
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "attention" in type(module).__name__.lower()
 
 
 def _down_by_shape(name: str, module: nn.Module) -> tuple[str, nn.Module] | None:
     """Return the last linear layer of an MLP whose layers fit together."""
-    if not _MLP_NAME.search(f"{name.rpartition('.')[2]} {type(module).__name__}"):
+    words = f"{name.rpartition('.')[2]} {type(module).__name__}"
+    if not _MLP_NAME.search(words) or _NO_MLP.search(words):
         return None
     linears = [(key, child) for key, child in module.named_children() if is_linear(child)]
     if not 2 <= len(linears) <= 3:

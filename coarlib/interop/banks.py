@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
 from coarlib.files import whole_directory, whole_file
-from coarlib.loading import load_npy, load_npz, load_text
+from coarlib.loading import load_npy, load_text
 from coarlib.retraining.directory import INDICES, read_indices, read_metadata
-from coarlib.scoring.score_files import numbered_files, read_tensors
+from coarlib.scoring.score_files import numbered_files, read_tensors, read_values
 from coarlib.statistics.arrays import as_array, blocks, masks_from_indices
 from coarlib.store import RowWriter, Store, initialize, take_rows
 from coarlib.store.create import move_into_place
@@ -29,6 +29,7 @@ __all__ = [
     "completed_beside",
     "quanda_checkpoints",
     "read_masks",
+    "read_outputs",
     "read_quanda_logits",
     "read_quanda_subsets",
     "write_bank",
@@ -83,6 +84,8 @@ def write_bank(
             f"a bank needs masks [M, N] and outputs [M, …], not {list(kept.shape)} and "
             f"{list(values.shape)}"
         )
+    if values.dtype == bool:
+        raise ScoringError("outputs are booleans; a bank needs outputs that are numbers")
     for piece in blocks(0 if kept.dtype == bool else len(kept), 1024):
         if not ((kept[piece] == 0) | (kept[piece] == 1)).all():
             raise ScoringError("masks hold values other than 0 and 1; True or 1 means kept")
@@ -143,9 +146,9 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     Parameters
     ----------
     path : str or Path
-        ``.npy``, ``.npz`` or ``.pt`` (masks as booleans or as 0 and 1 of any dtype, or index lists
-        [M, k]; a ``.pt`` may hold a list of them), quanda's ``.yaml``, or a directory of dattri's
-        ``retrain_lds``.
+        ``.npy``, ``.npz``, ``.pt`` or ``.safetensors`` (masks as booleans or as 0 and 1 of any
+        dtype, or index lists [M, k]; a ``.pt`` may hold a list of them), quanda's ``.yaml``, or a
+        directory of dattri's ``retrain_lds``.
     num_examples : int, optional
         N; needed for index lists.
 
@@ -165,7 +168,7 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
         raise ScoringError(f"there is no file {path}")
     if path.suffix in (".yaml", ".yml"):
         return _from_lists(read_quanda_subsets(path), path, num_examples)
-    found = _read_array(path)
+    found = read_values(path)
     if isinstance(found, list | tuple):
         return _from_lists(found, path, num_examples)
     array = as_array(found, str(path))
@@ -187,21 +190,29 @@ def _from_lists(lists: Any, path: Path, num_examples: int | None) -> NDArray[Any
     return masks_from_indices(lists, num_examples)
 
 
-def _read_array(path: Path) -> Any:
-    """Read the one array (or list of tensors) of a ``.npy``, ``.npz`` or ``.pt``."""
-    if path.suffix in (".pt", ".pth"):
-        content = read_tensors(path)
-        return next(iter(content.values())) if _single(content) else content
-    if path.suffix != ".npz":
-        return load_npy(path, ScoringError)
-    found = load_npz(path, ScoringError)
-    if len(found) != 1:
-        raise ScoringError(f"{path} holds {', '.join(found)}; one array is needed")
-    return next(iter(found.values()))
+def read_outputs(path: str | Path, key: str | None = None) -> NDArray[Any]:
+    """Read outputs real [M, T], or [M, R, T] of several runs, from what others wrote.
 
+    Parameters
+    ----------
+    path : str or Path
+        A file as for :func:`coarlib.scoring.score_files.load_scores`; [M] is one target.
+    key : str, optional
+        Which array of several.
 
-def _single(content: Any) -> bool:
-    return isinstance(content, dict) and len(content) == 1
+    Raises
+    ------
+    ScoringError
+        If the file cannot be read or does not hold outputs.
+    """
+    found = as_array(read_values(Path(path), key), str(path))
+    values = found[:, None] if found.ndim == 1 else found
+    if values.ndim not in (2, 3) or not values.size:
+        raise ScoringError(
+            f"{path} holds an array of shape {list(values.shape)}, not outputs [M, T], or "
+            "[M, runs, T]"
+        )
+    return values
 
 
 def read_quanda_subsets(path: str | Path) -> list[NDArray[np.int64]]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, nearest
-from coarlib.loading import load_json, load_npy, load_pt
+from coarlib.loading import load_json, load_npy, load_npz, load_pt
 from coarlib.statistics.arrays import as_array
 
-__all__ = ["load_scores", "numbered_files", "read_tensors"]
+__all__ = ["load_scores", "numbered_files", "read_tensors", "read_values"]
 
 _ATTRIBUTIONS = "datamodels.pt"
 _WEIGHT_KEYS = ("weight", "scores", "score")
@@ -25,9 +25,9 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     Parameters
     ----------
     path : str or Path
-        ``.npy`` or TRAK's ``.mmap`` (the same format; stays on disk until it is read), ``.pt`` or
-        ``.pth`` (a tensor or a dict of tensors), ``.safetensors``, or a directory: attributions
-        written by run_regression, a folder of TRAK scores, or quanda's explanation cache
+        ``.npy`` or TRAK's ``.mmap`` (the same format; stays on disk until it is read), ``.npz``,
+        ``.pt`` or ``.pth`` (a tensor, or a dict of them), ``.safetensors``, or a directory:
+        attributions written by run_regression, a folder of TRAK scores, quanda's explanation cache
         (``0.pt``, ``1.pt``, …, each [batch, N]), or a folder of bergson's scores.
     key : str, optional
         Which tensor of a dict, or which file of a scores folder. Not needed where there is one
@@ -45,6 +45,10 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "token_scores.bin").is_file():
+            raise ScoringError(
+                f"{path} holds bergson's scores of single tokens; one score an example is needed"
+            )
         if (path / "scores.bin").is_file():
             return _read_bergson(path, key)
         if (path / "0.pt").is_file():
@@ -53,16 +57,9 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
         key = None
     if not path.is_file():
         raise ScoringError(f"there are no scores at {path}")
-    readers = {
-        ".npy": _read_npy,
-        ".mmap": _read_npy,
-        ".pt": _read_torch,
-        ".pth": _read_torch,
-        ".safetensors": _read_safetensors,
-    }
-    if path.suffix not in readers:
-        raise ScoringError(f"{path} is none of {', '.join(readers)}, nor a directory of scores")
-    scores = as_array(readers[path.suffix](path, key), str(path))
+    if path.suffix not in _READERS:
+        raise ScoringError(f"{path} is none of {', '.join(_READERS)}, nor a directory of scores")
+    scores = as_array(read_values(path, key), str(path))
     if scores.ndim == 1:
         scores = scores[:, None]
     if scores.ndim != 2:
@@ -70,6 +67,21 @@ def load_scores(path: str | Path, key: str | None = None) -> NDArray[Any]:
             f"{path} holds an array of shape {list(scores.shape)}, not scores [N, T]"
         )
     return scores
+
+
+def read_values(path: Path, key: str | None = None) -> Any:
+    """Read what a file of numbers holds: an array or a tensor, or a ``.pt``'s list of them.
+
+    Raises
+    ------
+    ScoringError
+        As :func:`load_scores`.
+    """
+    if not path.is_file():
+        raise ScoringError(f"there is no file {path}")
+    if path.suffix not in _READERS:
+        raise ScoringError(f"{path} is none of {', '.join(_READERS)}")
+    return _READERS[path.suffix](path, key)
 
 
 def _file_in(directory: Path, key: str | None) -> Path:
@@ -111,12 +123,16 @@ def _read_bergson(directory: Path, key: str | None) -> NDArray[Any]:
     try:
         content = load_json(directory / "info.json", ScoringError)
         layout, count = content["dtype"], int(content["num_items"])
-        if "bfloat16" in layout["formats"]:
-            raise ScoringError(f"{directory} holds bfloat16 scores; write them as float32")
+        # The upper halves of float32, for which NumPy has no type of its own.
+        halves = "bfloat16" in layout["formats"]
+        plain = ["uint16" if x == "bfloat16" else x for x in layout["formats"]]
+        layout = layout | {"formats": plain}
         records = np.memmap(directory / "scores.bin", np.dtype(layout), "r", shape=(count,))
         names = range(int(content["num_scores"]))
         written = all(bool(records[f"written_{name}"].all()) for name in names)
         scores = np.stack([np.asarray(records[f"score_{name}"]) for name in names], axis=1)
+        if halves:
+            scores = (scores.astype(np.uint32) << 16).view(np.float32)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ScoringError(f"{directory} is not a whole folder of bergson's scores") from error
     if not written:
@@ -143,6 +159,11 @@ def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
     return load_npy(path, ScoringError)
 
 
+def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
+    found = load_npz(path, ScoringError)
+    return found[_chosen(path, list(found), key)]
+
+
 def read_tensors(path: Path) -> Any:
     """Load what ``torch.save`` wrote; ScoringError if it is damaged or holds more than tensors."""
     return load_pt(path, ScoringError)
@@ -151,19 +172,16 @@ def read_tensors(path: Path) -> Any:
 def _read_torch(path: Path, key: str | None) -> Any:
     import torch
 
-    content = read_tensors(path)
-    if isinstance(content, torch.Tensor):
-        return _read_only_tensor(path, content, key)
-    if not isinstance(content, dict):
-        raise ScoringError(f"{path} holds a {type(content).__name__}, not a tensor or dict of them")
-    tensors = {str(name): value for name, value in content.items() if torch.is_tensor(value)}
-    return tensors[_chosen(path, list(tensors), key)]
-
-
-def _read_only_tensor(path: Path, tensor: Any, key: str | None) -> Any:
+    content, one = read_tensors(path), torch.Tensor | np.ndarray
+    if isinstance(content, dict):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, one)}
+        return tensors[_chosen(path, list(tensors), key)]
     if key is not None:
         raise ScoringError(f"{path} holds one tensor, so no key can be chosen ({key!r})")
-    return tensor
+    parts = content if isinstance(content, list | tuple) and content else [content]
+    if not all(isinstance(part, one) for part in parts):
+        raise ScoringError(f"{path} holds a {type(content).__name__}, not a tensor or dict of them")
+    return content
 
 
 def _read_safetensors(path: Path, key: str | None) -> Any:
@@ -178,3 +196,13 @@ def _read_safetensors(path: Path, key: str | None) -> Any:
             return file.get_tensor(_chosen(path, list(file.keys()), key))
     except safetensors.SafetensorError as error:
         raise ScoringError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+_READERS = {
+    ".npy": _read_npy,
+    ".mmap": _read_npy,
+    ".npz": _read_npz,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".safetensors": _read_safetensors,
+}

@@ -181,3 +181,34 @@ def test_of_stages_the_members_are_the_blocks():
     model = nn.Sequential(nn.Sequential(Stage(3, 4), Stage(4, 6)), nn.Flatten())
     paths = [group.module for group in find_components(model, "block")]
     assert paths == [f"0.{s}.layers.{n}" for s in (0, 1) for n in (0, 1)]
+
+
+class Functional(nn.Module):
+    """Uses the weights of a layer without calling it, as WavLM and Mamba do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x):
+        hidden = F.conv2d(x, self.first.weight, self.first.bias).relu()
+        return self.second(hidden).mean((2, 3))
+
+
+def test_activations_that_hooks_miss_are_refused():
+    model, given = randomised(Functional()), (images(6), torch.arange(6) % 5)
+    ablate(model, given).prepare(CPU)  # weights are weights
+    with pytest.raises(ComponentError, match=r"uses first\.weight without calling first"):
+        ablate(model, given, ablate="zero_activation").prepare(CPU)
+    ablate(model, given, include="second", ablate="zero_activation").prepare(CPU)
+
+
+def test_every_block_that_is_none_is_named():
+    model = randomised(Net(Untraced))
+    with pytest.raises(ComponentError, match=r"past blocks\.0, blocks\.1, blocks\.2 \(3 of 3"):
+        ablate(model, (images(6), torch.arange(6) % 5), "block").prepare(CPU)
+
+
+class Untraced(Plain):
+    def forward(self, x):
+        return super().forward(x * float(x.abs().sum() >= 0))

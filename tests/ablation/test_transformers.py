@@ -83,3 +83,70 @@ def test_heads_and_neurons_in_torchvision_and_torch_layers():
     assert components.sizes == [2, 12, 2, 12]
     layer = nn.TransformerEncoderLayer(8, 2, 16)
     assert find_components(layer, ["attention_head", "mlp_neuron"]).sizes == [16, 2]
+
+
+class InnerAttention(nn.Module):
+    """Mixes, and leaves the output projection to the module around it, as LED's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 2
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        parts = [way(x).unflatten(-1, (2, 4)).transpose(1, 2) for way in self.children()]
+        mixed = nn.functional.scaled_dot_product_attention(*parts)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class OuterAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.output = InnerAttention(), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return (self.output(self.inner(x)),)
+
+
+class AxisAttention(nn.Module):
+    """Heads have an axis of their own, as XLNet's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_head = 2
+        self.q, self.k, self.v, self.o = (nn.Parameter(torch.randn(8, 2, 4)) for _ in range(4))
+
+
+class UnknownAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Bilinear(2, 2, 2), nn.Linear(2, 2)
+
+
+def test_heads_whose_projection_lies_around_the_attention():
+    model = randomised(OuterAttention())
+    heads = find_components(model, "attention_head")
+    assert [heads.name(n) for n in range(2)] == ["output.weight[0]", "output.weight[1]"]
+    check_that_ablation_silences_the_slice(model, heads, torch.randn(2, 5, 8))
+
+
+def test_heads_along_an_axis_of_their_own():
+    model = AxisAttention()
+    heads = find_components(model, "attention_head")
+    before = model.o.detach().clone()
+    with WeightAblation(model, heads) as ablation:
+        ablation.apply(torch.tensor([True, False]))
+        assert (model.o[:, 1] == 0).all() and torch.equal(model.o[:, 0], before[:, 0])
+
+
+def test_an_attention_without_known_heads_is_named():
+    model = nn.ModuleDict({"mine": UnknownAttention(), "other": OuterAttention()})
+    with pytest.warns(UserWarning, match=r"no attention_head was found in mine \(UnknownAttention"):
+        find_components(model, "attention_head")
+
+
+def test_a_table_of_position_biases_is_no_mlp():
+    bias_mlp = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 2, bias=False))
+    model = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))})
+    model["continuous_position_bias_mlp"] = bias_mlp
+    assert find_components(model, "mlp_neuron").sizes == [6]

@@ -1,6 +1,7 @@
 """Score matrices from every file format, and files that are not."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_files_that_are_not_scores_are_named(tmp_path):
     np.save(tmp_path / "cube.npy", np.ones((3, 2, 2)))
     torch.save({"x": torch.ones(2, 2), "y": torch.ones(2, 2)}, tmp_path / "two.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save([SCORES, os.system], tmp_path / "evil.pt")
     (tmp_path / "empty").mkdir()
     (tmp_path / "s.txt").write_text("1 2")
     for name, key, words in (
@@ -81,6 +83,7 @@ def test_files_that_are_not_scores_are_named(tmp_path):
         ("two.pt", None, "holds x, y; say which"),
         ("two.pt", "z", "no scores 'z'"),
         ("list.pt", None, "holds a list"),
+        ("evil.pt", None, "posix.system, which may run code"),
         ("empty", None, "neither datamodels.pt nor TRAK scores"),
         ("s.txt", None, "is none of"),
     ):
@@ -116,6 +119,38 @@ def test_bergsons_scores_are_read_and_must_be_whole(tmp_path):
     (whole / "scores.bin").write_bytes((whole / "scores.bin").read_bytes()[:-8])
     with pytest.raises(ScoringError, match="not a whole folder of bergson's scores"):
         load_scores(whole)
+
+
+def test_bergsons_bfloat16_is_read_bit_by_bit_and_scores_of_tokens_are_named(tmp_path):
+    scores = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    layout = {
+        "names": ["score_0", "written_0", "score_1", "written_1"],
+        "formats": ["bfloat16", "bool", "bfloat16", "bool"],
+        "offsets": [0, 2, 4, 6],
+        "itemsize": 8,
+    }
+    raw = np.zeros((7, 8), np.uint8)
+    for target in range(2):
+        bits = scores[:, target].contiguous().view(torch.int16).numpy()
+        raw[:, 4 * target : 4 * target + 2] = bits.view(np.uint8).reshape(7, 2)
+        raw[:, 4 * target + 2] = 1
+    (tmp_path / "half").mkdir()
+    raw.tofile(tmp_path / "half" / "scores.bin")
+    info = {"num_items": 7, "num_scores": 2, "dtype": layout}
+    (tmp_path / "half" / "info.json").write_text(json.dumps(info))
+    np.testing.assert_array_equal(load_scores(tmp_path / "half"), scores.float().numpy())
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "token_scores.bin").write_bytes(b"")
+    with pytest.raises(ScoringError, match="scores of single tokens"):
+        load_scores(tmp_path / "tokens")
+
+
+def test_npz_and_pickled_arrays(tmp_path):
+    np.savez(tmp_path / "s.npz", scores=SCORES, labels=np.arange(3))
+    np.testing.assert_array_equal(load_scores(tmp_path / "s.npz"), SCORES)
+    np.testing.assert_array_equal(load_scores(tmp_path / "s.npz", "labels")[:, 0], np.arange(3))
+    torch.save(SCORES, tmp_path / "array.pt")
+    np.testing.assert_array_equal(load_scores(tmp_path / "array.pt"), SCORES)
 
 
 def test_scores_of_one_target_may_be_a_vector(tmp_path):
