@@ -236,6 +236,9 @@ def _plain_arrays() -> list[Any]:
     return [
         *((empty, f"{module}._reconstruct") for module in modules),
         *(np.ndarray, np.dtype, *dtypes, (encode, "_codecs.encode")),
+        *(
+            (lambda: b"", name) for name in ("bytes", "builtins.bytes")
+        ),  # of an array without values
     ]
 
 
