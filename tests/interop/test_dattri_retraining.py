@@ -3,6 +3,7 @@
 import shutil
 import sys
 import types
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -86,7 +87,9 @@ def test_subsets_seeds_and_files_are_dattris(tmp_path):
 def _dattris_retraining():
     """dattri's retrain module, without the optional music package that its parent imports."""
     pytest.importorskip("dattri", reason="dattri is not installed")
-    sys.modules.setdefault("pretty_midi", types.ModuleType("pretty_midi"))
+    stub = types.ModuleType("pretty_midi")
+    stub.__spec__ = ModuleSpec("pretty_midi", None)  # others ask whether it is there
+    sys.modules.setdefault("pretty_midi", stub)
     return pytest.importorskip("dattri.model_util.retrain", reason="dattri cannot be imported")
 
 

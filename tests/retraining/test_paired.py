@@ -2,6 +2,7 @@
 
 import sys
 import types
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -67,7 +68,9 @@ def test_the_remaining_examples_keep_their_order():
 
 def test_effects_agree_with_dattris_truth_which_uses_one_seed(tmp_path):
     pytest.importorskip("dattri", reason="dattri is not installed")
-    sys.modules.setdefault("pretty_midi", types.ModuleType("pretty_midi"))
+    stub = types.ModuleType("pretty_midi")
+    stub.__spec__ = ModuleSpec("pretty_midi", None)  # others ask whether it is there
+    sys.modules.setdefault("pretty_midi", stub)
     theirs = pytest.importorskip("dattri.model_util.retrain")
 
     def train(loader, seed=None):
