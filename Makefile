@@ -6,7 +6,7 @@
 # make coverage  which lines the quick tests reach, in out/coverage/
 # make wheel  build the wheel, install it in an empty environment, run its demo there
 # make docs   the documentation site, in site/
-# make bench  every benchmark script; results go to benchmarks/results/
+# make bench  measure everything again that is in benchmarks/results/
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -71,7 +71,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 bench: setup
-	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+	$(PY) benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) out site build dist *.egg-info

@@ -3,11 +3,11 @@
     python benchmarks/certificates.py [--problems 1000]
 
 Random small problems of every kind (more and fewer rows than features, independent masks and masks
-of a fixed size, features that move together, R² from .05 to .9999, λ down to 1e-4, tolerances from
-1e-2 to 1e-8, cold and warm starts) are solved by every solver that certifies its answer. The true
-excess is that of the saved float32 weights over the best objective that numpy (quadratic problems)
-or scikit-learn and this project at its tightest (lasso) find in float64, relative to half the
-variance of the target, as certificates are.
+of a fixed size, features that move together, R² from .05 to .9999, outputs from 1e-9 to 1e9, λ down
+to 1e-4, tolerances from 1e-2 to 1e-8, cold and warm starts, near and far) are solved by every
+solver that certifies its answer. The true excess is that of the saved float32 weights over the best
+objective that numpy (quadratic problems) or scikit-learn and this project at its tightest (lasso)
+find in float64, relative to half the variance of the target, as certificates are.
 """
 
 import argparse
@@ -71,7 +71,10 @@ class Case:
         outputs = outputs.astype(rng.choice([np.float32, np.float64]))
         lam = float(10 ** rng.uniform(-4, 0)) * float(rng.choice([1, outputs.std()]))
         tol = float(10 ** rng.uniform(-8, -2))
-        return cls(masks, outputs, lam, tol, rng.random() < 0.4, seed)
+        warm = rng.random() < 0.4
+        scale = float(10.0 ** rng.choice([0, 0, -9, 9]))
+        outputs *= outputs.dtype.type(scale)
+        return cls(masks, outputs, lam * scale, tol, warm, seed)
 
     @property
     def moments(self):
@@ -144,7 +147,8 @@ def lasso(case, l1_ratio=1.0, positive=False, path=False):
     options = {"l1_ratio": l1_ratio, "positive": positive}
     start = None
     if case.warm:
-        start = np.random.default_rng(case.seed).normal(size=(len(case.masks[0]), TARGETS))
+        rng = np.random.default_rng(case.seed)
+        start = rng.normal(size=(len(case.masks[0]), TARGETS)) * 10 ** rng.uniform(-9, 9)
         start = np.abs(start) if positive else start
     if path:
         rows = np.random.default_rng(case.seed).integers(0, len(case.masks), 12)

@@ -1,11 +1,11 @@
 """COAR-Edit on real data: a forgotten class, mended errors, a backdoor cut out.
 
-    python benchmarks/editing.py [--rows 1200] [--resnet out/coar/cifar_resnet20] [--errors 10]
+    python benchmarks/editing.py [--rows 1200] [--resnet out/resnet20] [--errors 10]
 
 Digits: the residual CNN of the digits set-up, attributions from --rows ablations of 10% of its 240
 filters; half of the held-out digits choose the edit, the other half judges it. ResNet-20: the
-first --errors wrong ones of 1,000 CIFAR-10 test images, with the attributions that
-benchmarks/coar_beats_baselines.py left in --resnet; left out where there are none.
+first --errors wrong ones of 200 CIFAR-10 test images, with ridge attributions from the rows that
+resnet20_rows.py makes; left out where its model and images are not here.
 """
 
 import argparse
@@ -15,19 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import reporting
+import resnet20_rows
 import torch
 
 from coarlib.editing import plan_edit
-from coarlib.regression.attributions import Attributions
 from coarlib.regression.fit import fit
 from coarlib.regression.moments import Moments
-from coarlib.regression.rows import ArrayRows
+from coarlib.regression.rows import ArrayRows, open_rows
 from estimate.cifar_resnet.task import CifarTask
 from estimate.digits.model import digits
 from estimate.digits.task import DigitsTask
 from estimate.digits_backdoor.task import DigitsBackdoorTask
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT, ALLOWED = 0.9, {"mend": 0.02, "forget": 0.1}
 SEED = 0
 
@@ -96,8 +95,7 @@ def shown(name, plan):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1200)
-    parser.add_argument("--resnet", type=Path, default=ROOT / "out" / "coar" / "cifar_resnet20")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--resnet", type=Path, default=resnet20_rows.OUT)
     parser.add_argument("--errors", type=int, default=10)
     options = parser.parse_args()
     numbers = {"rows": options.rows}
@@ -116,12 +114,12 @@ def main() -> None:
         triggered = np.arange(len(backdoor.half)) >= len(labels)
         plan = backdoor.plan(triggered, ~triggered, "mend")
         numbers["digits_backdoor"] = shown("backdoor", plan)
-    if (options.resnet / "attributions" / "datamodels.pt").exists():
+    if (made := resnet20_rows.make(options.resnet.resolve())) is not None:
         print("ResNet-20")
-        names = ("akamaster_resnet20-12fca82f.th", "cifar10_test1000_lossless.npz")
-        paths = [str(options.data / name) for name in names]
-        weight = Attributions.load(options.resnet / "attributions").weight
-        edits = Edits(CifarTask(*paths, autocast="bf16"), weight=weight)
+        rows = Moments.from_rows(open_rows(made[0]))
+        task = CifarTask(**resnet20_rows.settings())
+        edits = Edits(task, weight=fit(rows, "ridge").weight)
+        numbers["resnet20"] = {"rows": rows.num_rows, "images": task.num_examples}
         numbers["resnet20_wrong"] = len(edits.wrong)
         numbers["resnet20_errors"] = edits.mend(edits.wrong[: options.errors])
     reporting.save("editing", numbers, "torch")

@@ -2,7 +2,8 @@
 
     python benchmarks/estimators.py                      # synthetic truths
     python benchmarks/estimators.py --most 500           # the same with few rows, only printed
-    python benchmarks/estimators.py --store STORE [--scores SCORES]      # real rows
+    python benchmarks/estimators.py --real               # rows of a real network (resnet20_rows.py)
+    python benchmarks/estimators.py --store STORE [--scores SCORES]      # yours, only printed
 
 Every estimator sees the same N rows, what chooses λ (or the estimator: `auto`) included: lasso and
 auto put a fifth of the N aside for that and fit all N afterwards, as run_regression does. Scores
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import reporting
+import resnet20_rows
 
 from coarlib.regression import (
     SOLVERS,
@@ -95,37 +97,49 @@ def rows_needed(table, name, wanted):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--real", action="store_true")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--scores", type=Path, help="of coar gradient_scores, for informed_prior")
     parser.add_argument("--held_out", type=int, default=500)
     parser.add_argument("--targets", type=int, help="use the first so many targets of the store")
     parser.add_argument("--most", type=int, default=WHOLE, help="rows of the synthetic truths")
     args = parser.parse_args()
-    if args.store:
-        source = open_rows(args.store, targets=slice(args.targets))
-        total = len(source.row_ids) - args.held_out
-        features = source.num_features
-        counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]
-        scores = load_prior_scores(args.scores, slice(args.targets)) if args.scores else None
-        table = measure(source, counts, np.arange(total, total + args.held_out), scores)
-        results = {"features": features, "targets": source.num_targets, "table": table}
-        wanted = table[-1]["least_squares"]
-        results["rows to reach least squares' last correlation"] = {
-            name: rows_needed(table, name, wanted)
-            for name in (*NAMES, *(("informed_prior",) if scores else ()), "auto")
-        }
-        print(results["rows to reach least squares' last correlation"])
-        name = f"estimators_{features}_features"
+    if args.real:
+        if (made := resnet20_rows.make(args.store or resnet20_rows.OUT)) is None:
+            return
+        results = real(*made, args.held_out, args.targets)
+        reporting.save("estimators_688_features", results, "torch", "numba", options=["--real"])
+    elif args.store:
+        real(args.store, args.scores, args.held_out, args.targets)
     else:
-        results, name = {}, "estimators_synthetic" if args.most >= WHOLE else None
+        results = {}
         counts = [n for n in (139, 500, 2304, WHOLE) if n <= args.most]
         for kind in ("shared", "dense", "sparse"):
             source = synthetic(kind, counts[-1] + 2000)
             held = np.arange(counts[-1], counts[-1] + 2000)
             results[kind] = measure(source, counts, held)
             reporting.table(kind, results[kind])
-    if name is not None:
-        reporting.save(name, results, "torch", "numba")
+        if args.most >= WHOLE:
+            reporting.save("estimators_synthetic", results, "torch", "numba")
+
+
+def real(store, scores, held_out, targets):
+    """The table of a store: its last rows are held out."""
+    source = open_rows(store, targets=slice(targets))
+    total = len(source.row_ids) - held_out
+    counts = [n for n in (100, 200, 350, 700, 1000, 1500, 2000) if n < total] + [total]
+    guesses = load_prior_scores(scores, slice(targets)) if scores else None
+    table = measure(source, counts, np.arange(total, total + held_out), guesses)
+    wanted = table[-1]["least_squares"]
+    names = (*NAMES, *(("informed_prior",) if guesses else ()), "auto")
+    needed = {name: rows_needed(table, name, wanted) for name in names}
+    print(needed)
+    return {
+        "features": source.num_features,
+        "targets": source.num_targets,
+        "table": table,
+        "rows to reach least squares' last correlation": needed,
+    }
 
 
 if __name__ == "__main__":

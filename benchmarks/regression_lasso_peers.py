@@ -1,22 +1,27 @@
 """The peers of regression_lasso.py, run by it in an interpreter that has them (numpy only here)."""
 
 import json
+import os
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
+for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402 - the number of threads is read once
 
 TOL = 1e-6
-PACKAGES = {
-    "scikit-learn Gram": "scikit-learn",
-    "celer": "celer",
-    "skglm": "skglm",
-    "adelie covariance": "adelie",
-    "python-glmnet": "glmnet",
-}
-PEERS = tuple(PACKAGES)
+CHECKED = (9, 39, 69, 99)  # λ of the path whose gap is computed
+
+
+def standardised(masks):
+    """Columns of mean 0 and variance 1, float64 in Fortran's order."""
+    x = np.asfortranarray(masks, np.float64)
+    x -= x.mean(0)
+    x /= x.std(0)
+    return x
 
 
 def relative_gap(x, y, w, lam):
@@ -29,69 +34,80 @@ def relative_gap(x, y, w, lam):
     return (0.5 * rr + lam * np.abs(w).sum() - (s * ry - 0.5 * s * s * rr)) / (0.5 * yy)
 
 
-def run_peer(name, x, y, lams):
-    """Return the path's coefficients [M, L] and the CPU seconds, for one target."""
-    if name == "scikit-learn Gram":
-        from sklearn.linear_model import lasso_path
+# A peer: what it makes once of the standardised masks, and a path of one target from that.
 
-        gram = x.T @ x
-        started = time.process_time()
-        coefficients = lasso_path(x, y, alphas=lams, precompute=gram, Xy=x.T @ y, tol=TOL)[1]
-    elif name == "celer":
-        from celer import celer_path
 
-        started = time.process_time()
-        coefficients = celer_path(x, y, "lasso", alphas=lams, tol=TOL)[1]
-    elif name == "skglm":
-        from skglm.datafits import Quadratic
-        from skglm.penalties import L1
-        from skglm.solvers import AndersonCD
-        from skglm.utils.jit_compilation import compiled_clone
+def scikit_learn_path(gram, x, y, lams):
+    from sklearn.linear_model import lasso_path
 
-        solver = AndersonCD(tol=1e-6 * np.sqrt(y @ y / len(y)), fit_intercept=False)
-        arguments = compiled_clone(Quadratic()), compiled_clone(L1(1.0))
-        solver.path(x, y, *arguments, lams[:2])
-        started = time.process_time()
-        coefficients = solver.path(x, y, *arguments, lams)[1]
-    elif name == "adelie covariance":
-        import adelie
+    return lasso_path(x, y, alphas=lams, precompute=gram, Xy=x.T @ y, tol=TOL)[1]
 
-        n = len(y)
-        a, v = np.asfortranarray(x.T @ x / n), x.T @ y / n
-        started = time.process_time()
-        state = adelie.gaussian_cov(
-            A=adelie.matrix.dense(a, method="cov", n_threads=1), v=v, lmda_path=lams, tol=1e-12,
-            early_exit=False, progress_bar=False, n_threads=1,
-        )  # fmt: skip
-        coefficients = state.betas.toarray().T
-    else:
-        from glmnet import ElasticNet
 
-        model = ElasticNet(alpha=1, lambda_path=lams, standardize=False, n_splits=0, tol=1e-10,
-                           fit_intercept=False)  # fmt: skip
+def celer_path(_, x, y, lams):
+    from celer import celer_path
+
+    return celer_path(x, y, "lasso", alphas=lams, tol=TOL)[1]
+
+
+def skglm_path(parts, x, y, lams):
+    from skglm.solvers import AndersonCD
+
+    solver = AndersonCD(tol=TOL * np.sqrt(y @ y / len(y)), fit_intercept=False)
+    return solver.path(x, y, *parts, lams)[1]
+
+
+def skglm_parts(_):
+    from skglm.datafits import Quadratic
+    from skglm.penalties import L1
+
+    return Quadratic(), L1(1.0)  # compiled where a path is first followed
+
+
+def adelie_path(a, x, y, lams):
+    import adelie
+
+    state = adelie.gaussian_cov(
+        A=adelie.matrix.dense(a, method="cov", n_threads=1), v=x.T @ y / len(y), lmda_path=lams,
+        tol=1e-12, early_exit=False, progress_bar=False, n_threads=1,
+    )  # fmt: skip
+    return state.betas.toarray().T
+
+
+PEERS = {
+    "scikit-learn Gram": ("scikit-learn", lambda x: x.T @ x, scikit_learn_path),
+    "celer": ("celer", lambda x: None, celer_path),
+    "skglm": ("skglm", skglm_parts, skglm_path),
+    "adelie covariance": ("adelie", lambda x: np.asfortranarray(x.T @ x / len(x)), adelie_path),
+}
+
+
+def one_round(set_up, path, masks, ys, lams):
+    """CPU seconds of the set-up and, on average, of a target's path; the largest gap."""
+    started = time.process_time()
+    x = standardised(masks)
+    shared = set_up(x)
+    setup = time.process_time() - started
+    seconds, gaps = [], []
+    for y, lam in zip(np.ascontiguousarray(ys.T), lams, strict=True):
         started = time.process_time()
-        coefficients = model.fit(x, y).coef_path_
-    return np.asarray(coefficients), time.process_time() - started
+        w = np.asarray(path(shared, x, y, lam))
+        seconds.append(time.process_time() - started)
+        gaps += [relative_gap(x, y, w[:, i], lam[i]) for i in CHECKED if i < w.shape[1]]
+    found = {"set-up": setup, "path": float(np.mean(seconds)), "length": float(w.shape[1])}
+    return found | {"gap": float(max(gaps, default=np.nan))}
 
 
 def main(folder):
     """Run in the peers' interpreter: read the arrays, write a JSON of times and gaps."""
     data = np.load(folder / "problem.npz")
-    x, y, lams = data["x"], data["y"], data["lams"]
+    masks, y, lams = data["masks"], data["y"], data["lams"]
     results = {}
-    for name in PEERS:
+    for name, (package, set_up, path) in PEERS.items():
         try:
-            run_peer(name, x[:200], y[:200, 0].copy(), lams[0][:3])  # compile
-            times, gaps = [], []
-            for t in range(y.shape[1]):
-                w, seconds = run_peer(name, x, np.ascontiguousarray(y[:, t]), lams[t])
-                times.append(seconds)
-                lengths = range(0, w.shape[1], 9)
-                gaps += [relative_gap(x, y[:, t], w[:, i], lams[t][i]) for i in lengths]
-            results[name] = {"CPU seconds a target": np.mean(times), "largest gap": max(gaps),
-                             "path length": w.shape[1],
-                             "version": metadata.version(PACKAGES[name])}  # fmt: skip
-        except Exception as error:  # a peer that does not install or run is reported as such
+            one_round(set_up, path, masks[:200], y[:200, :1], lams[:1, :3])  # compile
+            found = one_round(set_up, path, masks, y, lams)
+            results[name] = found | {"package": package, "version": metadata.version(package)}
+        except ImportError as error:  # a peer that is not installed is left out
             results[name] = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(name, results[name], flush=True)
     (folder / "peers.json").write_text(json.dumps(results))

@@ -5,9 +5,10 @@
 
 All methods read the same store (bool masks, float16 outputs), take an intercept and give weights
 for all targets; all are exact, so the largest difference from coarlib's weights stands beside the
-time. Ratios are of CPU seconds, so that other work on the machine does not enter. The limit is the
-float32 product X'Y (measured) plus the packed pair counts: no method that forms the moments can be
-faster.
+time. Every method is warmed up on a small store, they take turns on one thread, and each keeps the
+best of its turns. Ratios are of CPU seconds, so that other work on the machine does not enter. The
+limit is the float32 product X'Y (measured) plus the packed pair counts: no method that forms the
+moments can be faster.
 """
 
 import argparse
@@ -115,35 +116,40 @@ def physical_limit(store):
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def timed(method, store, repeats):
-    """Best wall and CPU seconds of some runs; CPU seconds hold on a machine others use too."""
-    best, cpu, result = np.inf, np.inf, None
+def timed(method, store):
+    """Wall and CPU seconds; CPU seconds hold on a machine others use too."""
+    started, used = time.perf_counter(), time.process_time()
+    weight = np.asarray(method(store)[0])
+    return time.perf_counter() - started, time.process_time() - used, weight
+
+
+def compare(store, small, repeats, problem):
+    for method in METHODS.values():
+        method(small)  # imports, and ours compiles
+    turns = {name: [] for name in ("limit", *METHODS)}
+    reference, difference = None, {}
     for _ in range(repeats):
-        started, used = time.perf_counter(), time.process_time()
-        result = method(store)
-        best = min(best, time.perf_counter() - started)
-        cpu = min(cpu, time.process_time() - used)
-    return best, cpu, result
-
-
-def compare(store, repeats, problem):
-    METHODS["coarlib"](store)  # compile
-    limits = [physical_limit(store) for _ in range(repeats)]
-    wall, cpu = (min(limit[i] for limit in limits) for i in range(2))
-    rows, reference = [], None
-    rows.append({"method": "limit: X'Y and packed counts", "seconds": wall, "CPU seconds": cpu})
-    for name, method in METHODS.items():
-        seconds, cpu, (weight, _) = timed(
-            method, store, repeats if name.startswith("coarlib") else 1
-        )
-        rows.append({"method": name, "seconds": seconds, "CPU seconds": cpu})
-        reference = np.asarray(weight) if reference is None else reference
-        row, ours = rows[-1], rows[1]
-        row["largest difference from coarlib"] = float(np.abs(weight - reference).max())
-        row["times coarlib"] = row["CPU seconds"] / ours["CPU seconds"]
-        print(row, flush=True)
-        results = {"problem": problem, "threads": torch.get_num_threads(), "methods": rows}
-        reporting.save("regression_least_squares", results, "torch", "numba", "scikit-learn")
+        turns["limit"].append(physical_limit(store))
+        for name, method in METHODS.items():
+            *seconds, weight = timed(method, store)
+            turns[name].append(seconds)
+            reference = weight if reference is None else reference
+            difference[name] = float(np.abs(weight - reference).max())
+            print(name, seconds, flush=True)
+    best = {name: np.min(found, axis=0).tolist() for name, found in turns.items()}
+    rows = [
+        {
+            "method": "limit: X'Y and packed counts" if name == "limit" else name,
+            "seconds": wall,
+            "CPU seconds": cpu,
+            "largest difference from coarlib": difference.get(name),
+            "times coarlib": cpu / best["coarlib"][1],
+        }
+        for name, (wall, cpu) in best.items()
+    ]
+    reporting.table(problem, rows)
+    results = {"problem": problem, "threads": 1, "turns": repeats, "methods": rows}
+    reporting.save("regression_least_squares", results, "torch", "numba", "scikit-learn")
 
 
 def cifar(store):
@@ -176,10 +182,11 @@ def main():
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--features", type=int, default=2304)
     parser.add_argument("--targets", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--cifar", action="store_true")
     parser.add_argument("--store", type=Path, help="keep (or find) the store here")
     args = parser.parse_args()
+    reporting.one_thread()
     if args.cifar:
         args.rows, args.features, args.targets = 50_000, 2304, 10_000
     with tempfile.TemporaryDirectory() as folder:
@@ -189,10 +196,12 @@ def main():
         if args.cifar:
             result = cifar(store)
             print("\n".join(f"{key:>46}  {value}" for key, value in result.items()))
-            reporting.save("regression_cifar_size", result, "torch", "numba")
+            reporting.save("regression_cifar_size", result, "torch", "numba", options=["--cifar"])
             return
         problem = f"N={args.rows}, M={args.features}, T={args.targets}, bool and float16 on disk"
-        compare(store, args.repeats, problem)
+        small = Path(folder) / "small"
+        make_store(small, 400, 100, 50)
+        compare(store, small, args.repeats, problem)
 
 
 if __name__ == "__main__":

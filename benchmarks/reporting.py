@@ -9,29 +9,40 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def one_thread():
+    """Let numpy, scipy, torch and numba, on every side, use one thread from here on."""
+    import numba
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
 
 
 def best_seconds(repeats, **calls):
     """Time calls in turn, so that they share the machine's moods; return the best of each."""
-    best = dict.fromkeys(calls, float("inf"))
-    for _ in range(repeats):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - started)
-    return best
+    return {name: wall for name, (wall, _) in best_times(repeats, **calls).items()}
 
 
 def best_times(repeats, **calls):
-    """As best_seconds, but (wall, processor) seconds: the latter ignores what else runs here."""
+    """(wall, processor) seconds, the best of some turns after one that warms every call up.
+
+    Calls take turns, so that they share the machine's moods; processor time ignores what else
+    runs here.
+    """
     best = dict.fromkeys(calls, (float("inf"), float("inf")))
-    for _ in range(repeats):
+    for turn in range(repeats + 1):
         for name, call in calls.items():
             wall, processor = time.perf_counter(), time.process_time()
             call()
             found = time.perf_counter() - wall, time.process_time() - processor
-            best[name] = tuple(map(min, best[name], found))
+            if turn > 0:
+                best[name] = tuple(map(min, best[name], found))
     return best
 
 
@@ -56,18 +67,24 @@ def versions(*packages):
     return found
 
 
-def save(name, results, *packages):
-    """Write results/<name>.json."""
+def save(name, results, *packages, options=(), peers=None):
+    """Write results/<name>.json.
+
+    ``options`` are what the script needs on its command line to write this file, ``peers`` versions
+    of packages of another interpreter.
+    """
     RESULTS.mkdir(exist_ok=True)
+    script = Path(sys.modules["__main__"].__file__).name
     content = {
+        "command": " ".join(["benchmarks/" + script, *options]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "versions": versions("numpy", *packages),
+        "versions": versions("numpy", *packages) | (peers or {}),
         "results": results,
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
+    print(f"wrote {path.relative_to(ROOT)}")
 
 
 def table(title, rows):

@@ -228,6 +228,10 @@ def _one_path(
     w, g = np.zeros(m), c.copy()
     index, inside = np.arange(m), np.ones(m, np.bool_)
     _refresh(gram, index, start, m, w, g)
+    first, ridge = lams[0] * l1_ratio, lams[0] * (1.0 - l1_ratio)
+    fit = 0.5 * (ridge * (w * w).sum() - (w * (c + g)).sum())
+    if not fit + first * np.abs(w).sum() <= 0.0:  # a start worse than zeros is none
+        w[:], g[:] = 0.0, c
     inside[:] = False
     u, h, cw = np.zeros(m), np.zeros(m), np.zeros(m)
     # Half the memory traffic, which is what a sweep costs; each round starts from exact gradients.
