@@ -71,7 +71,7 @@ def fill(
     NonFiniteError
         If rows were refused for NaN or infinity; the good ones are kept.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.open(store)
     if not isinstance(task, Task):
         raise TaskError(f"a store is filled from a Task, not from {type(task).__name__}")
     if rows is not None and (not isinstance(rows, tuple | list) or len(rows) != 2):

@@ -12,7 +12,7 @@ import numpy as np
 from coarlib.beton.fields import Field, Int, NDArray
 from coarlib.beton.writer import write
 from coarlib.errors import BetonError
-from coarlib.store import Store
+from coarlib.store import Store, StoreLike
 from coarlib.store.added import store_of_output
 from coarlib.store.verify import refuse_torn
 
@@ -44,7 +44,7 @@ def parse_slice(text: str, size: int) -> slice:
 
 
 def write_store(
-    store: Store,
+    store: StoreLike,
     path: str | os.PathLike[str],
     x_name: str | None = None,
     y_name: str | None = None,
@@ -63,7 +63,7 @@ def write_store(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     path : path
         The file to write (see :func:`coarlib.beton.write`).
     x_name, y_name : str, optional
@@ -97,7 +97,7 @@ def write_store(
     """
     if y_dtype not in TARGET_DTYPES:
         raise BetonError(f"y_dtype must be {', '.join(TARGET_DTYPES)}, not {y_dtype}")
-    store = store_of_output(store, y_name)
+    store = store_of_output(Store.open(store), y_name)
     x_name, y_name = store.masks_name(x_name), store.outputs_name(y_name)
     masks, outputs = _matrix(store, x_name), _matrix(store, y_name)
     if outputs.dtype.kind not in "fiu":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import StoreError, TaskError, TornRowError
 from coarlib.filling.worker import FillOptions, FillReport, fill
-from coarlib.store import Store, take_rows
+from coarlib.store import Store, StoreLike, take_rows
 from coarlib.store.added import ROW_DIGESTS, added_path, open_added, stale_rows
 from coarlib.store.checksum import row_checksums
 from coarlib.store.spec import ArraySpec
@@ -25,7 +25,7 @@ __all__ = ["add_output"]
 
 
 def add_output(
-    store: Store,
+    store: StoreLike,
     output: str,
     task: Task,
     rows: NDArray[np.int64],
@@ -38,7 +38,7 @@ def add_output(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     output : str
         What to call it; ``task.rows`` returns it under that name.
     task : Task
@@ -64,7 +64,7 @@ def add_output(
     TornRowError
         If a row of the store does not match its checksum.
     """
-    options = options or FillOptions()
+    store, options = Store.open(store), options or FillOptions()
     if task.trains:
         raise TaskError(
             f"{type(task).__name__} trains models; another output of rows that are there is "

@@ -16,7 +16,7 @@ from coarlib.filling.row_checks import check_rows
 from coarlib.filling.stopping import Abandoned, StopSignals
 from coarlib.masks import MaskDesign
 from coarlib.progress import Progress
-from coarlib.store import RowWriter, Store
+from coarlib.store import RowWriter, Store, StoreLike
 from coarlib.store.adopt import adoptable
 from coarlib.store.checksum import row_checksums
 from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
@@ -106,7 +106,7 @@ def row_range(start: int, end: int, num_models: int) -> NDArray[np.int64]:
 
 
 def fill(
-    store: Store,
+    store: StoreLike,
     task: Task,
     rows: NDArray[np.int64],
     device: torch.device,
@@ -119,7 +119,7 @@ def fill(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     task : Task
         Prepared here, on ``device``.
     rows : int64 [K]
@@ -134,7 +134,7 @@ def fill(
     StoreError
         If a row cannot be written.
     """
-    options = options or FillOptions()
+    store, options = Store.open(store), options or FillOptions()
     design = store.design
     report = FillReport()
     todo = _rows_to_do(store, rows, options, report)

@@ -163,18 +163,23 @@ class History:
         None where the states hold it as it was, or where the run has not got there.
         """
         settings = self.settings
-        if not settings.has_ends:
+        if settings.has_ends:
+            store, rows, dtype = Store.open(self.path / "ends"), (0, 1), settings.dtype
+        elif settings.is_window:  # of coarlib 0.1: behind the states
+            store, dtype = self.states, settings.storage
+            rows = settings.num_states, settings.num_states + 1
+        else:
             return None, None
-        store = Store.open(self.path / "ends")
         last = settings.num_steps if settings.is_window else self.last
         first = 0 if settings.is_window else self.first
         numbers, done = store.array("step"), store.completed()
-        there = [bool(done[k]) and int(numbers[k]) == n for k, n in enumerate((first, last))]
-        found = [
-            _as_tensor(store.array("theta")[k], settings.dtype) if there[k] else None
-            for k in range(2)
-        ]
-        return found[0], found[1]
+        first_theta, last_theta = (
+            _as_tensor(store.array("theta")[row], dtype)
+            if done[row] and int(numbers[row]) == number
+            else None
+            for row, number in zip(rows, (first, last), strict=True)
+        )
+        return first_theta, last_theta
 
     def describe_ends(self) -> tuple[str, str]:
         """Say what an explanation's ``initial`` and ``final`` outputs are those of."""

@@ -20,7 +20,7 @@ Inputs are never stored, only their numbers and a digest.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,9 @@ class Settings:
     num_samples : int
     data_digest, frozen_digest : str
         Of the samples, and of everything in the model that is not trained.
+    ends_kept : bool
+        Whether ``ends/`` is there where it is needed; coarlib 0.1 had none, and kept the ends of a
+        window's run behind the states.
     """
 
     kind: OptimizerKind
@@ -85,11 +88,12 @@ class Settings:
     num_samples: int
     data_digest: str
     frozen_digest: str
+    ends_kept: bool = True
 
     @property
     def has_ends(self) -> bool:
         """Whether the run's first and last parameters are kept besides."""
-        return self.is_window or self.storage != self.dtype
+        return self.ends_kept and (self.is_window or self.storage != self.dtype)
 
     @property
     def is_window(self) -> bool:
@@ -161,14 +165,15 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-compatible description."""
         content = {**asdict(self), "kind": self.kind.as_json(), "table": self.table.as_json()}
-        return {"format_version": FORMAT_VERSION, **json.loads(json.dumps(content))}
+        version = FORMAT_VERSION if content.pop("ends_kept") else 1
+        return {"format_version": version, **json.loads(json.dumps(content))}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:
         """Read what :meth:`as_json` gave."""
         rest = {"dtype": content["storage"], **content}
-        rest.pop("format_version")
-        return cls(
+        version = rest.pop("format_version")
+        found = cls(
             **{
                 **rest,
                 "kind": OptimizerKind.from_json(rest["kind"]),
@@ -176,6 +181,7 @@ class Settings:
                 "tracked": tuple(rest["tracked"]),
             }
         )
+        return replace(found, ends_kept=False) if version < 2 and found.has_ends else found
 
 
 def create(path: Path, settings: Settings) -> bool:
@@ -215,9 +221,6 @@ def read_settings(path: Path) -> Settings:
         content = load_json(file, HistoryError)
         if content["format_version"] > FORMAT_VERSION:
             raise HistoryError(f"{file} has a newer format; update coarlib to read it")
-        settings = Settings.from_json(content)
-        if content["format_version"] < FORMAT_VERSION and settings.has_ends:
-            raise HistoryError(f"{path} is a window recorded by an older coarlib; record it again")
-        return settings
+        return Settings.from_json(content)
     except (ValueError, KeyError, TypeError) as error:
         raise HistoryError(f"{file} is damaged: {error}") from error

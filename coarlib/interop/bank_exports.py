@@ -21,7 +21,7 @@ from coarlib.files import whole_file
 from coarlib.interop.banks import write_quanda_subsets
 from coarlib.retraining.checkpoints import Checkpoints
 from coarlib.retraining.directory import INDICES, METADATA
-from coarlib.store import Store, take_rows
+from coarlib.store import Store, StoreLike, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.verify import refuse_torn
 
@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 1024
 
 
 def export_trak(
-    store: Store, path: str | Path, x_name: str | None = None, y_name: str | None = None
+    store: StoreLike, path: str | Path, x_name: str | None = None, y_name: str | None = None
 ) -> int:
     """Write ``mask.npy`` bool [M, N] and ``val_margins.npy`` [M, T], as the TRAK tutorial has them.
 
@@ -39,7 +39,7 @@ def export_trak(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     path : str or Path
         A directory; made if absent.
     x_name, y_name : str, optional
@@ -66,7 +66,7 @@ def export_trak(
 
 
 def export_datamodels(
-    store: Store, path: str | Path, x_name: str | None = None, y_name: str | None = None
+    store: StoreLike, path: str | Path, x_name: str | None = None, y_name: str | None = None
 ) -> int:
     """Write masks, outputs and ``_completed.npy`` as datamodels' scripts read them.
 
@@ -83,7 +83,7 @@ def export_datamodels(
 
 
 def export_dattri(
-    store: Store,
+    store: StoreLike,
     path: str | Path,
     checkpoints: str | Path,
     x_name: str | None = None,
@@ -97,7 +97,7 @@ def export_dattri(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     path : str or Path
     checkpoints : str or Path
         Where :class:`coarlib.retraining.RetrainTask` kept the models.
@@ -146,7 +146,7 @@ def export_dattri(
 
 
 def export_quanda(
-    store: Store,
+    store: StoreLike,
     path: str | Path,
     name: str,
     *,
@@ -163,7 +163,7 @@ def export_quanda(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     path : str or Path
     name : str
         quanda's ``id``.
@@ -202,9 +202,9 @@ def export_quanda(
 FORMATS = ("trak", "datamodels", "dattri", "quanda")
 
 
-def _completed(store: Store, y_name: str | None) -> tuple[Store, NDArray[np.int64]]:
+def _completed(store: StoreLike, y_name: str | None) -> tuple[Store, NDArray[np.int64]]:
     """Return the store that holds the output, and its completed rows, verified."""
-    store = store_of_output(store, y_name)
+    store = store_of_output(Store.open(store), y_name)
     rows = store.completed_rows()
     if not len(rows):
         raise StoreError(f"no row of {store.path} is completed; there is nothing to export")

@@ -2,7 +2,9 @@
 
 Everything appears whole, and ``datamodels.pt`` last: a directory that holds it is complete.
 ``digests.json`` holds a digest of each tensor and document; .npz and .pt files carry their own
-checksums besides, which their loaders compare.
+checksums besides, which their loaders compare. Documents say by their format version that there are
+digests, so that a result that lost them is damaged; what other programs and coarlib 0.1 wrote has
+none, and is read all the same.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from coarlib.store.settle import digest_of, read_sealed_json, sealed_json
 
 DATAMODELS = "datamodels.pt"
 DIGESTS = "digests.json"
+FORMAT, FORMAT_VERSION = "format_version", 2
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -66,7 +69,7 @@ class ResultFiles:
         for name, content in self.documents.items():
             if content is not None:
                 with whole_file(path / name) as file:
-                    file.write(json.dumps(_finite(content), indent=1, allow_nan=False).encode())
+                    file.write(json.dumps(_marked(content), indent=1, allow_nan=False).encode())
         with whole_file(path / DIGESTS) as file:
             file.write(sealed_json(self.digests()))
         found = {name: torch.from_numpy(_float32(value)) for name, value in self.tensors.items()}
@@ -101,9 +104,17 @@ class ResultFiles:
                 {name: _read(load_npz, path / name) or {} for name in arrays},
                 {name: _read(load_json, path / name) for name in documents},
             )
+            versions = [_unmarked(content) for content in found.documents.values()]
             digests = read_sealed_json(path / DIGESTS)
         except (AttributeError, TypeError, RuntimeError, CoarlibError) as error:
             raise RegressionError(f"{path} is damaged or not a result: {error}") from error
+        if digests is None and (
+            max(versions) >= FORMAT_VERSION or (any(found.arrays.values()) and not any(versions))
+        ):
+            raise RegressionError(
+                f"{path} is damaged: {DIGESTS}, or the documents beside it, are gone; put them "
+                "back, or fit again"
+            )
         if digests is not None:
             wrong = _different(digests, found.digests(), {*arrays, *documents})
             if wrong is not None:
@@ -130,6 +141,20 @@ class ResultFiles:
             if content is not None
         }
         return tensors | arrays | documents
+
+
+def _marked(content: Any) -> Any:
+    """Return a document as it is saved: objects say that there are digests."""
+    content = _finite(content)
+    return {**content, FORMAT: FORMAT_VERSION} if isinstance(content, dict) else content
+
+
+def _unmarked(content: Any) -> int:
+    """Take the mark from a document; returns its version, 1 without one, 0 of no document."""
+    if not isinstance(content, dict):
+        return int(content is not None)
+    version = content.pop(FORMAT, 1)
+    return version if type(version) is int else FORMAT_VERSION
 
 
 def _digest(array: NDArray[Any]) -> str:

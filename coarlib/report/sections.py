@@ -17,7 +17,8 @@ from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
 from coarlib.report.words import output_name
 from coarlib.store import Store
-from coarlib.store.identity import all_identities, rows_by_identity
+from coarlib.store.authors import rows_by_identity
+from coarlib.store.identity import all_identities
 
 __all__ = ["health_section", "held_out_section", "learning_section", "run_section"]
 

@@ -6,7 +6,7 @@
 
 from coarlib.store.create import initialize
 from coarlib.store.design import settle_design
-from coarlib.store.reader import Store, take_rows
+from coarlib.store.reader import Store, StoreLike, take_rows
 from coarlib.store.writer import RowWriter
 
-__all__ = ["RowWriter", "Store", "initialize", "settle_design", "take_rows"]
+__all__ = ["RowWriter", "Store", "StoreLike", "initialize", "settle_design", "take_rows"]

@@ -23,14 +23,15 @@ from coarlib.errors import SpecError, StoreError
 from coarlib.files import fsync_directory
 from coarlib.masks import check_design_fits
 from coarlib.store.create import read_spec, write_spec
-from coarlib.store.layout import CLAIMS_DIR, ArrayFile, array_path, arrays_of
-from coarlib.store.reader import Store
+from coarlib.store.layout import CLAIMS_DIR, WRITE_FLAGS, ArrayFile, array_path, arrays_of
+from coarlib.store.reader import Store, StoreLike
 from coarlib.store.spec import StoreSpec, mask_width
-from coarlib.store.writer import WRITE_FLAGS
 
 
-def grow(store: Store, num_models: int) -> Store:
-    """Give ``store`` ``num_models`` rows in all.
+def grow(store: StoreLike, num_models: int) -> Store:
+    """Give ``store`` (open, or its path) ``num_models`` rows in all.
+
+    They belong to the task that made the rows that are there, as ``identity.json`` says.
 
     Returns
     -------
@@ -45,6 +46,7 @@ def grow(store: Store, num_models: int) -> Store:
     SpecError
         If the store's design has no more rows to give (an explicit list, leave-one-out).
     """
+    store = Store.open(Store.open(store).path)  # as it is now, every setting checked
     if not store.has_checksums:
         raise StoreError(f"{store.path} was not made by coarlib; it cannot be grown in place")
     with _only_one(store.path):

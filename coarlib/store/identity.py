@@ -11,18 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from coarlib.errors import StoreError
 from coarlib.loading import open_regular
-from coarlib.store.provenance import batch_of, log_files, parse_line, read_batches
+from coarlib.store.provenance import batch_of, log_files, parse_line
 from coarlib.store.settle import digest_of, read_sealed_json, sealed_json, settle
-
-if TYPE_CHECKING:
-    from coarlib.store.reader import Store
 
 IDENTITY_FILE = "identity.json"
 OTHERS_DIR = "identities"
@@ -60,11 +54,16 @@ def logged_identities(path: Path) -> list[str]:
 
 def all_identities(path: Path) -> list[str]:
     """Return the identities of all tasks that made rows of a store, the settled one first."""
-    first = read_identity(path)
-    others = [_identity(file) for file in sorted((path / OTHERS_DIR).glob("*.json"))]
+    found = recorded_identities(path)
     if identity_is_lost(path):
-        others += logged_identities(path)
-    return list(dict.fromkeys(one for one in (first, *others) if one is not None))
+        found = [*logged_identities(path)[:1], *found, *logged_identities(path)]
+    return list(dict.fromkeys(found))
+
+
+def recorded_identities(path: Path) -> list[str]:
+    """Return the identities that settings files hold; StoreError if one is damaged."""
+    files = [path / IDENTITY_FILE, *sorted((path / OTHERS_DIR).glob("*.json"))]
+    return [one for one in map(_identity, files) if one is not None]
 
 
 def settle_identity(
@@ -118,36 +117,6 @@ def check_same_identity(paths: Sequence[Path]) -> None:
                 f"the rows of {known[0][0]} and {path} were made by different tasks "
                 f"({_short(known[0][1])} and {_short(identity)}); allow_other_task joins them"
             )
-
-
-def rows_by_identity(store: Store) -> dict[str, NDArray[np.int64]]:
-    """Return which completed rows each task made, as the workers' logs tell.
-
-    Rows of which no log tells are those of ``"unknown"``.
-    """
-    made = np.zeros(store.num_models, np.int64)
-    names, checksums = [UNKNOWN], store.checksums()
-    for batch in read_batches(store.path):
-        name = identity_of(batch.worker)
-        if name not in names:
-            names.append(name)
-        for row, digest in batch.rows_and_digests():
-            if row < len(made) and digest == checksums[row]:
-                made[row] = names.index(name)
-    done = checksums != 0
-    found = {name: np.flatnonzero(done & (made == i)) for i, name in enumerate(names)}
-    return {name: rows for name, rows in found.items() if len(rows)}
-
-
-def recorded_rows(store: Store) -> NDArray[np.int64]:
-    """Return the completed rows of which a worker's log tells who made them."""
-    checksums, found = store.checksums(), np.zeros(store.num_models, np.bool_)
-    for batch in read_batches(store.path):
-        if "host" in batch.worker:  # its first line, which says who it was, is whole
-            for row, digest in batch.rows_and_digests():
-                if row < len(found) and digest == checksums[row]:
-                    found[row] = True
-    return np.flatnonzero(found)
 
 
 def identity_of_row(path: Path, row: int) -> str | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ WORKERS_DIR = "workers"
 FORMAT_VERSION = 2
 # From this version on spec.json holds a digest of itself.
 SEALED_SINCE = 2
+# Of everything in a store that must be on disk before the next step begins.
+WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_DSYNC", os.O_SYNC)
 
 # A header that does not parse may be one that another process is just rewriting (growth).
 HEADER_ATTEMPTS = 3
@@ -161,3 +165,12 @@ def create_array(path: Path, array: ArraySpec, rows: int) -> ArrayFile:
         file.flush()
         os.fsync(file.fileno())
     return ArrayFile.read(path)
+
+
+def contiguous_runs(rows: NDArray[np.int64]) -> Iterator[slice]:
+    """Split ascending indices into slices of consecutive rows."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    edges = [0, *breaks.tolist(), len(rows)]
+    for start, stop in pairwise(edges):
+        if stop > start:
+            yield slice(start, stop)

@@ -23,7 +23,7 @@ from coarlib.store.grow import grow
 from coarlib.store.identity import check_same_identity, copy_identities
 from coarlib.store.inside import PASSES_DIR, stores_inside
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
-from coarlib.store.reader import Store
+from coarlib.store.reader import Store, StoreLike
 from coarlib.store.writer import RowWriter
 
 ROWS_AT_ONCE = 1024
@@ -44,12 +44,12 @@ class MergeReport:
 
 
 def merge(
-    out: str | Path,
-    sources: Sequence[Store],
+    out: StoreLike,
+    sources: Sequence[StoreLike],
     quiet: bool = True,
     allow_other_task: bool = False,
 ) -> MergeReport:
-    """Copy the committed rows of ``sources`` into the store ``out``, row i to row i.
+    """Copy the committed rows of ``sources`` (stores, or their paths) into ``out``, row i to row i.
 
     ``out`` is created if absent; rows that it has already with the same digest are left alone, so
     an interrupted merge is finished by running it again. Everything is checked before any row is
@@ -64,31 +64,32 @@ def merge(
     TornRowError
         If a source's row does not match its checksum.
     """
-    if not sources:
-        raise StoreError("merge needs at least one store to read from")
-    out = Path(out)
+    if isinstance(sources, Store | str | Path) or not sources:
+        raise StoreError("merge needs a list of one or more stores to read from")
+    opened = [Store.open(source) for source in sources]
+    out = out.path if isinstance(out, Store) else Path(out)
     target = Store.open(out) if _holds_something(out) else None
-    stores = [*sources] if target is None else [target, *sources]
+    stores = [*opened] if target is None else [target, *opened]
     _check_compatible(stores)
     if not allow_other_task:
         check_same_identity([store.path for store in stores])
-    rows = max(source.num_models for source in sources)
+    rows = max(source.num_models for source in opened)
     if target is not None and target.num_models < rows:
         raise StoreError(f"{out} has {target.num_models} rows, the sources {rows}; grow it first")
     _check_overlaps(stores)
     if target is None:
-        target = _create(out, sources, rows)
-    _settle_design(target, sources)
-    for source in sources:
+        target = _create(out, opened, rows)
+    _settle_design(target, opened)
+    for source in opened:
         settle_components(target.path, read_components(source.path))
         copy_identities(source.path, target.path, allow_other_task)
-    report = MergeReport(unverified=tuple(str(s.path) for s in sources if not s.has_checksums))
+    report = MergeReport(unverified=tuple(str(s.path) for s in opened if not s.has_checksums))
     sweep_store(target.path)
     with RowWriter(target) as writer:
-        for source in sources:
+        for source in opened:
             _copy_rows(source, target, writer, report, quiet)
             _copy_provenance(source, target)
-    _merge_inside(target, sources, report, quiet, allow_other_task)
+    _merge_inside(target, opened, report, quiet, allow_other_task)
     return report
 
 

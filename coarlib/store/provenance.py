@@ -30,9 +30,15 @@ from coarlib.errors import StoreError
 from coarlib.files import fsync_directory
 from coarlib.loading import parse_json
 from coarlib.store.heartbeat import Heartbeat
-from coarlib.store.layout import CHECKSUMS, WORKERS_DIR, ArrayFile, array_path
+from coarlib.store.layout import (
+    CHECKSUMS,
+    WORKERS_DIR,
+    WRITE_FLAGS,
+    ArrayFile,
+    array_path,
+    contiguous_runs,
+)
 from coarlib.store.processes import process_identity
-from coarlib.store.writer import WRITE_FLAGS, contiguous_runs
 from coarlib.version import __version__
 
 HEARTBEAT_SECONDS = 30.0

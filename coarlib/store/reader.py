@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from coarlib.devices import resolve_device
 from coarlib.display import card, strip
 from coarlib.errors import SpecError, StoreError, nearest
 from coarlib.masks import MaskDesign, draw
+from coarlib.store.components import read_components
 from coarlib.store.create import initialize, read_spec
 from coarlib.store.design import read_design, read_labels
+from coarlib.store.identity import recorded_identities
 from coarlib.store.layout import (
     CHECKSUMS,
     COMPLETED,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
+StoreLike: TypeAlias = "Store | str | Path"
 
 
 def _as_path(path: str | Path) -> Path:
@@ -84,8 +87,17 @@ class Store:
         return card(repr(self), strip(self.completed()))
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
-        """Open a store; StoreError says what is missing or damaged."""
+    def open(cls, path: StoreLike) -> Store:
+        """Open a store; an open one is returned as it is.
+
+        Raises
+        ------
+        StoreError
+            If something is missing or damaged: arrays' headers and every settings file are looked
+            at, but the files of masks, which may be large.
+        """
+        if isinstance(path, Store):
+            return path
         path = _as_path(path)
         if not path.is_dir():
             raise StoreError(f"{path} is not a directory; initialize_store makes a store")
@@ -95,6 +107,7 @@ class Store:
         store = cls(path, spec, has_checksums=True)
         for key, array in arrays_of(spec).items():
             store._check(key, array)
+        _check_settings(path, spec)
         return store
 
     @classmethod
@@ -313,6 +326,14 @@ class Store:
         design = self.design
         drawn = "" if design is None else f"; masks by {json.dumps(_short(design.as_json()))}"
         return f"{arrays}, {COMPLETED}.npy ({self.num_models},) bool{drawn}"
+
+
+def _check_settings(path: Path, spec: StoreSpec) -> None:
+    """Compare settings files with their digests, so that no command works on a damaged store."""
+    read_design(path, spec)
+    read_components(path)
+    recorded_identities(path)
+    read_labels(path)
 
 
 def take_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError
 from coarlib.progress import Progress
 from coarlib.store.checksum import checksum_of_bytes
-from coarlib.store.layout import ArrayFile
+from coarlib.store.layout import ArrayFile, contiguous_runs
 from coarlib.store.page_cache import drop_cached_pages
 from coarlib.store.reader import Store
-from coarlib.store.writer import contiguous_runs
 
 # Blocks that fit a core's cache are hashed about twice as fast as large ones.
 BLOCK_BYTES = 2**19

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError
 from coarlib.store.claims import DEFAULT_TTL, block_rows_of, list_claims, owner_has_died
 from coarlib.store.identity import all_identities
-from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR, array_path, arrays_of
+from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR, array_path, arrays_of, contiguous_runs
 from coarlib.store.processes import has_died
 from coarlib.store.provenance import Batch, log_files, parse_line, parse_log
-from coarlib.store.reader import Store
-from coarlib.store.writer import contiguous_runs
+from coarlib.store.reader import Store, StoreLike
 
 RATE_WINDOW_SECONDS = 600.0
 # A worker whose file or claim was touched this recently is called alive.
@@ -72,8 +71,9 @@ class StoreStatus:
         return json.dumps(asdict(self))
 
 
-def status(store: Store) -> StoreStatus:
-    """Look at ``store`` without reading its rows (``verify`` does that)."""
+def status(store: StoreLike) -> StoreStatus:
+    """Look at ``store``, open or its path, without reading its rows (``verify`` does that)."""
+    store = Store.open(store)
     done = store.completed()
     now = _file_servers_time(store.path)
     claimed = _claimed_rows(store, now) & ~done

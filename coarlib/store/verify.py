@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RowRangeError, StoreError, TornRowError
 from coarlib.store.adopt import adoptable
-from coarlib.store.components import read_components
+from coarlib.store.authors import recorded_rows, rows_by_identity
 from coarlib.store.create import sweep_store
-from coarlib.store.design import read_design
-from coarlib.store.identity import (
-    all_identities,
-    identity_is_lost,
-    recorded_rows,
-    rows_by_identity,
-)
+from coarlib.store.identity import all_identities, identity_is_lost
 from coarlib.store.layout import DESIGN_LABELS, DESIGN_MASKS, array_path
 from coarlib.store.provenance import damaged_lines, log_files
-from coarlib.store.reader import Store, take_rows
+from coarlib.store.reader import Store, StoreLike, take_rows
 from coarlib.store.scan import torn_rows
 from coarlib.store.settle import check_sealed_npy
 from coarlib.store.writer import RowWriter
@@ -75,7 +69,7 @@ class VerifyReport:
 
 
 def verify(
-    store: Store,
+    store: StoreLike,
     rows: tuple[int, int] | None = None,
     repair: bool = False,
     *,
@@ -87,6 +81,7 @@ def verify(
 
     Parameters
     ----------
+    store : Store or path
     repair : bool
         Mark torn and unfounded rows as not completed, so that workers fill them again, and
         restore the flags of sound ones. Rows that can be adopted are kept.
@@ -102,6 +97,7 @@ def verify(
     RowRangeError
         If the range lies outside the store.
     """
+    store = Store.open(store)
     if not store.has_checksums:
         raise StoreError(f"{store.path} carries no checksums (coarlib did not make it): unverified")
     start, stop = rows or (0, store.num_models)
@@ -148,9 +144,7 @@ def _differ_from_design(store: Store, rows: NDArray[np.int64]) -> list[int]:
 
 def check_settings(store: Store) -> None:
     """Compare every settings file with its digest; StoreError names the first that is damaged."""
-    read_design(store.path, store.spec)
-    read_components(store.path)
-    all_identities(store.path)
+    Store.open(store.path)
     for key in (DESIGN_MASKS, DESIGN_LABELS):
         if array_path(store.path, key).exists():
             check_sealed_npy(array_path(store.path, key))

@@ -13,10 +13,9 @@ keep the client from widening a write to its whole page.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
-from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -25,12 +24,17 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RowRangeError, StoreError
 from coarlib.store.checksum import row_checksums
-from coarlib.store.layout import CHECKSUMS, COMPLETED, ArrayFile
+from coarlib.store.layout import (
+    CHECKSUMS,
+    COMPLETED,
+    WRITE_FLAGS,
+    ArrayFile,
+    contiguous_runs,
+)
 from coarlib.store.reader import Store
 
 # Writes that a step may have under way at once; a disk syncs several for the price of one.
 MAX_THREADS = 4
-WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_DSYNC", os.O_SYNC)
 
 
 class RowWriter:
@@ -234,12 +238,3 @@ def _finish(writes: Sequence[Future[None]]) -> None:
     wait(writes)
     for write in writes:
         write.result()
-
-
-def contiguous_runs(rows: NDArray[np.int64]) -> Iterator[slice]:
-    """Split ascending indices into slices of consecutive rows."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    edges = [0, *breaks.tolist(), len(rows)]
-    for start, stop in pairwise(edges):
-        if stop > start:
-            yield slice(start, stop)

@@ -1,5 +1,9 @@
 """Thinned, windowed, partial and rounded histories: exact replay, and what is left out reported."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from zoo.recorded_runs import Run, tiny_data, tiny_model
 from coarlib.errors import HistoryError
 from coarlib.history import History, open_run
 from coarlib.path_kernel import explain
+from coarlib.store import RowWriter, Store, initialize
 
 ADAM = Run("AdamW", {"lr": 0.05, "weight_decay": 0.2}, clip=0.4, schedule=True)
 SGD = Run("SGD", {"lr": 0.3, "momentum": 0.7, "weight_decay": 0.05, "nesterov": True})
@@ -70,6 +75,39 @@ def test_a_window_explains_its_part_and_reports_the_rest(tmp_path, run):
         np.testing.assert_allclose(part[name], full[name], rtol=0, atol=1e-12)
     assert np.abs(part["outside"]).max() > 1e-2
     assert part.about["initial_is"] == "the model before training"
+
+
+def to_version_1(path):
+    """Rewrite a window as coarlib 0.1 recorded it: both ends of the run behind the states."""
+    states, ends = Store.open(path / "states"), Store.open(path / "ends")
+    count, rows = states.num_models, states.completed_rows()
+    initialize(path / "old", replace(states.spec, num_models=count + 2))
+    with RowWriter(Store.open(path / "old")) as writer:
+        writer.write(rows, {key: states.array(key)[rows] for key in states.spec.schema})
+        both = {
+            key: np.array(ends.array(key))
+            if key in ends.spec.schema
+            else np.zeros((2, *array.shape), array.dtype)
+            for key, array in states.spec.schema.items()
+        }
+        writer.write(np.arange(count, count + 2), both)
+    shutil.rmtree(path / "states")
+    shutil.rmtree(path / "ends")
+    (path / "old").rename(path / "states")
+    (path / "commit.json").unlink()
+    content = json.loads((path / "history.json").read_text())
+    (path / "history.json").write_text(json.dumps({**content, "format_version": 1}))
+
+
+@pytest.mark.parametrize("run", [ADAM, SGD], ids=["adamw", "sgd"])
+def test_windows_of_version_0_1_are_explained_as_they_were(tmp_path, run):
+    model = run.record(tmp_path / "h", window=(2, 5))
+    wanted = decompose(run, tmp_path / "h", model)
+    to_version_1(tmp_path / "h")
+    found = decompose(run, tmp_path / "h", model)
+    for name, values in wanted.arrays.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert found.about["initial_is"] == "the model before training"
 
 
 def test_a_parameter_subset_reports_the_movement_of_the_others(tmp_path):

@@ -144,6 +144,28 @@ def test_a_part_of_a_result_that_is_gone_or_changed_is_named(result, tmp_path, n
             Attributions.load(tmp_path / "fit")
 
 
+@pytest.mark.parametrize("gone", [["digests.json"], ["digests.json", "summary.json"]])
+def test_a_result_without_its_digests_is_damaged_and_no_lower_standard(result, tmp_path, gone):
+    result.save(tmp_path / "fit")
+    for name in gone:
+        (tmp_path / "fit" / name).unlink()
+    with pytest.raises(RegressionError, match=r"digests\.json.* gone"):
+        Attributions.load(tmp_path / "fit")
+
+
+def test_results_of_version_0_1_and_of_other_programs_load(result, tmp_path):
+    result.save(tmp_path / "fit")
+    (tmp_path / "fit" / "digests.json").unlink()
+    summary = json.loads((tmp_path / "fit" / "summary.json").read_text())
+    del summary["format_version"]
+    (tmp_path / "fit" / "summary.json").write_text(json.dumps(summary))
+    again = Attributions.load(tmp_path / "fit")
+    assert np.array_equal(again.weight, result.weight) and "format_version" not in again.summary
+    (tmp_path / "coar").mkdir()
+    (tmp_path / "fit" / "datamodels.pt").rename(tmp_path / "coar" / "datamodels.pt")
+    assert np.array_equal(Attributions.load(tmp_path / "coar").weight, result.weight)
+
+
 def test_few_held_out_rows_have_no_interval_and_say_so():
     rows = linear_rows(40, 6, 2, noise=0.1)
     found = fit(ArrayRows(rows.masks, rows.outputs), held_out=10)

@@ -11,9 +11,10 @@ from coarlib.regression.rows import open_rows
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store import layout as store_layout
 from coarlib.store import verify as store_verify
+from coarlib.store.authors import rows_by_identity
 from coarlib.store.checksum import row_checksums
 from coarlib.store.components import read_components, settle_components
-from coarlib.store.identity import all_identities, rows_by_identity, settle_identity
+from coarlib.store.identity import all_identities, settle_identity
 from coarlib.store.merge import merge
 from coarlib.store.provenance import WorkerLog, read_batches
 from coarlib.store.spec import parse_spec_content

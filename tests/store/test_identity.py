@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from coarlib.beton.dataset import write_store
 from coarlib.errors import StoreError
 from coarlib.filling.worker import FillOptions, fill, recompute
+from coarlib.regression import StoreRows
 from coarlib.store import Store, initialize
-from coarlib.store.identity import all_identities, read_identity, rows_by_identity
+from coarlib.store.authors import rows_by_identity
+from coarlib.store.grow import grow
+from coarlib.store.identity import all_identities, read_identity
 from coarlib.store.merge import merge
 from coarlib.store.provenance import damaged_lines, read_batches
 from coarlib.store.spec import parse_spec
@@ -49,6 +53,31 @@ def test_the_first_task_decides_and_another_is_refused(store):
     with pytest.raises(StoreError, match=r"row 10 .* another task \(identity scale-3\)"):
         recompute(store, Scaled(2), 10, CPU)
     assert recompute(store, Scaled(2), 10, CPU, allow_other_task=True)["margins"] > 0
+
+
+@pytest.mark.parametrize("name", ["identity.json", "components.json", "identities/x.json"])
+def test_a_damaged_setting_is_noticed_before_anything_is_read(store, name):
+    fill(store, Scaled(2), np.arange(4), CPU)
+    file = store.path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"identity": "scale-2", "components": [], "digest": "0000000000000000"}')
+    for use in (Store.open, verify, status, lambda path: merge(path / "out", [path])):
+        with pytest.raises(StoreError, match=f"{name} is damaged"):
+            use(store.path)
+    with pytest.raises(StoreError, match=f"{name} is damaged"):
+        grow(store, 30)  # opened before the damage
+
+
+def test_stores_may_be_given_by_their_paths(store, tmp_path):
+    path = str(store.path)
+    fill(path, Scaled(2), np.arange(4), CPU)
+    assert merge(str(tmp_path / "out"), [path, store.path]).copied == 4
+    assert merge(Store.open(tmp_path / "out"), [store]).present == 4
+    assert (status(path).complete, verify(path).checked, grow(path, 30).num_models) == (4, 4, 30)
+    assert write_store(path, tmp_path / "x.beton", quiet=True) == 4
+    assert StoreRows(path).num_targets == 3
+    with pytest.raises(StoreError, match="a list of one or more"):
+        merge(tmp_path / "out", path)
 
 
 def test_without_its_file_the_logs_say_whose_rows_they_are(store):

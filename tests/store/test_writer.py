@@ -10,7 +10,7 @@ import pytest
 from coarlib.errors import StoreError
 from coarlib.store import RowWriter, Store
 from coarlib.store.checksum import row_checksums
-from coarlib.store.writer import contiguous_runs
+from coarlib.store.layout import contiguous_runs
 
 
 def is_sound(path):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from coarlib.errors import BetonError, RegressionError, TornRowError
 from coarlib.scoring.rows import mean_over_runs
 from coarlib.statistics.arrays import as_array
-from coarlib.store import Store, take_rows
+from coarlib.store import Store, StoreLike, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.components import read_components
 from coarlib.store.identity import all_identities
@@ -131,7 +131,7 @@ class StoreRows:
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     mask_key, output_key : str, optional
         The arrays of masks and outputs; by default those that the store's spec implies.
     targets : slice
@@ -140,12 +140,12 @@ class StoreRows:
 
     def __init__(
         self,
-        store: Store,
+        store: StoreLike,
         mask_key: str | None = None,
         output_key: str | None = None,
         targets: slice = slice(None),
     ) -> None:
-        store = store_of_output(store, output_key)
+        store = store_of_output(Store.open(store), output_key)
         mask_key, output_key = store.masks_name(mask_key), store.outputs_name(output_key)
         if store.spec.schema[output_key].dtype.kind not in OUTPUT_KINDS:
             raise RegressionError(f"array {output_key!r} of {store.path} holds no real numbers")
