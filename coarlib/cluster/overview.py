@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coarlib.cluster.queue import QueuedTask, slurm_is_here, tasks_of
+from coarlib.cluster.queue import LIVE, QueuedTask, slurm_is_here, tasks_of
 from coarlib.cluster.record import Submitted, log_files, read_jobs, run_directory, tail
 from coarlib.errors import ClusterError, printable
 
@@ -61,6 +61,12 @@ class Overview:
     held: dict[str, str] = field(default_factory=dict)
     failed: list[FailedTask] = field(default_factory=list)
     problem: str | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether SLURM will still do something by itself, as far as it could be asked."""
+        going = {state for states in self.states.values() for state in states} & LIVE
+        return self.problem is not None or (bool(going) and not self.held)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

@@ -71,7 +71,8 @@ class LearningCurve:
         return np.minimum(self.predicted + Z * self.sd, 1)
 
     def __str__(self) -> str:
-        now = f"the correlation of {self.solver} is {self.correlation[-1]:.3f}"
+        solver = self.solver.replace("_", " ")
+        now = f"the correlation of {solver} is {self.correlation[-1]:.3f}"
         if len(self.wanted) == 0:
             return f"{now}; too few rows for an extrapolation"
         ahead, gain = self.wanted[0], self.predicted[0] - self.correlation[-1]
@@ -84,7 +85,7 @@ class LearningCurve:
                 f"more than {most:.3f}"
             )
         return (
-            f"doubling the rows to {ahead} is predicted to raise the correlation of {self.solver} "
+            f"doubling the rows to {ahead} is predicted to raise the correlation of {solver} "
             f"from {self.correlation[-1]:.3f} to {self.predicted[0]:.3f} ± {Z * self.sd[0]:.3f}"
         )
 

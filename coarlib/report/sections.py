@@ -247,10 +247,6 @@ def _scatter_parts(inputs: ReportInputs, curve: Unseen) -> list[Markup]:
     ]
 
 
-def _solver(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _example(inputs: ReportInputs, target: int) -> str:
     labels = inputs.examples.labels
     return f"example {target}" if labels is None else f"{labels[target]} ({target})"
@@ -264,7 +260,7 @@ def learning_section(curve: Unseen | None, why: str) -> Section:
         return section
     found = curve.curve
     ahead = None if curve.doubled is None else (float(found.wanted[0]), curve.doubled)
-    said = f"{str(found)[0].upper()}{str(found)[1:]}.".replace(found.solver, _solver(found.solver))
+    said = f"{str(found)[0].upper()}{str(found)[1:]}."
     section.parts += [
         sentence(said),
         figure(

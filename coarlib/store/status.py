@@ -79,7 +79,7 @@ def status(store: StoreLike) -> StoreStatus:
     claimed = _claimed_rows(store, now) & ~done
     logs = _recent_logs(store.path, now)
     rate = _rate(logs)
-    open_rows = int((~done).sum())
+    open_rows, workers = int((~done).sum()), _living_workers(logs)
     return StoreStatus(
         path=str(store.path),
         num_models=store.num_models,
@@ -89,8 +89,8 @@ def status(store: StoreLike) -> StoreStatus:
         torn=int(((store.flags() != 0) & ~done).sum()) if store.has_checksums else 0,
         missing_ranges=ranges(np.flatnonzero(~done).astype(np.int64)),
         rows_per_second=rate,
-        eta_seconds=open_rows / rate if rate and open_rows else None,
-        workers=_living_workers(logs),
+        eta_seconds=open_rows / rate if rate and open_rows and workers else None,
+        workers=workers,
         bytes_on_disk=_bytes_on_disk(store),
         bytes_when_full=store.num_models * store.spec.row_bytes,
         has_checksums=store.has_checksums,

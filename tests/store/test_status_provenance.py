@@ -1,11 +1,15 @@
 """What a user sees of a store: status, provenance, recomputation."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from paths import ROOT
 
+from coarlib.cluster.overview import Overview
+from coarlib.commands.store import status as status_command
 from coarlib.errors import StoreError
 from coarlib.store import RowWriter, Store
 from coarlib.store.claims import Claims, settle_block_rows
@@ -33,8 +37,7 @@ def test_counts_ranges_rate_and_size(filled, make_rows):
     assert (found.complete, found.claimed, found.missing) == (11, 0, 13)
     assert found.missing_ranges == [(10, 15), (16, 24)]
     assert found.rows_per_second > 0
-    assert found.eta_seconds > 0
-    assert found.workers == []
+    assert found.workers == [] and found.eta_seconds is None
     assert found.bytes_when_full == 24 * filled.spec.row_bytes
     assert found.bytes_on_disk > 0
 
@@ -75,6 +78,35 @@ def test_status_for_people_and_for_scripts(filled, command):
     scripts = json.loads(command("estimate", "status", filled.path, "--json").stdout)
     assert scripts["complete"] == 10
     assert scripts["missing_ranges"] == [[10, 24]]
+
+
+def test_no_time_is_left_where_nobody_works(filled):
+    found = status(filled)
+    assert found.rows_per_second and not found.workers and found.eta_seconds is None
+    alive = filled.path / "workers" / "someone-1-2.jsonl"  # no process: as alive as its file is new
+    batch = {"rows": [[0, 1]], "started": time.time(), "seconds": 1.0, "digests": ["0" * 16]}
+    alive.write_text(json.dumps({"worker": "someone-1-2", "host": "h"}) + "\n" + json.dumps(batch))
+    found = status(filled)
+    assert len(found.workers) == 1 and found.eta_seconds > 0
+
+
+def test_status_exits_with_1_where_something_is_wrong(filled, capsys, monkeypatch):
+    status_command.main([str(filled.path)])
+    monkeypatch.setattr(status_command, "IDLE_SECONDS", 0.0)
+    with pytest.raises(SystemExit, match="1"):
+        status_command.main([str(filled.path), "--watch", "--interval", "0"])
+    assert "nobody has worked on the 14 missing rows" in capsys.readouterr().out
+    with open(filled.path / "_completed.npy", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\1")
+    with pytest.raises(SystemExit, match="1"):
+        status_command.main([str(filled.path)])
+    failed = Overview("jobs", failed=["one"])
+    whole = SimpleNamespace(complete=4, num_models=4, torn=0, workers=[])
+    part = SimpleNamespace(complete=3, num_models=4, torn=0, workers=[])
+    assert status_command._failed(part, failed) and not status_command._failed(whole, failed)
+    failed.states = {"fill": {"RUNNING": 2}}
+    assert not status_command._failed(part, failed)
 
 
 def test_where_a_row_came_from(filled, command):

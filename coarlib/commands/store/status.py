@@ -1,6 +1,9 @@
 """Show a store at a glance: rows done, claimed and missing, rate, ETA, workers, size.
 
 coar status STORE [--json] [--watch] [--rows_per_task 100]
+
+Exit code 1 says that something is wrong: torn rows, or missing rows whose jobs failed; with
+--watch also that nobody has worked on the missing rows for a minute.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from coarlib.cluster.overview import overview
+from coarlib.cluster.overview import Overview, overview
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.leaving import after_rows, next_step
@@ -31,11 +34,13 @@ COMMAND = Command(
     },
 )
 SHOWN_RANGES = 12
+IDLE_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the status of the store that the arguments name."""
     args = COMMAND.parse(argv)
+    idle_since = time.monotonic()
     while True:
         found = status(Store.open(args.store))
         if args.watch and sys.stdout.isatty():
@@ -50,10 +55,25 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if found.workers and found.complete < found.num_models
                 else after_rows(Store.open(args.store))
             )
-        if not args.watch or found.complete == found.num_models:
+        if found.workers or (jobs and jobs.running):
+            idle_since = time.monotonic()
+        idle = time.monotonic() - idle_since > max(IDLE_SECONDS, 2 * args.interval)
+        if not args.watch or found.complete == found.num_models or idle:
+            if idle:
+                print(f"nobody has worked on the {found.missing} missing rows for a minute")
+            if idle or _failed(found, jobs):
+                sys.exit(1)
             return
         sys.stdout.flush()
         time.sleep(max(0.1, args.interval))
+
+
+def _failed(found: StoreStatus, jobs: Overview | None) -> bool:
+    """Whether a script should stop here: torn rows, or missing ones whose jobs failed."""
+    missing = found.complete < found.num_models
+    return found.torn > 0 or bool(
+        missing and jobs and jobs.failed and not (jobs.running or found.workers)
+    )
 
 
 def describe(found: StoreStatus, rows_per_task: int) -> str:
