@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from coarlib.explorer import opens_with
 from coarlib.version import __version__
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ _ROOMS = {
     "coarlib.task": ("Task",),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def _explore(result: Any, **options: Any) -> Any:
+    return importlib.import_module("coarlib.report.inline").explore(result, **options)
+
+
+opens_with(_explore)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Progress: seen on a terminal, a line now and then elsewhere, nothing where quiet is asked."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,3 +52,29 @@ def test_quiet_shows_nothing(monkeypatch, stream):
     assert shown(monkeypatch, stream()) == ""
     Command("next", "x").parse([])
     assert "filling" in shown(monkeypatch, stream())
+
+
+class Kernel(SimpleNamespace):
+    """A notebook's shell, and what it was asked to display."""
+
+    def __init__(self):
+        super().__init__(kernel=object(), shown=[])
+
+    def display(self, content, raw, display_id):
+        self.shown.append(content)
+        return SimpleNamespace(update=lambda content, raw: self.shown.append(content))
+
+
+def test_in_a_notebook_one_line_is_redrawn(monkeypatch):
+    kernel = Kernel()
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_PICTURES", 0.0)
+    monkeypatch.setattr("IPython.get_ipython", lambda: kernel)
+    monkeypatch.setattr("IPython.display.display", kernel.display)
+    assert shown(monkeypatch, io.StringIO()) == ""
+    assert len(kernel.shown) == 5 and "<progress" in kernel.shown[1]["text/html"]
+    assert kernel.shown[-1]["text/plain"].startswith("filling: 4/4 rows in ")
+    assert "<progress" not in kernel.shown[-1]["text/html"]
+    kernel.shown.clear()
+    assert shown(monkeypatch, io.StringIO(), quiet=True) == "" and kernel.shown == []
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_SHOWING", 60.0)
+    assert shown(monkeypatch, io.StringIO()) == "" and kernel.shown == []

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from coarlib.display import card, histogram
 from coarlib.errors import RegressionError, whole_number
+from coarlib.explorer import explore
 from coarlib.regression.cost import Cost
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
@@ -242,6 +243,10 @@ class Attributions:
         values = {"weight": self.weight, "error": self.standard_error, "bias": self.bias}
         scores = None if self.held_out is None else self.held_out.pearson
         return to_xarray({**values, "correlation": scores}, self.feature_names)
+
+    def explore(self, **options: Any) -> Any:
+        """Open the report in a notebook; options of :func:`coarlib.report.inline.explore`."""
+        return explore(self, **options)
 
     def effect(self, features: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Predicted change of each output when all of ``features`` (indices or bool) are kept."""

@@ -28,6 +28,7 @@ from coarlib.store import Store
 __all__ = ["ReportInputs", "gather"]
 
 EVALUATION = "evaluation.json"
+MANY_TARGETS = 20_000
 
 
 @dataclass
@@ -102,6 +103,11 @@ class ReportInputs:
                         f"the baseline {name} has shape {list(baseline.scores.shape)}, not "
                         f"{list(shape)}"
                     )
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the page may hold much of every target and stay below ten megabytes."""
+        return self.shape is None or self.shape[1] <= MANY_TARGETS
 
     @property
     def shape(self) -> tuple[int, int] | None:

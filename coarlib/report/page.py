@@ -42,7 +42,7 @@ from coarlib.version import __version__
 __all__ = ["build_report", "learned", "methods_of", "render", "write_page", "write_report"]
 
 HERE = Path(__file__).parent
-TOP_FEATURES = 8
+TOP_FEATURES, NEIGHBOURS = 8, 5
 STAGES = 4
 OF_HISTORIES = ("training", "history")
 
@@ -71,8 +71,11 @@ def build_report(inputs: ReportInputs, quiet: bool = True) -> str:
         curve, why = learned(inputs)
         progress.advance()
         methods = methods_of(inputs, curve)
-        top = None if found is None else strongest(found, TOP_FEATURES)
-        similar = None if found is None else nearest(found.weight)
+        features, alike = (
+            (TOP_FEATURES, NEIGHBOURS) if inputs.is_small else (TOP_FEATURES // 2, NEIGHBOURS // 2)
+        )
+        top = None if found is None else strongest(found, features)
+        similar = None if found is None else nearest(found.weight, alike)
         data = explorer_data(inputs, top, similar, health, curve)
         progress.advance()
         sections = [

@@ -7,7 +7,7 @@ beside a result, must not choose what code runs here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from coarlib.loading import load_yaml
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.notes import FeatureNotes, Notes, as_pictures
 from coarlib.report.provenance import read_run
+from coarlib.report.task_notes import named_classes, take_from
 
 FEWEST_PIXELS = 16  # numbers of one example that may be a square grey image
 
@@ -31,14 +32,7 @@ def annotate(inputs: ReportInputs, name: str, settings: Mapping[str, Any]) -> No
     task = setups.load(name, settings, ".")
     if not isinstance(task, ComponentTask):
         raise ArgumentError(f"{name} ablates no components, so it has no images and names to show")
-    model = task.model()
-    inputs.features = FeatureNotes.of_components(task.components(model).to_json())
-    inputs.model = type(model).__name__
-    examples = task.examples()
-    first, targets = examples.inputs[0], examples.targets
-    images = as_pictures(first.numpy()) if first.ndim == 4 else None
-    labels = _labels(targets, task.class_names) if targets.ndim == 1 else None
-    inputs.examples = Notes(images, labels, task.texts())
+    take_from(inputs, task)
 
 
 def annotate_as_recorded(inputs: ReportInputs, result: str | Path) -> None:
@@ -97,7 +91,7 @@ def _notes(samples: torch.Tensor, targets: torch.Tensor) -> Notes:
     texts = None
     if images is None and samples.ndim == 2 and not samples.is_floating_point():
         texts = [" ".join(map(str, row)) for row in samples.tolist()]
-    return Notes(images, _labels(targets, ()) if classes else None, texts)
+    return Notes(images, named_classes(targets, ()) if classes else None, texts)
 
 
 def _resolved(settings: Mapping[str, Any], directory: str) -> dict[str, Any] | None:
@@ -113,9 +107,3 @@ def _resolved(settings: Mapping[str, Any], directory: str) -> dict[str, Any] | N
             return None
         found[key] = str(there)
     return found
-
-
-def _labels(classes: torch.Tensor, names: Sequence[str]) -> list[str]:
-    """Name the classes, by number where a name is missing."""
-    known = dict(enumerate(names))
-    return [known.get(int(c), str(int(c))) for c in classes]
