@@ -220,7 +220,7 @@ def main():
         few = test[0][:2], test[1][:2]
         explain(sub, *few, quiet=True)  # first uses import and compile, on both sides
         predict(sub, *few, quiet=True)
-        run_reference(parts, few, 1, True)
+        run_reference(parts, few, 2, True)
         results["speed"] = compare(sub, parts, test)
         results["gradient_bytes_per_node"] = TEST * 25 * 8160 * 4
         results["limit"] = limit(sub, test)

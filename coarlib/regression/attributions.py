@@ -23,7 +23,7 @@ from coarlib.explorer import explore
 from coarlib.regression.cost import Cost
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
-from coarlib.regression.result_files import DATAMODELS, ResultFiles
+from coarlib.regression.result_files import DATAMODELS, ROWS, ResultFiles
 from coarlib.regression.split import Split
 from coarlib.regression.tables import (
     TopFeatures,
@@ -36,7 +36,7 @@ __all__ = ["DATAMODELS", "Attributions"]
 
 SUMMARY, COMPONENTS = "summary.json", "components.json"
 HISTOGRAM = "held-out correlation of the targets"
-ERRORS, SCORES, PATH, ROWS = "standard_errors.npz", "scores.npz", "path.npz", "rows.npz"
+ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
 SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 

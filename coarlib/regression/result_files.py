@@ -28,6 +28,7 @@ from coarlib.store.settle import digest_of, read_sealed_json, sealed_json
 DATAMODELS = "datamodels.pt"
 DIGESTS = "digests.json"
 FORMAT, FORMAT_VERSION = "format_version", 2
+ROWS = "rows.npz"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -155,6 +156,26 @@ def _unmarked(content: Any) -> int:
         return int(content is not None)
     version = content.pop(FORMAT, 1)
     return version if type(version) is int else FORMAT_VERSION
+
+
+def fitted_masks(path: str | Path) -> NDArray[np.uint64] | None:
+    """Digests of the masks that scores were fitted on; None where nothing at ``path`` says so.
+
+    Parameters
+    ----------
+    path : str or Path
+        A result directory, or its ``datamodels.pt``; anything else has no such rows.
+
+    Raises
+    ------
+    RegressionError
+        If the result is damaged.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.name == DATAMODELS else folder
+    if not (folder / DATAMODELS).is_file():
+        return None
+    return ResultFiles.load(folder, (ROWS,), (), mmap=True).arrays[ROWS].get("fitted")
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.baselines.components import leave_one_out, random_scores
-from coarlib.errors import CoarlibError
+from coarlib.errors import CoarlibError, ScoringError
+from coarlib.masks.digests import mask_digests
 from coarlib.regression import Attributions
+from coarlib.regression.result_files import fitted_masks
 from coarlib.report.learning import Unseen
 from coarlib.report.provenance import duration, read_run
 from coarlib.scoring import bootstrap_interval, correlate
@@ -26,10 +28,14 @@ SINGLES = "leave_one_out"
 
 @dataclass(frozen=True)
 class Baseline:
-    """Other scores [N, T], and what they cost, in words ("" where nobody said)."""
+    """Other scores [N, T], what they cost, in words ("" where nobody said), and what they saw.
+
+    ``fitted`` holds digests of the masks that they were fitted on, uint64, where that is known.
+    """
 
     scores: NDArray[Any]
     cost: str = ""
+    fitted: NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Method:
 def read_baseline(path: str | Path) -> Baseline:
     """Read scores [N, T] of a file, or the effects that a leave-one-out store holds."""
     if not (Path(path) / "_completed.npy").is_file():
-        return Baseline(load_scores(path))
+        return Baseline(load_scores(path), fitted=fitted_masks(path))
     store = Store.open(path)
     rows = store.completed_rows()
     masks, values = (store.array(key)[rows] for key in (store.masks_name(), store.outputs_name()))
@@ -109,7 +115,13 @@ def judge(
     curve: Unseen | None,
     store: Store | None,
 ) -> list[Method]:
-    """Judge the fit, called ``name``, and baselines on the same held-out rows; the fit first."""
+    """Judge the fit, called ``name``, and baselines on the same held-out rows; the fit first.
+
+    Raises
+    ------
+    ScoringError
+        If a baseline was fitted on some of these rows.
+    """
     found: list[Method] = []
     held = None if attributions is None else attributions.held_out
     if attributions is not None and held is not None:
@@ -119,6 +131,13 @@ def judge(
         return found
     random = Baseline(random_scores(attributions.num_features, attributions.num_targets), "nothing")
     for other, baseline in {**baselines, "random scores": random}.items():
+        if baseline.fitted is not None:
+            seen = int(np.isin(mask_digests(curve.masks), baseline.fitted).sum())
+            if seen:
+                raise ScoringError(
+                    f"{other} was fitted on {seen} of the {len(curve.masks)} rows that all are "
+                    "judged on here; leave it out, or compare it by score_lds"
+                )
         scores = np.asarray(baseline.scores[:, curve.targets], np.float64)
         predicted = curve.masks.astype(np.float64) @ scores
         interval = bootstrap_interval(predicted, curve.true, "pearson")

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import coarlib as cl
 from coarlib.commands.judge.lds_benchmark import main
 from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
 from coarlib.errors import ArgumentError, SetupError, TaskError
+from coarlib.interop.banks import write_bank
+from coarlib.scoring import RowsLeftOutWarning
 from coarlib.setups import load
 from coarlib.store import Store
 
@@ -67,6 +70,19 @@ def test_the_published_configuration_is_one():
     config = ROOT / "specs" / "digits_lds.yaml"
     with pytest.raises(ArgumentError, match="one of full, test"):  # all its keys are known
         main(["--config", str(config), "--bench.size", "huge"])
+
+
+def test_subsets_that_scores_were_fitted_on_are_left_out_for_all(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    masks, outputs = rng.random((60, 10)) < 0.5, rng.normal(size=(60, 3)).astype("f4")
+    bank = write_bank(tmp_path / "bank", masks, outputs)
+    cl.fit(masks[:40], outputs[:40], solver="ridge").save(tmp_path / "fit")
+    words = ["--bank", str(bank.path), "--out", str(tmp_path), "--scores", f"A={tmp_path / 'fit'}"]
+    with pytest.warns(RowsLeftOutWarning, match="were fitted"):
+        main(words)
+    assert "20 subsets" in capsys.readouterr().out
+    methods = json.loads((tmp_path / "bank" / "lds.json").read_text())["methods"]
+    assert {name: found["num_rows"] for name, found in methods.items()} == {"random": 20, "A": 20}
 
 
 @pytest.mark.parametrize("name", ["metagradient:0", "metagradient:x", "trak:3"])

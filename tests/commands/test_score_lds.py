@@ -145,8 +145,9 @@ def test_rows_that_the_scores_were_fitted_on_are_not_scored(case, capsys):
     summary = json.loads((folder / "lds.json").read_text())
     assert summary["num_rows"] == 40 and not summary["includes_fitted_rows"]
     for path, rows in ((store.path, []), (both.path, ["--rows", "20:50"])):
-        with pytest.raises(CoarlibError, match=r"were fitted on .* say --allow_fitted_rows"):
-            main([str(path), str(folder / "fit"), *rows])
+        for scores in (folder / "fit", folder / "fit" / "datamodels.pt"):
+            with pytest.raises(CoarlibError, match=r"were fitted on .* say --allow_fitted_rows"):
+                main([str(path), str(scores), *rows])
     main([str(store.path), str(folder / "fit"), "--allow_fitted_rows"])
     assert "ON ROWS THAT WERE FITTED" in capsys.readouterr().out
 

@@ -7,9 +7,9 @@ import pytest
 from report_cases import FEATURES, TARGETS, make_case, make_fit, make_store, report_arguments
 
 from coarlib.commands.judge import report
-from coarlib.errors import CoarlibError, ReportError
+from coarlib.errors import CoarlibError, ReportError, ScoringError
 from coarlib.report.inputs import ReportInputs, gather
-from coarlib.report.methods import Baseline
+from coarlib.report.methods import Baseline, read_baseline
 from coarlib.report.page import build_report, write_report
 
 SECTIONS = ["attributions", "held-out", "learning", "layers", "lds", "health", "run"]
@@ -208,6 +208,9 @@ def test_baselines_are_scored_on_the_held_out_rows(case):
     page = build_report(inputs)
     found = Elements(page).text["methods"]
     assert "the same" in found and "9 rows" in found and "random scores" in found
+    inputs.baselines = {"itself": read_baseline(case / "attributions")}
+    with pytest.raises(ScoringError, match=r"itself was fitted on .* rows that all are judged on"):
+        build_report(inputs)
     inputs.baselines = {"odd": Baseline(np.zeros((2, 2)))}
     with pytest.raises(ReportError, match=r"odd has shape \[2, 2\]"):
         build_report(inputs)

@@ -35,6 +35,7 @@ from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
 from coarlib.filling.worker import fill
 from coarlib.interop.published import Bank, load_bank
+from coarlib.regression.result_files import fitted_masks
 from coarlib.scoring import LDSResult, lds, masks_from_indices
 from coarlib.scoring.records import lds_record
 from coarlib.scoring.score_files import load_scores
@@ -100,8 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         out, bank, scores = _for_quanda(bench, config)
     else:
         out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
+    known = [np.empty(0, np.uint64)]
     for name, file in (bench.scores or {}).items():
         scores[name] = load_scores(file)
+        known += [masks for masks in [fitted_masks(file)] if masks is not None]
+    fitted = np.concatenate(known)  # left out for all, so that all are judged on the same subsets
     results: dict[str, LDSResult] = {}
     for name, found in scores.items():
         results[name] = lds(
@@ -112,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             higher_is_better=bench.higher_is_better,
             resamples=bench.resamples,
             seed=bench.seed,
+            fitted=fitted,
             ceiling=next((result.ceiling for result in results.values()), None),
         )
     if not results:

@@ -28,7 +28,7 @@ from coarlib.commands.checkers import Choice, Paths
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.errors import ArgumentError, ScoringError
 from coarlib.masks.digests import mask_digests
-from coarlib.regression import Attributions
+from coarlib.regression.result_files import fitted_masks
 from coarlib.scoring import LDSResult, NoiseCeiling, UndefinedCorrelationWarning, compare, lds
 from coarlib.scoring.metrics import METRICS, evaluate
 from coarlib.scoring.records import comparison_record, write_lds
@@ -173,12 +173,7 @@ def _unfitted(
 
     Rows that were asked for by ``--rows`` are not dropped: if they were fitted, that is an error.
     """
-    known = [
-        fitted
-        for path in args.scores.values()
-        if (Path(path) / "datamodels.pt").is_file()
-        and (fitted := Attributions.load(path, mmap=True).fitted) is not None
-    ]
+    known = [masks for path in args.scores.values() if (masks := fitted_masks(path)) is not None]
     if not known:
         return rows, False
     masks = _take(store.array(store.masks_name(args.x_name)), rows)
