@@ -1,0 +1,88 @@
+"""How often the 95% intervals of LDS, differences, ceilings and shares hold the truth, simulated.
+
+    python benchmarks/coverage_comparisons.py [--trials 300]
+
+Random halves of 40 examples are retrained on, two runs each; outputs are sums of true effects, what
+no sum of effects explains of a subset, and noise of the run. Two scores, one nearer to the truth
+than the other, are judged by `lds` (Spearman's correlation, and Kendall's from one run), compared
+by `compare`, and set beside the noise ceiling. True effects and scores are drawn once for a line of
+the table; the truth is the mean over its trials. Targets share nothing, or 30% of their noise.
+"""
+
+import argparse
+import itertools
+
+import numpy as np
+import reporting
+
+from coarlib.scoring import compare, lds
+
+ROWS, TARGETS, SHARED = (50, 100, 500), (1, 100, 1000), (0.0, 0.3)
+EXAMPLES, RUNS, RESAMPLES = 40, 2, 200
+MANY = 40_000  # rows × targets from which fewer trials have to do
+
+
+def draw(rng, truth, rows, shared):
+    """Masks [M, N] and outputs [M, R, T] of true effects [N, T]."""
+    targets = truth.shape[1]
+    masks = rng.random((rows, EXAMPLES)).argsort(1) < EXAMPLES // 2
+    signal = masks @ truth
+    size = np.sqrt(EXAMPLES) / 2
+
+    def noise(*shape):
+        own, common = rng.standard_normal((*shape, targets)), rng.standard_normal((*shape, 1))
+        return size * (np.sqrt(1 - shared) * own + np.sqrt(shared) * common)
+
+    return masks, (signal + 0.5 * noise(rows))[:, None] + noise(rows, RUNS)
+
+
+def trial(near, far, masks, outputs, seed):
+    """(low, high, estimate) of every interval."""
+    rows, _, targets = outputs.shape
+    options = {"resamples": RESAMPLES, "seed": seed}
+    a = lds(near, masks, outputs, **options)
+    b = lds(far, masks, outputs, ceiling=a.ceiling, **options)
+    difference = compare(a, b)
+    found = {
+        "LDS": (a.interval, a.mean),
+        "difference of two LDS": (difference.interval, difference.difference),
+        "noise ceiling": (a.ceiling.interval, a.ceiling.mean),
+        "LDS as a share of the ceiling": (a.share_interval, a.share_of_ceiling),
+    }
+    if targets == 1 and rows < 500:
+        kendall = lds(near, masks, outputs[:, 0], "kendall", **options)
+        found["LDS, Kendall"] = (kendall.interval, kendall.mean)
+    return {name: (one.low, one.high, mean) for name, (one, mean) in found.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=300)
+    args = parser.parse_args()
+    reporting.one_thread()
+    table = []
+    for targets, rows, shared in itertools.product(TARGETS, ROWS, SHARED):
+        if targets == 1 and shared:
+            continue
+        trials = args.trials if rows * targets < MANY else args.trials // 5
+        rng = np.random.default_rng([rows, targets, int(100 * shared)])
+        truth = rng.standard_normal((EXAMPLES, targets))
+        scores = [truth + spread * rng.standard_normal(truth.shape) for spread in (0.7, 1.0)]
+        every = [trial(*scores, *draw(rng, truth, rows, shared), seed) for seed in range(trials)]
+        for name in every[0]:
+            low, high, means = np.array([one[name] for one in every], dtype=float).T
+            known = np.isfinite(low) & np.isfinite(high)
+            truth = np.nanmean(means)
+            table.append({
+                "what": name, "rows": rows, "targets": targets, "shared": shared,
+                "coverage": float(np.mean((low <= truth) & (truth <= high))),
+                "without an interval": float(1 - known.mean()),
+                "width": float(np.mean((high - low)[known])), "truth": float(truth),
+                "trials": trials,
+            })  # fmt: skip
+            print(table[-1], flush=True)
+    reporting.save("coverage_comparisons", table, "scipy", "numba")
+
+
+if __name__ == "__main__":
+    main()
