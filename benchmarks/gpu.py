@@ -1,0 +1,332 @@
+"""What an accelerator does for rows, fits, retraining and the path kernel, against peers.
+
+    python benchmarks/gpu.py [--parts rows_resnet20 …] [--device cuda] [--small]
+
+Every part has its own limit and prints a JSON line when it ends; a table follows, and the whole goes
+to results/gpu.json. Peers run in the same process, on the same data, warmed up alike: upstream's loop
+(a deep copy a row, filters zeroed, half-precision autocast, batches of 500; the images already on the
+device, which is kinder than its loader), models trained one by one, fast_l1 where it is importable.
+Weights and images are random: speed does not depend on them. ``--small`` runs everything at toy sizes,
+also on a processor, to see that it works; nothing is saved then.
+"""
+
+import argparse
+import copy
+import importlib.util
+import json
+import signal
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import reporting
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from coarlib.ablation import Examples, ablate
+from coarlib.history import TrainingLoss, open_run, record
+from coarlib.interop.fast_l1 import fit_with_fast_l1
+from coarlib.path_kernel import explain
+from coarlib.regression import ArrayRows, Moments, fit
+from coarlib.regression.moments import int8_pairs
+from coarlib.retraining import Trainer, train_many
+from estimate.cifar_resnet.model import CifarResNet
+
+KEEP = 0.95
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    arguments.add_argument("--device", default="cuda")
+    arguments.add_argument("--small", action="store_true")
+    asked = arguments.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        print("there is no CUDA device here: nothing is measured (try --device cpu --small)")
+        return
+    device = torch.device(asked.device)
+    results = {}
+    for name in asked.parts:
+        part, limit = PARTS[name]
+        results[name] = within(limit, part, device, asked.small)
+        print(json.dumps({name: results[name]}), flush=True)
+    rows = [
+        {"part": name, "what": key, "value": value}
+        for name, found in results.items()
+        for key, value in found.items()
+    ]
+    reporting.table("all parts", rows)
+    if device.type == "cuda" and not asked.small:
+        results["device"] = torch.cuda.get_device_name(device)
+        reporting.save("gpu", results, "torch", "transformers", "torchvision", "fast_l1")
+
+
+def within(limit, part, device, small):
+    """Run a part; what it raises, or that it ran past its limit, is its result."""
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(limit)
+    try:
+        return part(device, small)
+    except Exception as error:  # the other parts go on
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+    finally:
+        if hasattr(signal, "SIGALRM"):
+            signal.alarm(0)
+
+
+def _too_long(number, frame):
+    raise TimeoutError("past its limit")
+
+
+def seconds(call, device, repeats=3):
+    """Best of a few runs after a first one; the device has ended when the clock is read."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# Rows: default options, the best ones, the bare forward pass, and upstream's loop.
+
+
+def rows_resnet20(device, small):
+    return rows(CifarResNet((16, 32, 64), (3, 3, 3)), images(32, 60 if small else 10_000), device)
+
+
+def rows_coar_resnet(device, small):
+    width = 16 if small else 256
+    model = CifarResNet((width,), (4,), pooled=4, single=True)
+    return rows(model, images(32, 60 if small else 10_000), device)
+
+
+def rows_vit(device, small):
+    from torchvision.models import VisionTransformer
+
+    sizes = (32, 16, 2, 2, 32, 64) if small else (224, 16, 12, 12, 768, 3072)
+    model = VisionTransformer(*sizes)
+    return rows(model, images(sizes[0], 20 if small else 1000), device, "linear_row")
+
+
+def rows_gpt2(device, small):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50} if small else {}
+    model = GPT2LMHeadModel(GPT2Config(**sizes))
+    tokens = torch.randint(0, 50, (12, 16) if small else (500, 128))
+    return rows(model, (tokens, None), device, "conv1d_output", batch=12)
+
+
+def images(side, count):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(count, 3, side, side, generator=generator)
+    return pixels, torch.randint(0, 10, (count,), generator=generator)
+
+
+def rows(model, data, device, components="conv_filter", batch=500):
+    randomise(model)
+    found = {}
+    for name, options in (("default", {}), ("fp16", {"autocast": "fp16"})):
+        if name == "fp16" and device.type == "cpu":
+            options = {"autocast": "bf16"}
+        task = ablate(model, data, components, **options)
+        task.prepare(device)
+        masks = np.random.default_rng(0).random((4, task.num_features)) < KEEP
+        index = np.arange(len(masks))
+        found[f"{name}: batch"] = task.batch_size
+        found[f"{name}: s/row"] = seconds(lambda t=task: t.rows(index, masks), device) / len(masks)
+    found["components"] = task.num_features
+    found["applying a mask: s"] = seconds(lambda: apply_once(task, masks[0]), device)
+    found["bare forward: s/row"] = seconds(lambda: bare(task), device)
+    network = copy.deepcopy(task.plain_model())
+    upstream = Upstream(network, task, batch, device)
+    found["upstream: s/row"] = seconds(lambda: [upstream.row(m) for m in masks[:2]], device) / 2
+    for name in ("default", "fp16"):
+        found[f"{name}: times upstream"] = found["upstream: s/row"] / found[f"{name}: s/row"]
+    return found
+
+
+def randomise(model):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                fan = parameter[0].numel()
+                parameter.normal_(0, (2 / fan) ** 0.5, generator=generator)
+
+
+def apply_once(task, mask):
+    with task.ablation as ablation:
+        ablation.apply(torch.from_numpy(mask))
+
+
+def bare(task):
+    with torch.inference_mode(), task.precision():
+        for _, batch in task.batches():
+            task.predict(task._network, batch.inputs)
+
+
+class Upstream:
+    """A row as COAR's scripts make it: a deep copy, zeroed units, half-precision autocast."""
+
+    def __init__(self, network, task, batch, device):
+        self.network, self.task, self.batch, self.device = network, task, batch, device
+        self.channels = task.component_set.channels(network)
+
+    def row(self, mask):
+        model = copy.deepcopy(self.network)
+        mask = torch.from_numpy(mask)
+        with torch.no_grad():
+            for part in self.channels:
+                parameter = model.get_parameter(part.path)
+                kept = part.entries(part.kept(mask), parameter.shape)
+                parameter.mul_(kept.to(parameter))
+        dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        found = []
+        with torch.no_grad(), torch.autocast(self.device.type, dtype):
+            for _, batch in self.task.batches(self.batch):
+                logits = self.task.predict(model, batch.inputs)
+                output = next(iter(self.task.outputs.values()))
+                found.append(output(logits, batch.targets).float().cpu())
+        return torch.cat(found)
+
+
+# Fits.
+
+
+def least_squares(device, small):
+    shape = (400, 30, 20) if small else (45_000, 2304, 10_000)
+    masks, outputs = table(*shape)
+    source = ArrayRows(masks, outputs)
+    found = {}
+    for name in ("least_squares", "ridge"):
+        found[f"{name}: s"] = seconds(
+            lambda n=name: fit(Moments.from_rows(source, device=device), n, device=device),
+            device,
+            1,
+        )
+    return found
+
+
+def pair_counts(device, small):
+    rows, features = (256, 64) if small else (32_768, 50_000)
+    values = torch.rand(rows, features, device=device) < KEEP
+    took = seconds(lambda: int8_pairs(values), device)
+    return {"s": took, "TOP/s": 2 * rows * features**2 / took / 1e12}
+
+
+def fast_l1(device, small):
+    if device.type != "cuda" or importlib.util.find_spec("fast_l1") is None:
+        return {"not measured": "fast_l1 is not importable here"}
+    rows, features, targets = (400, 30, 20) if small else (10_000, 2304, 1_000)
+    source = ArrayRows(*table(rows, features, targets))
+    train = np.arange(rows * 9 // 10)
+    options = {"lr": 0.05, "num_lambdas": 1, "eps": 1e-2, "max_lambda": 0.0, "stop_eps": 1e-6}
+    started = time.perf_counter()
+    theirs = fit_with_fast_l1(source, train, np.arange(len(train), rows), **options)
+    took = time.perf_counter() - started
+    ours = fit(Moments.from_rows(source, device=device), "least_squares", device=device)
+    gap = np.abs(theirs.weight - ours.weight).max() / np.abs(ours.weight).max()
+    return {"s": took, "largest difference from least squares": float(gap)}
+
+
+def table(rows, features, targets):
+    rng = np.random.default_rng(0)
+    masks = rng.random((rows, features)) < KEEP
+    weights = rng.normal(size=(features, targets)).astype(np.float32)
+    outputs = masks.astype(np.float32) @ weights
+    outputs += rng.standard_normal(outputs.shape, dtype=np.float32)
+    return masks, outputs
+
+
+# Retraining, and the path kernel.
+
+
+def retraining(device, small):
+    models, count, side = (4, 60, 8) if small else (64, 5000, 28)
+    found = {}
+    for name, build in (("mlp", mlp), ("cnn", cnn), ("residual", residual)):
+        inputs, labels = images(side, count)
+        trainer = Trainer(lambda b=build, s=side: b(s), inputs, labels, 1, 50)
+        subsets = [
+            np.random.default_rng(seed).choice(count, count // 2, replace=False)
+            for seed in range(models)
+        ]
+        options = {"device": device}
+        train_many(trainer, subsets[:2], [0, 1], **options)
+        together = seconds(lambda t=trainer: train_many(t, subsets, range(models), **options), device, 1)
+        alone = seconds(lambda t=trainer: [t.train(s, 0, device) for s in subsets[:3]], device, 1)
+        found[f"{name}: together, s/model"] = together / models
+        found[f"{name}: one by one, s/model"] = alone / 3
+        found[f"{name}: times faster"] = alone / 3 / (together / models)
+    return found
+
+
+def mlp(side):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def cnn(side):
+    layers = [nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def residual(side):
+    return CifarResNet((16, 32), (1, 1), projection=True)
+
+
+def path_kernel(device, small):
+    count, updates, modulus = (40, 4, 7) if small else (4000, 200, 113)
+    torch.manual_seed(0)
+    pairs = torch.randint(0, modulus, (count + 10, 2))
+    inputs = torch.cat([F.one_hot(pairs[:, 0], modulus), F.one_hot(pairs[:, 1], modulus)], 1)
+    inputs, labels = inputs.float().to(device), (pairs.sum(1) % modulus).to(device)
+    model = nn.Sequential(nn.Linear(2 * modulus, 128), nn.Tanh(), nn.Linear(128, modulus)).to(device)
+    optimizer, loss = torch.optim.AdamW(model.parameters(), 1e-3), TrainingLoss(F.cross_entropy)
+    data = inputs[:count], labels[:count]
+    found = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path, started = Path(directory) / "h", time.perf_counter()
+        options = {"num_steps": updates, "max_batch": count, "quiet": True}
+        with record(model, optimizer, path, samples=data, loss=loss, **options) as history:
+            for _ in range(updates):
+                optimizer.zero_grad()
+                F.cross_entropy(model(data[0]), data[1]).backward()
+                history.batch(list(range(count)))
+                optimizer.step()
+        found["recording: s"] = time.perf_counter() - started
+        run = open_run(path, model, loss, data)
+        for name, by in (("sample", ["sample"]), ("tensor and step", [("tensor", "step")])):
+            started = time.perf_counter()
+            given = explain(run, inputs[count:], labels[count:], by=by, output="margin", quiet=True)
+            found[f"by {name}: s"] = time.perf_counter() - started
+            found[f"by {name}: share missing"] = float(given.verdict().share)
+    return found
+
+
+PARTS = {
+    "rows_resnet20": (rows_resnet20, 70),
+    "rows_coar_resnet": (rows_coar_resnet, 70),
+    "rows_vit": (rows_vit, 60),
+    "rows_gpt2": (rows_gpt2, 60),
+    "least_squares": (least_squares, 60),
+    "pair_counts": (pair_counts, 20),
+    "fast_l1": (fast_l1, 60),
+    "retraining": (retraining, 90),
+    "path_kernel": (path_kernel, 70),
+}
+
+if __name__ == "__main__":
+    main()
