@@ -6,13 +6,14 @@
 # make coverage  which lines the quick tests reach, in out/coverage/
 # make wheel  build the wheel, install it in an empty environment, run its demo there
 # make docs   the documentation site, in site/
+# make gpu    the tests and the benchmark that want an accelerator; says so where there is none
 # make bench  measure everything again that is in benchmarks/results/
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test quick lint fmt coverage wheel docs bench clean
+.PHONY: setup demo test quick lint fmt coverage wheel docs gpu bench clean
 setup: $(VENV)/.installed-dev,hf,docs
 
 # A torch that the base interpreter already has (a GPU build, say) is reused; otherwise the version
@@ -69,6 +70,10 @@ wheel:
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+gpu: setup
+	$(PY) -m pytest $(ARGS) tests/gpu
+	$(PY) benchmarks/gpu.py
 
 bench: setup
 	$(PY) benchmarks/run_all.py

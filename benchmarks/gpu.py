@@ -2,12 +2,12 @@
 
     python benchmarks/gpu.py [--parts rows_resnet20 …] [--device cuda] [--small]
 
-Every part has its own limit and prints a JSON line when it ends; a table follows, and the whole goes
-to results/gpu.json. Peers run in the same process, on the same data, warmed up alike: upstream's loop
-(a deep copy a row, filters zeroed, half-precision autocast, batches of 500; the images already on the
-device, which is kinder than its loader), models trained one by one, fast_l1 where it is importable.
-Weights and images are random: speed does not depend on them. ``--small`` runs everything at toy sizes,
-also on a processor, to see that it works; nothing is saved then.
+Every part has its own limit and prints a JSON line when it ends; a table follows, and the whole
+goes to results/gpu.json. Peers run in the same process, on the same data, warmed up alike:
+upstream's loop (a deep copy a row, filters zeroed, half-precision autocast, batches of 500; the
+images already on the device, which is kinder than its loader), models trained one by one, fast_l1
+where it is importable. Weights and images are random: speed does not depend on them. ``--small``
+runs everything at toy sizes, also on a processor, to see that it works; nothing is saved then.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coarlib.ablation import Examples, ablate
+from coarlib.ablation import ablate
 from coarlib.history import TrainingLoss, open_run, record
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.path_kernel import explain
@@ -36,6 +37,7 @@ from coarlib.retraining import Trainer, train_many
 from estimate.cifar_resnet.model import CifarResNet
 
 KEEP = 0.95
+PRECISIONS = "none", "auto"
 
 
 def main():
@@ -138,22 +140,22 @@ def images(side, count):
 def rows(model, data, device, components="conv_filter", batch=500):
     randomise(model)
     found = {}
-    for name, options in (("default", {}), ("fp16", {"autocast": "fp16"})):
-        if name == "fp16" and device.type == "cpu":
-            options = {"autocast": "bf16"}
-        task = ablate(model, data, components, **options)
+    for name in PRECISIONS:
+        task = ablate(model, data, components, autocast=name)
         task.prepare(device)
         masks = np.random.default_rng(0).random((4, task.num_features)) < KEEP
-        index = np.arange(len(masks))
         found[f"{name}: batch"] = task.batch_size
-        found[f"{name}: s/row"] = seconds(lambda t=task: t.rows(index, masks), device) / len(masks)
+        took = seconds(partial(task.rows, np.arange(len(masks)), masks), device)
+        found[f"{name}: s/row"] = took / len(masks)
+        if name == "auto":
+            found["auto: precision"] = task.autocast
     found["components"] = task.num_features
     found["applying a mask: s"] = seconds(lambda: apply_once(task, masks[0]), device)
     found["bare forward: s/row"] = seconds(lambda: bare(task), device)
     network = copy.deepcopy(task.plain_model())
     upstream = Upstream(network, task, batch, device)
     found["upstream: s/row"] = seconds(lambda: [upstream.row(m) for m in masks[:2]], device) / 2
-    for name in ("default", "fp16"):
+    for name in PRECISIONS:
         found[f"{name}: times upstream"] = found["upstream: s/row"] / found[f"{name}: s/row"]
     return found
 
@@ -264,14 +266,21 @@ def retraining(device, small):
             np.random.default_rng(seed).choice(count, count // 2, replace=False)
             for seed in range(models)
         ]
-        options = {"device": device}
-        train_many(trainer, subsets[:2], [0, 1], **options)
-        together = seconds(lambda t=trainer: train_many(t, subsets, range(models), **options), device, 1)
-        alone = seconds(lambda t=trainer: [t.train(s, 0, device) for s in subsets[:3]], device, 1)
+        train_many(trainer, subsets[:2], [0, 1], device=device)
+        every = partial(train_many, trainer, subsets, range(models), device=device)
+        together, alone = (
+            seconds(every, device, 1),
+            seconds(partial(one_by_one, trainer, subsets[:3], device), device, 1),
+        )
         found[f"{name}: together, s/model"] = together / models
         found[f"{name}: one by one, s/model"] = alone / 3
         found[f"{name}: times faster"] = alone / 3 / (together / models)
     return found
+
+
+def one_by_one(trainer, subsets, device):
+    for seed, subset in enumerate(subsets):
+        trainer.train(subset, seed, device)
 
 
 def mlp(side):
@@ -293,7 +302,9 @@ def path_kernel(device, small):
     pairs = torch.randint(0, modulus, (count + 10, 2))
     inputs = torch.cat([F.one_hot(pairs[:, 0], modulus), F.one_hot(pairs[:, 1], modulus)], 1)
     inputs, labels = inputs.float().to(device), (pairs.sum(1) % modulus).to(device)
-    model = nn.Sequential(nn.Linear(2 * modulus, 128), nn.Tanh(), nn.Linear(128, modulus)).to(device)
+    model = nn.Sequential(nn.Linear(2 * modulus, 128), nn.Tanh(), nn.Linear(128, modulus)).to(
+        device
+    )
     optimizer, loss = torch.optim.AdamW(model.parameters(), 1e-3), TrainingLoss(F.cross_entropy)
     data = inputs[:count], labels[:count]
     found = {}

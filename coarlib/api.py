@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def fill(
     store: Store | str | Path,
     task: Task,
-    rows: tuple[int, int] | None = None,
+    rows: tuple[int, int] | range | None = None,
     device: str = "auto",
     *,
     share: bool = False,
@@ -50,7 +50,7 @@ def fill(
     ----------
     store : Store or path
     task : Task
-    rows : (first, end), optional
+    rows : (first, end) or range, optional
         Only these rows, the end exclusive; by default all.
     device : str
         ``auto`` (an accelerator, if there is one), ``cpu``, ``cuda:1`` …
@@ -74,6 +74,8 @@ def fill(
     store = Store.open(store)
     if not isinstance(task, Task):
         raise TaskError(f"a store is filled from a Task, not from {type(task).__name__}")
+    if isinstance(rows, range) and rows.step == 1:
+        rows = rows.start, rows.stop
     if rows is not None and (not isinstance(rows, tuple | list) or len(rows) != 2):
         raise ArgumentError(f"rows must be a pair (first, end), not {rows!r}")
     first, end = (0, store.num_models) if rows is None else rows

@@ -41,6 +41,12 @@ class Identity:
         """Return the digest of everything added so far, 32 hexadecimal digits."""
         return self._digest.hexdigest()
 
+    def copy(self) -> Identity:
+        """Return another one that holds what was added so far."""
+        other = Identity()
+        other._digest, other._seen = self._digest.copy(), dict(self._seen)
+        return other
+
     def add(self, *values: Any) -> Identity:
         """Add plain values, tensors, arrays, functions, modules, and sequences or mappings of them.
 

@@ -135,6 +135,19 @@ class Task(ABC):
         """
         return None
 
+    def adopt(self, identity: str | None) -> str | None:
+        """Make the choices that were left to this task as the task with ``identity`` made them.
+
+        Read after :meth:`prepare`, before the first row. A task that leaves nothing open, the
+        default, has one identity whatever it is given.
+
+        Returns
+        -------
+        str or None
+            Its :meth:`identity` then.
+        """
+        return self.identity()
+
 
 class ModuleTask(Task):
     """A datamodels-style module, whose ``main(*_, index, logdir)`` returns one row."""

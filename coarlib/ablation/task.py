@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.block_check import check_blocks, check_reached
@@ -16,22 +14,25 @@ from coarlib.ablation.compiling import compiled_or_plain, uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
+from coarlib.ablation.measuring import MeasuringTask
 from coarlib.ablation.plain import checked_model
-from coarlib.ablation.probe import FEW, checked_output, logits_of, probe
+from coarlib.ablation.precision import (
+    AUTO,
+    AUTOCAST,
+    choose_precision,
+)
+from coarlib.ablation.probe import FEW, probe
 from coarlib.ablation.tuning import MOST, announced_batch, batch_by_size, largest_activation
 from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError, whole_number
 from coarlib.identity import Identity
-from coarlib.outputs import Output, margin
-from coarlib.task import Task, TaskLayout
+from coarlib.task import TaskLayout
 
 Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 """(model, inputs of a batch) -> logits."""
 
-AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-class ComponentTask(Task):
+class ComponentTask(MeasuringTask):
     """Outputs of an ablated model; a set-up says which model, components and examples.
 
     Parameters
@@ -43,8 +44,10 @@ class ComponentTask(Task):
     fuse : bool
         Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
         the outputs of a probe beyond rounding is not used.
-    autocast : {"none", "bf16", "fp16"}
-        Compute matrix products in half precision, as COAR does on GPUs (fp16).
+    autocast : {"none", "bf16", "fp16", "auto"}
+        Compute matrix products in half precision, as COAR does on GPUs (fp16). ``auto`` takes the
+        precision of a store's rows, and before there are any a half one if that is faster and its
+        rounding under 1% of the variance of a few rows.
     ablate : str
         What ablating means, a name in :data:`coarlib.ablation.ABLATIONS`: ``zero_weights`` (biases
         stay; COAR's, the default), ``scale_weights`` (times :attr:`scale`), ``zero_activation``,
@@ -67,9 +70,6 @@ class ComponentTask(Task):
     :meth:`texts`.
     """
 
-    outputs: ClassVar[Mapping[str, Output]] = {"test_margins": margin}
-    """Array of the store -> what it records."""
-
     tolerance = 1e-3
 
     class_names: ClassVar[Sequence[str]] = ()
@@ -91,20 +91,17 @@ class ComponentTask(Task):
     ) -> None:
         if batch_size is not None and whole_number(batch_size, "batch_size") < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
-        if autocast not in AUTOCAST:
-            raise TaskError(f"autocast must be {', '.join(AUTOCAST)}, not {autocast}")
+        if autocast not in (*AUTOCAST, AUTO):
+            raise TaskError(f"autocast must be {', '.join(AUTOCAST)} or {AUTO}, not {autocast}")
         self.way = ablation_named(ablate)
         self.ablate = self.way.name
         # Folding moves activations behind the norm, so replacing them there is something else.
         self.fuse = fuse and self.way.on_weights
         self.batch_size = MOST if batch_size is None else batch_size
-        self._size_is_free, self.autocast = batch_size is None, autocast
+        self._size_is_free, self._precision_is_free = batch_size is None, autocast == AUTO
+        self.autocast = "none" if autocast == AUTO else autocast
         self.compiled = compiled and self.way.on_weights
-        self._device = torch.device("cpu")
-        self._ablation: Ablation | None = None
-        self._identity: str | None = None
-        self._network: nn.Module
-        self._examples: Examples
+        self._identities: dict[str, str] = {}  # by precision
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -122,16 +119,6 @@ class ComponentTask(Task):
         """Return the text of each example, for reports, where examples are texts."""
         return None
 
-    def transform(self, batch: Examples) -> Examples:
-        """Turn a batch of stored examples into what model and outputs take (on the device)."""
-        return batch
-
-    def predict(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return the logits of a batch; of what Hugging Face models return they are taken."""
-        if keywords := self._examples.keywords:
-            return logits_of(network(**dict(zip(keywords, inputs, strict=True))))
-        return logits_of(network(*inputs))
-
     @property
     def num_features(self) -> int | None:
         """Number of components, known after :meth:`prepare`."""
@@ -147,16 +134,6 @@ class ComponentTask(Task):
         """Return the components, known after :meth:`prepare`; ComponentError before."""
         return self.ablation.components
 
-    @property
-    def num_examples(self) -> int:
-        """Number of targets T, known after :meth:`prepare`."""
-        return len(self._examples)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device given to :meth:`prepare`."""
-        return self._device
-
     def layout(self) -> TaskLayout:
         """Return the number of components, and float32 [T] for each output."""
         outputs = {key: ("float32", (self.num_examples,)) for key in self.outputs}
@@ -164,16 +141,23 @@ class ComponentTask(Task):
 
     def identity(self) -> str | None:
         """Digest weights, examples, components, the way of ablating, outputs and precision."""
-        return self._identity
+        return self._identities.get(self.autocast)
 
-    def _identify(self, model: nn.Module, components: ComponentSet) -> str:
-        """Digest all that a row is a function of besides its mask."""
-        found = Identity().add("components", components.to_json(), self.ablate, self.autocast)
+    def adopt(self, identity: str | None) -> str | None:
+        """Compute in the precision under which this task has an identity, if that was left open."""
+        if self._precision_is_free:
+            found = (name for name, mine in self._identities.items() if mine == identity)
+            self.autocast = next(found, self.autocast)
+        return self.identity()
+
+    def _identify(self, model: nn.Module, components: ComponentSet) -> dict[str, str]:
+        """Digest all that a row is a function of besides its mask, for every precision."""
+        found = Identity().add("components", components.to_json(), self.ablate)
         found.add(self.scale, self.seed, self.way)
         found.add(self._examples.keywords, self._examples.inputs, self._examples.targets)
         found.add_model(model).add(dict(self.outputs))
         found.add_method(self, "transform").add_method(self, "predict")
-        return found.hexdigest()
+        return {name: found.copy().add(name).hexdigest() for name in AUTOCAST}
 
     def prepare(self, device: torch.device) -> None:
         """Load model and examples, and check that they fit together.
@@ -195,7 +179,7 @@ class ComponentTask(Task):
         self._examples = as_examples(self.examples(), f"the examples of {name}")
         if not self.outputs:
             raise TaskError(f"{name} has no outputs to record")
-        self._identity = self._identify(model, components)
+        self._identities = self._identify(model, components)
         if self._examples.resident:
             self._examples = self._examples.to(device)
         self._network = model.to(device)
@@ -205,19 +189,14 @@ class ComponentTask(Task):
         self._network = self._fastest(model, components)
         self._ablation = self._ablation_of(components)
         self._check_that_ablation_acts(self._ablation)
+        if self._precision_is_free:
+            self.autocast = choose_precision(device, self._outputs_in)
         if self._size_is_free and device.type != "cpu":
             self.batch_size = announced_batch(
                 device, self._run_batch, len(self._examples), self.batch_size
             )
         if self.compiled:
             self._network = self._compiled(self._network)
-
-    def _run_batch(self, size: int) -> None:
-        """Run one batch, and wait until the device has ended."""
-        _, batch = next(self.batches(size))
-        with torch.inference_mode(), self.precision():
-            for values in self._measured(self.ablation, 0, slice(0, len(batch)), batch).values():
-                values.sum().item()
 
     def plain_model(self) -> nn.Module:
         """Return the model on the device, in evaluation mode and without wrappers; not folded."""
@@ -285,13 +264,6 @@ class ComponentTask(Task):
             )
         )
 
-    @property
-    def ablation(self) -> Ablation:
-        """Return what ablates the components, known after :meth:`prepare`."""
-        if self._ablation is None:
-            raise ComponentError("call prepare(device) first")
-        return self._ablation
-
     def _fastest(self, model: nn.Module, components: ComponentSet) -> nn.Module:
         parts = components.channels(model)
         # Folding writes into biases, so a bias that is a component itself must stay what it is.
@@ -312,87 +284,3 @@ class ComponentTask(Task):
                 return self.predict(some, batch.inputs).float()
 
         return compiled_or_plain(network, run, self._coarse())
-
-    def precision(self) -> torch.autocast:
-        """Return the context in which the model computes as the task's ``autocast`` says."""
-        dtype = AUTOCAST[self.autocast]
-        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
-
-    def batches(self, size: int | None = None) -> Iterator[tuple[slice, Examples]]:
-        """Iterate over the examples as the model takes them, with their positions."""
-        for where, stored in self._examples.batches(size or self.batch_size):
-            yield where, self._taken(stored)
-
-    def _taken(self, stored: Examples) -> Examples:
-        """Return stored examples as the model takes them."""
-        return self.transform(stored if self._examples.resident else stored.to(self._device))
-
-    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
-        """Evaluate each mask on all examples.
-
-        Parameters
-        ----------
-        indices : int64 [B]
-            What ways of ablating that draw, draw from.
-        masks : bool [B, N]
-            True = kept.
-
-        Returns
-        -------
-        dict of array name to float32 [B, T]
-
-        Raises
-        ------
-        ComponentError
-            If the masks do not fit the components.
-        """
-        ablation = self._ablation
-        if ablation is None:
-            raise ComponentError("call prepare(device) before rows(…)")
-        ablation.components.check_masks(masks)
-        kept = torch.from_numpy(np.ascontiguousarray(masks))
-        shape = len(masks), len(self._examples)
-        found = {key: torch.empty(shape, device=self._device) for key in self.outputs}
-        size = min(self.batch_size, len(self._examples))
-        with torch.inference_mode(), self.precision(), ablation:
-            while True:
-                try:
-                    self._evaluate(ablation, indices, kept, size, found)
-                    return {key: values.cpu() for key, values in found.items()}
-                except torch.OutOfMemoryError:
-                    if size == 1:
-                        raise
-                    size = self.batch_size = (size + 1) // 2
-
-    def _evaluate(
-        self,
-        ablation: Ablation,
-        indices: NDArray[np.int64],
-        masks: torch.Tensor,
-        size: int,
-        found: dict[str, torch.Tensor],
-    ) -> None:
-        # Batches outside and masks inside: data that streams in is moved once for all masks.
-        for where, batch in self.batches(size):
-            for row, mask in enumerate(masks):
-                ablation.apply(mask)
-                values = self._measured(ablation, int(indices[row]), where, batch)
-                for key, whole in found.items():
-                    whole[row, where] = values[key]
-
-    def _measured(
-        self, ablation: Ablation, row: int, where: slice, batch: Examples
-    ) -> dict[str, torch.Tensor]:
-        """Return the outputs [B] of a batch as the model now is, float32 on the device."""
-        partners = ablation.partners(row, where)
-        run = batch if partners is None else self._joined(where, partners)
-        logits = self.predict(self._network, run.inputs)
-        return {
-            key: checked_output(key, output, logits, run)[: len(batch)].float()
-            for key, output in self.outputs.items()
-        }
-
-    def _joined(self, where: slice, partners: NDArray[np.int64]) -> Examples:
-        """Return the examples of a batch followed by their partners."""
-        batch = np.arange(where.start, where.stop)
-        return self._taken(self._examples.take(torch.from_numpy(np.append(batch, partners))))

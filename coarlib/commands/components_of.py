@@ -48,7 +48,8 @@ def check_made_for(found: Attributions, made: ComponentTask, args: Arguments) ->
         ``--allow_other_task`` does not say that this is meant.
     """
     known = found.summary.get("task_identities") or []
-    if known and made.identity() not in (None, *known) and not args.allow_other_task:
+    mine = [made.adopt(one) for one in reversed(known)][-1:]  # the settled one counts last
+    if known and mine[0] not in (None, *known) and not args.allow_other_task:
         raise ArgumentError(
             f"{args.attributions} was fitted on rows of another task than {args.task}: other "
             "weights, examples, components, outputs, precision or way of ablating; give the "

@@ -151,3 +151,7 @@ class _OnStoredRows(Task):
     def identity(self) -> str | None:
         """Digest of what the task evaluates, if it can tell."""
         return self._task.identity()
+
+    def adopt(self, identity: str | None) -> str | None:
+        """Take over the choices of the task that made the rows."""
+        return self._task.adopt(identity)

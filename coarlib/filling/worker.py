@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ArgumentError, NonFiniteError, RowRangeError, StoreError, TaskError
 from coarlib.filling.row_checks import check_rows
+from coarlib.filling.settling import settle_task
 from coarlib.filling.stopping import Abandoned, StopSignals
 from coarlib.masks import MaskDesign
 from coarlib.progress import Progress
@@ -22,7 +23,7 @@ from coarlib.store.checksum import row_checksums
 from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
 from coarlib.store.components import settle_components
 from coarlib.store.design import settle_labels
-from coarlib.store.identity import identity_of_row, settle_identity
+from coarlib.store.identity import identity_of_row
 from coarlib.store.provenance import WorkerLog
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def fill(
             _check_width(store, task)
             settle_labels(store.path, store.spec, task.labels)
             settle_components(store.path, task.component_table)
-            settle_identity(
-                store.path, task.identity(), _name(task, options), options.allow_other_task
-            )
+            settle_task(store.path, task, _name(task, options), options.allow_other_task)
             _Filler(store, task, design, options, report).run(todo, stop)
         except Abandoned:
             report.abandoned = True
@@ -346,7 +345,8 @@ def recompute(
     """
     design, rows = store.design, np.array([row], dtype=np.int64)
     task.prepare(device)
-    made_by, mine = identity_of_row(store.path, row), task.identity()
+    made_by = identity_of_row(store.path, row)
+    mine = task.adopt(made_by)
     if None not in (made_by, mine) and made_by != mine and not allow_other_task:
         raise StoreError(
             f"row {row} of {store.path} was made by another task (identity {made_by}) than this "

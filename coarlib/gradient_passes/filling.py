@@ -13,13 +13,13 @@ import numpy as np
 
 from coarlib.ablation.task import ComponentTask
 from coarlib.errors import ArgumentError, StoreError, TaskError
+from coarlib.filling.settling import settle_task
 from coarlib.filling.worker import FillOptions, FillReport, fill
 from coarlib.gradient_passes.plan import PassPlan
 from coarlib.gradient_passes.task import OUTPUTS, BlockTask
 from coarlib.store import Store
 from coarlib.store.create import initialize
 from coarlib.store.grow import grow
-from coarlib.store.identity import settle_identity
 from coarlib.store.inside import PASSES_DIR
 from coarlib.store.spec import ArraySpec, StoreSpec
 
@@ -133,7 +133,7 @@ def _check_task(store: Store, task: ComponentTask, options: FillOptions) -> None
             f"task has {len(task.component_set)} components"
         )
     name = str(options.origin.get("task", f"{type(task).__module__}:{type(task).__qualname__}"))
-    settle_identity(store.path, task.identity(), name, options.allow_other_task)
+    settle_task(store.path, task, name, options.allow_other_task)
 
 
 def _open(store: Store, blocked: BlockTask, plan: PassPlan, blocks: int) -> Store:

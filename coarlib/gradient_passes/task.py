@@ -63,6 +63,10 @@ class BlockTask(Task):
         """As of the component task: a block is a function of it, the plan and its number."""
         return self._task.identity()
 
+    def adopt(self, identity: str | None) -> str | None:
+        """Take over the choices of the task that made the rows."""
+        return self._task.adopt(identity)
+
     def layout(self) -> TaskLayout:
         """Return the arrays of a block."""
         shape = (self.num_features, self._task.num_examples)

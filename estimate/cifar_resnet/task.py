@@ -56,7 +56,7 @@ class CifarTask(ComponentTask):
         subsample_skip: int = 1,
         batch_size: int | None = None,
         normalization: str = "auto",
-        autocast: str = "none",
+        autocast: str = "auto",
         ablate: str = "zero_weights",
         compiled: bool = False,
         num_workers: int = 0,

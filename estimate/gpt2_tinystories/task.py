@@ -45,7 +45,7 @@ class Gpt2Task(ComponentTask):
         *,
         num_stories: int = 500,
         batch_size: int | None = None,
-        autocast: str = "none",
+        autocast: str = "auto",
         ablate: str = "zero_weights",
         num_workers: int = 0,
     ) -> None:

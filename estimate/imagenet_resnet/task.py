@@ -47,7 +47,7 @@ class ImagenetResnetTask(ComponentTask):
         *,
         subsample_skip: int = 1,
         batch_size: int | None = None,
-        autocast: str = "none",
+        autocast: str = "auto",
         ablate: str = "zero_weights",
         num_workers: int = 0,
     ) -> None:

@@ -20,7 +20,7 @@ PARAMS = {
     "num_tokens": Param(Whole(2), "tokens of a story at most", default=128),
     "batch_size": Param(Whole(1), "stories in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
-    "autocast": Param(str, "none, bf16 or fp16", default="none"),
+    "autocast": Param(str, "auto, none, bf16 or fp16", default="auto"),
     "compiled": Param(Boolean(), "use torch.compile", default=False),
 }
 COMMAND = setup_command(TinyLlamaTask, PARAMS, __doc__)

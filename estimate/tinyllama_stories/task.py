@@ -45,7 +45,7 @@ class TinyLlamaTask(ComponentTask):
         num_stories: int = 50,
         num_tokens: int = 128,
         batch_size: int | None = None,
-        autocast: str = "none",
+        autocast: str = "auto",
         ablate: str = "zero_weights",
         compiled: bool = False,
     ) -> None:

@@ -210,7 +210,7 @@ def test_misuse_is_refused():
         prepared(TinyTask(model)).rows(np.arange(1), np.ones((1, 16), bool))
     with pytest.raises(TaskError, match="one length"):
         prepared(TinyTask(model, targets=TARGETS[1:]))
-    with pytest.raises(TaskError, match="autocast must be none, bf16, fp16, not fp8"):
+    with pytest.raises(TaskError, match="autocast must be none, bf16, fp16 or auto, not fp8"):
         TinyTask(model, autocast="fp8")
     with pytest.raises(TaskError, match="at least 1"):
         TinyTask(model, batch_size=0)

@@ -45,7 +45,7 @@ def test_the_spec_fits(files):
 
 
 def test_an_ablated_head_is_a_silenced_head(files):
-    task = TinyLlamaTask(*files, num_stories=3, batch_size=2)
+    task = TinyLlamaTask(*files, num_stories=3, batch_size=2, autocast="none")
     task.prepare(torch.device("cpu"))
     masks = np.ones((2, 900), bool)
     masks[1, 5] = False  # head 5 of layer 0
@@ -70,7 +70,7 @@ def test_batch_size_does_not_change_a_row(files):
     masks = np.random.default_rng(0).random((3, 900)) < 0.9
     found = []
     for batch_size in (2, 9):
-        task = TinyLlamaTask(*files, num_stories=9, batch_size=batch_size)
+        task = TinyLlamaTask(*files, num_stories=9, batch_size=batch_size, autocast="none")
         task.prepare(torch.device("cpu"))
         found.append(task.rows(np.arange(3), masks)["test_margins"])
     torch.testing.assert_close(*found, atol=TOLERANCE, rtol=TOLERANCE)

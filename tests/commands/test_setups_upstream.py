@@ -150,7 +150,7 @@ def test_he_resnets_have_their_filters(depth, filters):
 @pytest.mark.parametrize("build", [lambda: coar_resnet(8), lambda: he_resnet(8)])
 def test_cifar_margins_are_those_of_deep_copies(tmp_path, images, build):
     torch.save({"state_dict": randomised(build()).state_dict()}, tmp_path / "m.pt")
-    check_semantics(CifarTask(str(tmp_path / "m.pt"), images(32), batch_size=4))
+    check_semantics(CifarTask(str(tmp_path / "m.pt"), images(32), batch_size=4, autocast="none"))
 
 
 def test_imagenet_resnet_margins_are_those_of_deep_copies(images):
@@ -161,15 +161,17 @@ def test_imagenet_resnet_margins_are_those_of_deep_copies(images):
 
 def test_imagenet_vit_margins_are_those_of_deep_copies(images):
     model = randomised(ViTLike(2, 2, 16, 32, classes=10))
-    check_semantics(small_imagenet(ImagenetVitTask, model)(images(32), batch_size=4))
+    check_semantics(
+        small_imagenet(ImagenetVitTask, model)(images(32), batch_size=4, autocast="none")
+    )
 
 
 def test_gpt2_margins_are_those_of_deep_copies(gpt2):
-    check_semantics(Gpt2Task(*gpt2, num_stories=4, batch_size=4))
+    check_semantics(Gpt2Task(*gpt2, num_stories=4, batch_size=4, autocast="none"))
 
 
 def test_gpt2_rows_are_means_over_the_tokens_of_each_story(gpt2):
-    task = Gpt2Task(*gpt2, num_stories=4, batch_size=3)
+    task = Gpt2Task(*gpt2, num_stories=4, batch_size=3, autocast="none")
     task.prepare(CPU)
     (found,) = task.rows(np.arange(1), np.ones((1, task.num_features), bool)).values()
     model, tokenizer = task.model(), task._pretrained("GPT2Tokenizer")
@@ -286,7 +288,7 @@ def test_bad_weights_and_settings_are_refused(tmp_path):
 )
 def test_public_checkpoints_read_real_images(data_dir, file, components, accuracy):
     images = data_dir / "cifar10_test1000_lossless.npz"
-    task = CifarTask(str(data_dir / file), str(images), subsample_skip=5)
+    task = CifarTask(str(data_dir / file), str(images), subsample_skip=5, autocast="none")
     task.prepare(CPU)
     assert task.num_features == components
     rows = task.rows(np.arange(1), np.ones((1, components), bool))["test_margins"]

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 
+from coarlib.commands.fit import run_regression
+from coarlib.commands.store import initialize_store, make_dataset
 from coarlib.store import Store
 
 pytestmark = [
@@ -15,50 +18,24 @@ MARGIN_TOLERANCE = 2e-2  # float16 targets, TF32 convolutions
 WEIGHT_TOLERANCE = 1e-4  # of the largest weight; sums are float64 on both
 
 
-def fill(command, spec, store, model, device):
-    initialised = command(
-        "coarlib.commands.store.initialize_store",
-        *("--logging.logdir", store, "--logging.spec", spec),
-    )
-    assert initialised.returncode == 0, initialised.stderr
-    filled = command(
-        "estimate.digits.make_dataset",
-        *("--expt.base_dir", store, "--expt.model_path", model, "--expt.device", device),
-    )
-    assert filled.returncode == 0, filled.stderr
-
-
-def fit(command, store, out, device, *more):
-    config = "estimate/digits/regression_config_test.yaml"
-    fitted = command(
-        "coarlib.commands.fit.run_regression",
-        *("--config", config, "--data.data_path", store, "--cfg.out_dir", out),
-        *("--cfg.device", device, *more),
-    )
-    assert fitted.returncode == 0, fitted.stderr
+def fit(store, out, device, *more):
+    config = str(ROOT / "estimate/digits/regression_config_test.yaml")
+    places = "--data.data_path", str(store), "--cfg.out_dir", str(out), "--cfg.device", device
+    run_regression.main(["--config", config, *places, *more])
     return torch.load(out / "datamodels.pt", weights_only=True)["weight"].numpy()
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """The test-size digits store, filled on each device."""
-    import subprocess
-    import sys
-
-    from paths import ROOT
-
-    def command(module, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     directory = tmp_path_factory.mktemp("gpu")
     for device in ("cpu", "cuda"):
-        fill(command, "specs/digits_test.json", directory / device, directory / "m.pt", device)
+        path = str(directory / device)
+        initialize_store.main([path, "--spec", "digits_test"])
+        model = str(directory / "m.pt")
+        make_dataset.main(
+            [path, "--task", "digits", "--set", f"model_path={model}", "--device", device]
+        )
     return directory
 
 
@@ -70,9 +47,9 @@ def test_margins_on_the_gpu_are_those_of_the_cpu(stores):
 
 
 @pytest.mark.parametrize("solver", ["least_squares", "ridge", "shared_prior", "lasso"])
-def test_attributions_on_the_gpu_are_those_of_the_cpu(stores, tmp_path, command, solver):
+def test_attributions_on_the_gpu_are_those_of_the_cpu(stores, tmp_path, solver):
     more = ("--cfg.solver", solver)
     on_cpu, on_gpu = (
-        fit(command, stores / "cpu", tmp_path / device, device, *more) for device in ("cpu", "cuda")
+        fit(stores / "cpu", tmp_path / device, device, *more) for device in ("cpu", "cuda")
     )
     assert np.abs(on_cpu - on_gpu).max() < WEIGHT_TOLERANCE * np.abs(on_cpu).max()

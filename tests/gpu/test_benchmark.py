@@ -1,0 +1,42 @@
+"""The benchmark for accelerators runs from end to end; here at toy sizes, on any device."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+
+CUDA = torch.cuda.is_available()
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks/gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.parametrize(
+    "part", ["rows_gpt2", "least_squares", "pair_counts", "fast_l1", "retraining", "path_kernel"]
+)
+def test_a_part(benchmark, part):
+    device = torch.device("cuda" if CUDA else "cpu")
+    run, limit = benchmark.PARTS[part]
+    found = benchmark.within(limit, run, device, small=True)
+    assert found and "failed" not in found
+
+
+def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(benchmark, monkeypatch):
+    def slow(device, small):
+        while True:
+            pass
+
+    def wrong(device, small):
+        raise ValueError("no")
+
+    assert benchmark.within(1, slow, None, True) == {"failed": "TimeoutError: past its limit"}
+    assert benchmark.within(5, wrong, None, True) == {"failed": "ValueError: no"}
