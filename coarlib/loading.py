@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import stat
@@ -133,6 +134,8 @@ def load_yaml(path: str | Path, error: type[CoarlibError], loader: type | None =
         raise error(f"{where} is not plain YAML: {reason}") from problem
     except DAMAGE as problem:
         raise error(f"{where} is not plain YAML: nested too deeply, or a wrong value") from problem
+    if not _expands_to(content, {}) <= MAX_NODES:
+        raise error(f"{where} is nested too deeply, or repeats its parts too often")
     _check_plain(content, where, error)
     return content
 
@@ -326,6 +329,9 @@ def _array(data: bytes) -> NDArray[Any]:
 
 def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     members = archive.infolist()
+    names = archive.namelist()
+    if len(set(names)) < len(names):
+        raise ValueError("a member of it stands there twice")
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _ZIP_END.size))
         tail = file.read()
@@ -352,6 +358,20 @@ def _check_plain(content: Any, where: str, error: type[CoarlibError]) -> None:
                 raise error(f"{where} holds text that is not Unicode")
         elif isinstance(one, int) and not _plain_number(one):
             raise error(f"{where} holds a whole number of more than 64 bits")
+
+
+def _expands_to(one: Any, known: dict[int, float], depth: int = 0) -> float:
+    """How many values a structure is whose parts are shared; infinity if it contains itself."""
+    if not isinstance(one, dict | list):
+        return 1.0
+    if id(one) not in known:
+        known[id(one)] = math.inf  # until it is known; of its own parts, for ever
+        parts = [*one.keys(), *one.values()] if isinstance(one, dict) else one
+        deeper = depth <= MAX_DEPTH
+        known[id(one)] = (
+            1.0 + sum(_expands_to(part, known, depth + 1) for part in parts) if deeper else math.inf
+        )
+    return known[id(one)]
 
 
 def _plain_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from itertools import pairwise
 
@@ -151,6 +152,16 @@ def test_archives_that_expand_and_headers_that_lie(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "wide.pt")
     with pytest.raises(ScoringError, match="a tensor of 1000000000 values"):
         load_pt(tmp_path / "wide.pt", ScoringError)
+
+
+def test_an_archive_that_names_a_member_twice_is_refused(tmp_path):
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        warnings.simplefilter("ignore")
+        for value in (1.0, 2.0):
+            with archive.open("a.npy", "w") as member:
+                np.save(member, np.full(3, value))
+    with pytest.raises(ScoringError, match="stands there twice"):
+        load_npz(tmp_path / "x.npz", ScoringError)
 
 
 @pytest.mark.parametrize("order", "CF")

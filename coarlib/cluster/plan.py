@@ -191,7 +191,7 @@ class Plan:
         if self.concurrent_jobs is not None:
             _at_least("concurrent_jobs", self.concurrent_jobs, 1)
         if not self.name:
-            name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.store_path.resolve().name)
+            name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.store_path.absolute().name)
             object.__setattr__(self, "name", name.lstrip(".-") or "store")
         _check_name("name", self.name)
         for what in ("task_args", "worker_args"):

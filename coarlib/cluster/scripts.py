@@ -124,21 +124,21 @@ def _worker_command(plan: Plan, python: Sequence[str]) -> str:
     lines = [" ".join([*python, "-u", "-m", *_worker_module(plan)])]
     lines.append('"$STORE" --rows "$first:$last"')
     arguments = dict(plan.worker_args)
-    if _is_task(plan.task) and plan.task_args:
+    if is_task(plan.task) and plan.task_args:
         arguments["set"] = json.dumps(plan.task_args)
-    elif not _is_task(plan.task):
+    elif not is_task(plan.task):
         arguments |= plan.task_args
     lines += [f"--{key} {_quoted(value)}" for key, value in arguments.items()]
     return multi_line(lines)
 
 
 def _worker_module(plan: Plan) -> list[str]:
-    if _is_task(plan.task):
+    if is_task(plan.task):
         return ["coarlib", "make_dataset", "--task", shlex.quote(plan.task)]
     return [shlex.quote(plan.task)]
 
 
-def _is_task(name: str) -> bool:
+def is_task(name: str) -> bool:
     """Whether ``name`` is a task, rather than a set-up's module with a worker of its own."""
     return ":" in name or name.endswith(".py") or name in names()
 

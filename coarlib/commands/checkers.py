@@ -54,7 +54,7 @@ class Choice(Checker):
     """Reads one of a few words (fastargs' ``OneOf`` lists them in a random order)."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.words = tuple(words)
+        self.words = tuple(words)  # of which the nearest is named
 
     def check(self, value: object) -> str:
         """Return the word; ValueError for any other."""
@@ -65,6 +65,19 @@ class Choice(Checker):
     def help(self) -> str:
         """Describe what is accepted."""
         return f"one of {', '.join(self.words)}"
+
+
+class ChoiceOrClass(Choice):
+    """Reads one of a few words, or a class as ``file.py:Class`` or ``package.module:Class``."""
+
+    def check(self, value: object) -> str:
+        """Return the word; ValueError for any other that names no class."""
+        text = str(value)
+        return text if ":" in text or text.endswith(".py") else super().check(value)
+
+    def help(self) -> str:
+        """Describe what is accepted."""
+        return f"{super().help()}, or file.py:Class"
 
 
 class Named(Checker):

@@ -10,7 +10,7 @@ import fastargs
 from fastargs.validation import Anything, Checker, Int
 
 from coarlib.commands.checkers import Boolean, Whole
-from coarlib.errors import ArgumentError
+from coarlib.errors import ArgumentError, nearest
 
 
 class Param(fastargs.Param):
@@ -59,7 +59,8 @@ class Param(fastargs.Param):
             return found
         except (ValueError, TypeError, OverflowError) as error:
             wanted = self.checker.help()
-            raise ArgumentError(f"{source} must be {wanted}, not {value!r}") from error
+            hint = nearest(str(value), getattr(self.checker, "words", ()))
+            raise ArgumentError(f"{source} must be {wanted}, not {value!r}{hint}") from error
 
 
 # What every command takes.

@@ -144,7 +144,7 @@ def gather(
         If there is nothing to report on, or it is damaged.
     """
     out = Path(out)
-    inputs = ReportInputs(place=out.resolve().name, output_key=output_key)
+    inputs = ReportInputs(place=out.absolute().name, output_key=output_key)
     fitted = next((d for d in (out, out / "attributions") if (d / DATAMODELS).is_file()), None)
     if fitted is not None:
         inputs.attributions = Attributions.load(fitted, mmap=True)

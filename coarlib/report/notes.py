@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,8 +219,21 @@ def read_groups(path: str | Path) -> list[dict[str, Any]]:
 
 
 def groups_from_json(content: Any) -> list[tuple[str, int]]:
-    """Return (name, count) of groups that ``ComponentSet.to_json`` described."""
+    """Return (name, count) of groups that ``ComponentSet.to_json`` described.
+
+    A module names its group; where groups of several kinds lie in one, kind and parameter do, too.
+    """
     try:
-        return [(str(g["module"] or g["parameter"]), int(g["units"])) for g in content]
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(content, list):
+            raise TypeError("no list")
+        sizes = [int(group["units"]) for group in content]
+        names = [str(group["module"] or group["parameter"]) for group in content]
+        for further in ("kind", "parameter"):
+            counts = Counter(names)
+            names = [
+                name if counts[name] == 1 else f"{name} {group.get(further, '')}".rstrip()
+                for name, group in zip(names, content, strict=True)
+            ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReportError(f"not a description of component groups: {error!r}") from error
+    return list(zip(names, sizes, strict=True))

@@ -145,4 +145,4 @@ def _identity(file: Path) -> str | None:
 
 
 def _short(identity: str | None) -> str:
-    return "".join(c for c in str(identity) if c.isalnum() or c in "-_")[:16]
+    return "".join(c for c in str(identity) if c.isalnum() or c in "-_.")[:16]

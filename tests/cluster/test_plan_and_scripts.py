@@ -221,16 +221,29 @@ def test_names_and_paths_cannot_write_the_script(tmp_path):
             assert outputs[0].startswith(f'#SBATCH --output="{escaped}.jobs/')
 
 
-def test_the_commands_that_follow_are_parsed_before_anything_runs(tmp_path):
-    plan = {**MINIMAL, "spec": "spec.json", "then": [{"name": "fit", "run": "run_regresion x"}]}
-    for words, message in (
-        ("run_regresion x", "then: fit: unknown command run_regresion; did you mean"),
-        ("run_regression out/store --solvr ridge", "then: fit: .*solvr"),
-    ):
-        plan["then"][0]["run"] = words
-        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-        with pytest.raises(ClusterError, match=message):
-            submit([str(tmp_path / "plan.yaml"), "--dry_run"])
+BEFORE = [
+    ({"run": "run_regresion x"}, "then: fit: unknown command run_regresion; did you mean"),
+    ({"run": "run_regression out/store --solvr ridge"}, "then: fit: .*solvr"),
+    ({"run": "run_regression out/store --solver rigde"}, "then: fit: --solver must be one of"),
+    ({"run": "run_regression {store}"}, r"then: fit: \{store\} stands for nothing"),
+    ({"task": "other.py:Mine"}, r"there is no file .*other\.py"),
+    ({"task": "mine.py:Min"}, r"mine\.py defines no Min; did you mean 'Mine'"),
+    ({"task": "digitz"}, "no set-up or module digitz; did you mean 'digits'"),
+    ({"worker_args": {"rows_per_bach": 4}}, "worker_args: unknown argument --rows_per_bach"),
+    ({"worker_args": {"rows_per_batch": "x"}}, "rows_per_batch must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BEFORE, ids=[str(c)[:40] for c, _ in BEFORE])
+def test_wrong_words_are_found_before_anything_runs(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
+    steps = [{"name": "fit", "run": change.get("run", "run_regression out/store")}]
+    plan = {**MINIMAL, "spec": "spec.json", "task": "mine.py:Mine", "then": steps}
+    plan |= {key: value for key, value in change.items() if key != "run"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(ClusterError, match=message):
+        submit([str(tmp_path / "plan.yaml"), "--dry_run"])
 
 
 def test_control_characters_of_logs_are_escaped():

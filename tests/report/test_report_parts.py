@@ -213,6 +213,14 @@ def test_features_have_names():
         notes.check(6)
 
 
+def test_groups_of_several_kinds_in_one_module_have_names_of_their_own():
+    layer = {"module": "fc", "parameter": "weight", "units": 2}
+    kinds = ("linear_row", "linear_input")
+    table = [{**layer, "kind": kind} for kind in kinds] + [{**layer, "module": "0", "kind": "x"}]
+    notes = FeatureNotes.of_components(table)
+    assert [notes.name(j) for j in (1, 2, 4)] == ["fc linear_row[1]", "fc linear_input[0]", "0[0]"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "read"),
     [

@@ -22,6 +22,7 @@ import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.checkers import ChoiceOrClass
 from coarlib.commands.choose_solver import FAST_L1, check_fast_l1, solver_from
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
@@ -68,7 +69,7 @@ SOLVING = {
         "where to write the result, never overwritten; default: beside the store", "cfg.out_dir"
     ),
     "solver": Param(
-        str,
+        ChoiceOrClass((*SOLVERS, FAST_L1)),
         f"{', '.join((*SOLVERS, FAST_L1))}; or file.py:Class; default: see above",
         also=("cfg.solver",),
     ),
