@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from coarlib.ablation import ComponentSet, ComponentTask, Examples, ablate, find_components
     from coarlib.api import explain, fill, fit
     from coarlib.errors import CoarlibError
-    from coarlib.history import record
+    from coarlib.history import TrainingLoss, record
     from coarlib.masks import MaskDesign
+    from coarlib.metagradient import metagradients_of_seeds
     from coarlib.regression import Attributions, HeldOut
     from coarlib.retraining import RetrainTask, Trainer
     from coarlib.scoring import LDSResult, compare, correlate, lds, noise_ceiling
@@ -46,6 +47,7 @@ __all__ = [
     "Store",
     "Task",
     "Trainer",
+    "TrainingLoss",
     "__version__",
     "ablate",
     "compare",
@@ -55,6 +57,7 @@ __all__ = [
     "find_components",
     "fit",
     "lds",
+    "metagradients_of_seeds",
     "noise_ceiling",
     "record",
 ]
@@ -64,13 +67,15 @@ _ROOMS = {
     "coarlib.api": ("explain", "fill", "fit"),
     "coarlib.errors": ("CoarlibError",),
     "coarlib.masks": ("MaskDesign",),
-    "coarlib.history": ("record",),
+    "coarlib.metagradient": ("metagradients_of_seeds",),
+    "coarlib.history": ("TrainingLoss", "record"),
     "coarlib.regression": ("Attributions", "HeldOut"),
     "coarlib.retraining": ("RetrainTask", "Trainer"),
     "coarlib.scoring": ("LDSResult", "compare", "correlate", "lds", "noise_ceiling"),
     "coarlib.store": ("Store",),
     "coarlib.task": ("Task",),
 }
+_OPEN = ("plots",)  # rooms that are part of the door as they are
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 
@@ -82,6 +87,8 @@ opens_with(_explore)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _OPEN:
+        return importlib.import_module(f"coarlib.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'coarlib' has no attribute {name!r}")
     found = getattr(importlib.import_module(_HOMES[name]), name)

@@ -219,6 +219,8 @@ def contribution_over_steps(
         for at, (name, values) in enumerate(contributions.items()):
             panel.plot(steps, np.cumsum(values), label=name, lw=1.3, **line_style(at))
         panel.axhline(0, color=INK, lw=0.5)
-        panel.set(xlabel="update of training", ylabel=f"contribution to the {output} so far")
+        panel.set(
+            xlabel="update of training", ylabel=fill(f"contribution so far to the {output}", LABEL)
+        )
         panel.legend()
         return figure

@@ -98,7 +98,7 @@ def lds_distribution(
             panel.axvline(ceiling, color=INK, lw=1, ls=":", label=f"noise ceiling {ceiling:.3f}")
         panel.axvline(0, color=INK, lw=0.5)
         panel.set(xlabel="LDS of a target", ylabel="share of targets below", ylim=(0, 1))
-        panel.legend(loc="upper left")
+        panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return figure
 
 

@@ -194,6 +194,8 @@ def kernel_similarity(
     with drawn_on(axes, (4.6, 3.8)) as (figure, panel):
         drawn = panel.imshow(cosines, cmap=DIVERGING, vmin=-1, vmax=1)
         panel.set(xlabel=of_what, ylabel=of_what)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.get_major_locator().set_params(integer=True)
         figure.colorbar(drawn, ax=panel, label="cosine of attribution vectors")
         return figure
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 LONGEST_CELL = 80
+TABLE = re.compile(r"<!-- table: (.*?) -->")
 
 
 def on_config(config: Any) -> Any:
@@ -19,11 +21,15 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in the generated parts."""
-    makers = {"<!-- commands -->": commands, "<!-- benchmarks -->": benchmarks}
+    makers = {
+        "<!-- commands -->": commands,
+        "<!-- benchmarks -->": benchmarks,
+        "<!-- frontier -->": frontier,
+    }
     for mark, make in makers.items():
         if mark in markdown:
             markdown = markdown.replace(mark, make())
-    return markdown
+    return TABLE.sub(lambda found: table_of(found[1]), markdown)
 
 
 def _existing(nav: Any, docs: Path) -> Any:
@@ -33,6 +39,19 @@ def _existing(nav: Any, docs: Path) -> Any:
         kept = {title: _existing(part, docs) for title, part in nav.items()}
         return {title: part for title, part in kept.items() if part} or None
     return [part for part in (_existing(part, docs) for part in nav) if part]
+
+
+def frontier() -> str:
+    """Show accuracy against cost on the home page, or the report where that is not drawn yet."""
+    if (ROOT / "docs" / "pictures" / "frontier.png").is_file():
+        return (
+            "![How well methods predict unseen ablations, against their cost]"
+            "(pictures/frontier.png)\n"
+        )
+    return (
+        "![The report of the demo: the verdict, every method's scores, and what decides three "
+        "digits](pictures/screens/report-desktop.png)\n"
+    )
 
 
 def commands() -> str:
@@ -61,23 +80,38 @@ def commands() -> str:
 
 
 def benchmarks() -> str:
-    """Turn every benchmarks/results/*.json into tables."""
+    """Turn every benchmarks/results/*.json into folded tables."""
     parts = []
     for path in sorted(RESULTS.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        machine = content.get("machine", {})
+        said = ", ".join(f"{value}" for value in content.get("machine", {}).values())
         versions = content.get("versions", {})
-        parts.append(f"## {path.stem.replace('_', ' ')}\n")
-        said = ", ".join(f"{value}" for value in machine.values())
         known = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
-        parts.append(f"Measured on {content.get('date', '?')}; machine: {said}; {known}.\n")
-        parts += _tables(content.get("results", content), 3)
+        lines = [f"Measured on {content.get('date', '?')}; machine: {said}; {known}.\n"]
+        lines += _tables(content.get("results", content), 3)
+        body = "\n".join("    " + line for line in "\n".join(lines).split("\n"))
+        parts.append(f'??? note "{path.stem.replace("_", " ")}"\n\n{body}\n')
     return "\n".join(parts) or "There are no results yet: run `make bench`.\n"
+
+
+def table_of(directive: str) -> str:
+    """Make the table that ``NAME/path/of/keys | column=Title, column`` describes."""
+    place, _, said = directive.partition("|")
+    name, *keys = place.strip().split("/")
+    found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+    for key in keys:
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    records = found if isinstance(found, list) else [found]
+    pairs = [column.strip().split("=", 1) for column in said.split(",")]
+    titles = [pair[-1] for pair in pairs]
+    rows = [[_cell(record.get(pair[0])) for pair in pairs] for record in records]
+    head = [_row(titles), _row(["---"] * len(titles))]
+    return "\n".join([*head, *(_row(row) for row in rows)]) + "\n"
 
 
 def _tables(value: Any, level: int, title: str = "") -> list[str]:
     """Lists of records become tables, records of numbers two columns, the rest recurses."""
-    parts = [f"{'#' * min(level, 6)} {title}\n"] if title else []
+    parts = [f"**{title}**\n"] if title else []
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         keys = list(dict.fromkeys(key for item in value for key in item))
         parts.append(_row(keys) + "\n" + _row(["---"] * len(keys)))

@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from chromium import Browser, find_chromium
 from paths import ROOT
 
 from coarlib.commands.__main__ import commands
@@ -56,14 +58,51 @@ def test_no_internal_link_is_dead(site):
 
 @pytest.mark.slow
 def test_generated_pages_hold_everything(site):
-    reference = (site / "reference" / "commands" / "index.html").read_text(encoding="utf-8")
+    reference = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     for command in commands():
         assert f'<h2 id="coar-{command.replace(".", "")}">' in reference
-    page = (site / "benchmarks" / "index.html").read_text(encoding="utf-8")
+    page = (site / "benchmarks.html").read_text(encoding="utf-8")
     for result in (ROOT / "benchmarks" / "results").glob("*.json"):
-        # A heading inside another result may have the same name; then this one is numbered.
-        assert re.search(f'<h2 id="{result.stem.replace("_", "-")}(_[0-9]+)?">', page)
+        assert f"<summary>{result.stem.replace('_', ' ')}</summary>" in page
         assert json.loads(result.read_text())["date"] in page
+    assert "<!-- table:" not in page and page.count("<table>") > 40
+
+
+@pytest.mark.slow
+def test_pages_and_search_work_from_a_folder(site, tmp_path):
+    find_chromium()
+    with Browser(tmp_path / "profile") as browser:
+        for page in ("index.html", "reference/api.html"):
+            for width in (1280, 390):
+                browser.size(width, 800)
+                browser.open((site / page).as_uri())
+                assert browser.do("document.documentElement.scrollWidth") <= width
+            browser.size(1280, 800)
+            browser.do("document.querySelector('[data-md-toggle=search]').click()")
+            browser.do("document.querySelector('.md-search__input').focus()")
+            browser.type("leave-one-out")
+            count = "document.querySelectorAll('.md-search-result__item').length"
+            deadline = time.monotonic() + 60
+            while not browser.do(count) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert browser.do(count) > 3
+        assert browser.problems == []
+        assert [url for url in browser.requests if url.startswith("http")] == []
+
+
+@pytest.mark.slow
+def test_no_block_of_code_is_cut_on_a_phone(site, tmp_path):
+    find_chromium()
+    cut = (
+        "[...document.querySelectorAll('pre')].filter(e => e.scrollWidth > e.clientWidth + 1 &&"
+        " !/auto|scroll/.test(getComputedStyle(e).overflowX + "
+        "getComputedStyle(e.querySelector('code') || e).overflowX)).length"
+    )
+    with Browser(tmp_path / "profile") as browser:
+        browser.size(390, 844)
+        for page in ("index.html", "tutorial.html", "how-to-own-model.html"):
+            browser.open((site / page).as_uri())
+            assert browser.do(cut) == 0
 
 
 def test_links_of_the_readme_lead_somewhere():

@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _failed(found: StoreStatus, jobs: Overview | None) -> bool:
     """Whether a script should stop here: torn rows, or missing ones whose jobs failed."""
     missing = found.complete < found.num_models
-    return found.torn > 0 or bool(
-        missing and jobs and jobs.failed and not (jobs.running or found.workers)
-    )
+    if found.workers:  # rows that are being written look torn
+        return False
+    return found.torn > 0 or bool(missing and jobs and jobs.failed and not jobs.running)
 
 
 def describe(found: StoreStatus, rows_per_task: int) -> str:
@@ -83,8 +83,7 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
         f"{found.path}: {found.complete} of {found.num_models} rows complete ({share:.1%})",
         f"  claimed      {found.claimed}",
         f"  missing      {found.missing}",
-        f"  torn         {found.torn}"
-        + (" (coar verify --repair)" if found.torn else " (verify reads the bytes)"),
+        f"  torn         {found.torn}{_about_torn(found)}",
         f"  rate         {_rate(found)}",
         f"  workers      {_workers(found)}",
         f"  on disk      {_size(found.bytes_on_disk)} of {_size(found.bytes_when_full)} when full",
@@ -104,6 +103,12 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
             f"(task i fills rows i*{rows_per_task} to (i+1)*{rows_per_task})",
         ]
     return "\n".join(lines)
+
+
+def _about_torn(found: StoreStatus) -> str:
+    if not found.torn:
+        return " (verify reads the bytes)"
+    return " or being written just now" if found.workers else " (coar verify --repair)"
 
 
 def _rate(found: StoreStatus) -> str:
