@@ -27,8 +27,9 @@ from coarlib.regression.moments import Moments
 from coarlib.regression.moments.checkpoint import resumable_moments
 from coarlib.regression.problems import problem_of, solve
 from coarlib.regression.rows import RowSource
-from coarlib.regression.solvers import Auto, Size, Solver, solver_of
+from coarlib.regression.solvers import Auto, Bayes, Size, Solver, solver_of
 from coarlib.regression.split import Split
+from coarlib.regression.tables import layers_of
 
 __all__ = ["FitOptions", "fit_and_score"]
 
@@ -98,7 +99,7 @@ def fit_and_score(
     Attributions
         With ``held_out`` scores and ``split``, where rows are held out.
     """
-    how, solver = how or FitOptions(), solver_of(solver)
+    how, solver = how or FitOptions(), _with_passes(solver_of(solver), source)
     held, auto = split.validation, isinstance(solver, Auto)
     if auto and len(held) < LEAST_TO_CHOOSE:
         raise RegressionError(
@@ -150,6 +151,21 @@ def fit_and_score(
         final.summary["candidates"] = {fit.solver.name: fit.scores.mean for fit in fits}
     _add_curve(final, source, split, best.solver, how)
     return _finished(final, (train.num_rows, validation.num_rows), source, split, how)
+
+
+def _with_passes(solver: Solver, source: RowSource) -> Solver:
+    """Hand the gradient passes of a store, and the layers of its components, to who takes them."""
+    if not isinstance(solver, Auto | Bayes) or solver.passes is not None:
+        return solver
+    read = getattr(source, "gradient_passes", None)
+    passes = None if read is None else read()
+    if passes is None:
+        return solver
+    table = getattr(source, "components", None)
+    groups = solver.groups
+    if groups is None and table is not None:
+        groups = layers_of(table)
+    return replace(solver, passes=passes, groups=groups)
 
 
 def _plan(
@@ -205,8 +221,11 @@ def _add_curve(
     work = len(train) * source.num_features * source.num_targets
     quick = work <= QUICK_PRODUCTS and source.num_features <= QUICK_FEATURES
     enough = len(train) >= CURVE_ROWS and len(held) >= CURVE_HELD_OUT
-    if "rows" in solver.needs or not (
-        how.with_curve or (how.with_curve is None and quick and enough)
+    joined = isinstance(solver, Bayes) and how.with_curve is None
+    if (
+        joined
+        or "rows" in solver.needs
+        or not (how.with_curve or (how.with_curve is None and quick and enough))
     ):
         return
     curve = learning_curve(source, train, held, solver=solver, device=how.device)

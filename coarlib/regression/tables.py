@@ -80,6 +80,14 @@ def feature_names(components: Sequence[Mapping[str, Any]] | None, count: int) ->
     return list(found.names)
 
 
+def layers_of(components: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+    """Return which layer each mask entry belongs to, int64 [N]; whole blocks are one layer."""
+    groups = ComponentSet.from_json(components).groups
+    names = [group.path if group.units > 1 else group.kind for group in groups]
+    index = [names.index(name) for name in names]
+    return np.repeat(index, [group.units for group in groups])
+
+
 def to_dataframe(weight: NDArray[Any], names: Sequence[str]) -> Any:
     """Return weights [N, T] as a pandas DataFrame; SetupError if pandas is not installed."""
     pandas = _optional("pandas")

@@ -12,12 +12,14 @@ import torch
 from paths import ROOT
 from scalable_tasks import EXAMPLES, small_task
 
+import coarlib as cl
 from coarlib.commands.__main__ import load
 from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError
-from coarlib.filling.worker import FillOptions
+from coarlib.filling.worker import FillOptions, fill
 from coarlib.gradient_passes import PassPlan, fill_passes, open_passes, read_passes
 from coarlib.gradient_passes.plan import on_path
 from coarlib.gradient_passes.scaling import scaling_of
+from coarlib.regression import StoreRows
 from coarlib.store import Store
 from coarlib.store.merge import merge
 from coarlib.store.verify import verify
@@ -171,3 +173,20 @@ def test_the_command_computes_and_names_what_comes_next(store, capsys):
     assert "0 blocks of gradient passes computed, 2 were there" in capsys.readouterr().out
     with pytest.raises(CoarlibError, match="holds other gradient passes"):
         run([*words, "--fraction", "0.3"])
+
+
+def test_a_fit_of_a_store_takes_its_passes(store, task, tmp_path):
+    fill(store, task, np.arange(40), CPU, QUIET)
+    assert "bayes" not in cl.fit(store, device="cpu").summary["candidates"]
+    fill_passes(store, task, 32, CPU, options=QUIET)
+    found = cl.fit(store, device="cpu")
+    assert {"bayes", "ridge"} <= set(found.summary["candidates"])
+    assert found.cost.passes == 40 + 3 * 32
+    some = StoreRows(store, targets=slice(3, 8)).gradient_passes()
+    assert_same_sums(some, read_passes(store, slice(3, 8)))
+    load("run_regression").main(
+        [str(store.path), "--out", str(tmp_path / "out"), "--solver", "bayes"]
+    )
+    saved = cl.Attributions.load(tmp_path / "out")
+    assert saved.standard_error.shape == saved.weight.shape
+    assert saved.summary["gradient_passes"] == 32 and len(saved.summary["multiples"]) == 3

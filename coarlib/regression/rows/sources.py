@@ -16,6 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import BetonError, RegressionError, TornRowError
+from coarlib.gradient_passes import PassSums, open_passes, read_passes
+from coarlib.gradient_passes.filling import plan_of
 from coarlib.scoring.rows import mean_over_runs
 from coarlib.statistics.arrays import as_array
 from coarlib.store import Store, StoreLike, take_rows
@@ -150,6 +152,7 @@ class StoreRows:
         if store.spec.schema[output_key].dtype.kind not in OUTPUT_KINDS:
             raise RegressionError(f"array {output_key!r} of {store.path} holds no real numbers")
         self._store, self._targets = store, targets
+        self._output_key = output_key
         self._rows = store.completed_rows()
         self._masks, self._outputs = store.array(mask_key), store.array(output_key)
 
@@ -195,6 +198,14 @@ class StoreRows:
         checksums = self._store.checksums()[rows] if self._store.has_checksums else rows
         width = int(np.prod(self._outputs.shape[1:]))
         return _digest(rows, checksums, np.array(self._targets.indices(width)))
+
+    def gradient_passes(self) -> PassSums | None:
+        """Sum the gradient passes that the store has of these outputs; None if it has none."""
+        kept = open_passes(self._store)
+        schema = self._store.spec.schema[self._output_key]
+        if kept is None or plan_of(kept).output != self._output_key or len(schema.shape) != 1:
+            return None
+        return read_passes(self._store, self._targets)
 
     def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Read rows by position."""

@@ -7,6 +7,7 @@ from typing import Any
 from coarlib.errors import RegressionError
 from coarlib.regression.solvers.auto import Auto
 from coarlib.regression.solvers.base import Size, Solver, solver_named
+from coarlib.regression.solvers.bayes import Bayes
 from coarlib.regression.solvers.conjugate_gradients import ConjugateGradients
 from coarlib.regression.solvers.informed_prior import InformedPrior
 from coarlib.regression.solvers.lasso import Lasso
@@ -19,6 +20,7 @@ from coarlib.regression.solvers.tempered_prior import TemperedPrior
 __all__ = [
     "SOLVERS",
     "Auto",
+    "Bayes",
     "ConjugateGradients",
     "InformedPrior",
     "Lasso",
@@ -48,6 +50,7 @@ register(Ridge)
 register(SharedPrior)
 register(TemperedPrior)
 register(InformedPrior)
+register(Bayes)
 register(Lasso)
 register(ConjugateGradients)
 register(Saga)

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
+from coarlib.gradient_passes import PassSums
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.solvers.base import Size, Solver
+from coarlib.regression.solvers.bayes import Bayes
 from coarlib.regression.solvers.informed_prior import InformedPrior
 from coarlib.regression.solvers.lasso import Lasso
 from coarlib.regression.solvers.ridge import Ridge
@@ -34,6 +36,8 @@ class Auto(Solver):
         The group of each feature, for the scores.
     scores_cost : float, optional
         What the scores took, in forward passes over the examples.
+    passes : PassSums, optional
+        Gradient passes; with them :class:`Bayes` is a candidate too.
     """
 
     name: ClassVar[str] = "auto"
@@ -41,11 +45,16 @@ class Auto(Solver):
     scores: NDArray[Any] | None = field(default=None, compare=False, repr=False)
     groups: NDArray[Any] | None = field(default=None, compare=False, repr=False)
     scores_cost: float | None = None
+    passes: PassSums | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def _joined(self) -> Bayes:
+        return Bayes(self.passes, self.scores, self.groups, scores_cost=self.scores_cost)
 
     @property
     def prior_passes(self) -> float | None:
-        """As given, whichever candidate is kept: the choice among them had the scores."""
-        return 0 if self.scores is None else self.scores_cost
+        """Of all evidence, whichever candidate is kept: the choice among them had it."""
+        return self._joined.prior_passes
 
     def usable(self, size: Size) -> list[Solver]:
         """Return the candidates, without those that want a matrix far larger than the rows do."""
@@ -55,6 +64,8 @@ class Auto(Solver):
                 scores=self.scores, groups=self.groups, scores_cost=self.scores_cost
             )
             every.append(informed)
+        if self.passes is not None:
+            every.append(self._joined)
         wide = size.features > LARGE and 2 * size.total < size.features
         return [solver for solver in every if not (wide and "gram" in solver.needs)]
 

@@ -1,0 +1,186 @@
+"""Outputs as observations of the linear model: rows share their masks, passes have their own.
+
+For each target the prior of its weights is independent, N(m, diag d), and so is the noise of each
+kind of observation; means are fitted freely. The posterior is formed over features (primal) or over
+observations (dual), whichever is smaller, for blocks of targets at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarlib.gradient_passes import PassSums
+from coarlib.regression.bayes.factors import Marginals
+
+__all__ = ["Observations", "Posterior"]
+
+BLOCK_NUMBERS = 2**25  # numbers that the matrices of a block of targets hold
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What observations make of a prior.
+
+    Attributes
+    ----------
+    weights : Marginals
+    errors : float64 [kinds, T]
+        Residual sums of squares.
+    freedom : float64 [kinds, T]
+        Observations less effective parameters, the free mean included.
+    """
+
+    weights: Marginals
+    errors: torch.Tensor
+    freedom: torch.Tensor
+
+
+class Observations:
+    """Outputs of rows (by their centred moments or masks) and of gradient passes.
+
+    Parameters
+    ----------
+    rows : int
+        n.
+    masks : float64 [n, N] or None
+        Centred masks of the rows, for the dual form.
+    gram : float64 [N, N] or None
+        X'X of the centred masks, for the primal form.
+    cross : float64 [N, T]
+        X'y.
+    square : float64 [T]
+        y'y of the centred outputs.
+    outputs : float64 [n, T] or None
+        Centred, for the dual form.
+    passes : PassSums or None
+        Their outputs are scaled as those of the rows.
+    scale : float64 [T]
+        What outputs were divided by.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        cross: torch.Tensor,
+        square: torch.Tensor,
+        *,
+        gram: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
+        outputs: torch.Tensor | None = None,
+        passes: PassSums | None = None,
+        scale: NDArray[np.float64],
+    ) -> None:
+        self.rows, self.cross, self.square = rows, cross, square
+        self.gram, self.masks, self.outputs = gram, masks, outputs
+        self.passes, self.scale = passes, scale
+        self.counts = [rows, 0 if passes is None else len(passes.passes)]
+
+    @property
+    def num_features(self) -> int:
+        """N."""
+        return len(self.cross)
+
+    @property
+    def num_targets(self) -> int:
+        """T."""
+        return self.cross.shape[1]
+
+    def _blocks(self) -> Iterator[slice]:
+        side = self.num_features if self.gram is not None else sum(self.counts)
+        numbers = side**2 + sum(self.counts) * self.num_features
+        size = max(1, BLOCK_NUMBERS // max(numbers, 1))
+        for start in range(0, self.num_targets, size):
+            yield slice(start, min(start + size, self.num_targets))
+
+    def _passes(self, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred masks [t, K, N] and outputs [t, K] of the passes."""
+        device = self.cross.device
+        if self.passes is None:
+            empty = torch.zeros(block.stop - block.start, 0, dtype=torch.float64, device=device)
+            return empty[:, :, None].expand(-1, -1, self.num_features), empty
+        masks = torch.from_numpy(self.passes.masks(block)).to(device).double()
+        outputs = torch.from_numpy(self.passes.outputs[:, block] / self.scale[block]).T.to(device)
+        return masks - masks.mean(1, keepdim=True), outputs - outputs.mean(1, keepdim=True)
+
+    def posterior(self, prior: Marginals, noise: torch.Tensor) -> Posterior:
+        """Return the posterior of all weights.
+
+        Parameters
+        ----------
+        prior : Marginals
+        noise : float64 [kinds, T]
+            Variances.
+        """
+        shape = self.cross.shape
+        mean, variance = self.cross.new_empty(shape), self.cross.new_empty(shape)
+        errors, freedom = self.cross.new_zeros(2, shape[1]), self.cross.new_zeros(2, shape[1])
+        solve = self._dual if self.gram is None else self._primal
+        for block in self._blocks():
+            found = solve(
+                block, prior.mean[:, block].T, prior.variance[:, block].T, noise[:, block]
+            )
+            mean[:, block], variance[:, block] = found[0].T, found[1].T
+            errors[:, block], freedom[:, block] = found[2], found[3]
+        smallest = 1e-9 * prior.variance
+        return Posterior(Marginals(mean, torch.maximum(variance, smallest)), errors, freedom)
+
+    def _dual(
+        self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        z, y = self._passes(block)
+        if self.masks is not None and self.outputs is not None:
+            z = torch.cat([self.masks.expand(len(z), -1, -1), z], 1)
+            y = torch.cat([self.outputs[:, block].T, y], 1)
+        left = y - (z @ m[:, :, None])[:, :, 0]
+        scaled = z * d[:, None, :]
+        matrix = scaled @ z.transpose(1, 2)
+        n, k = self.counts
+        each = torch.cat([noise[0][:, None].expand(-1, n), noise[1][:, None].expand(-1, k)], 1)
+        matrix.diagonal(dim1=1, dim2=2).add_(each)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        solved = (inverse @ left[:, :, None])[:, :, 0]
+        mean = m + (solved[:, None, :] @ scaled)[:, 0, :]
+        variance = d - (scaled * (inverse @ scaled)).sum(1)
+        residual = each * solved
+        leverage = 1 - each * inverse.diagonal(dim1=1, dim2=2)
+        parts = (slice(0, n), slice(n, n + k))
+        errors = torch.stack([residual[:, part].square().sum(1) for part in parts])
+        used = torch.stack([leverage[:, part].sum(1) for part in parts])
+        return mean, variance, errors, self._freedom(used)
+
+    def _primal(
+        self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        z, y = self._passes(block)
+        gram = self.cross.new_zeros(0) if self.gram is None else self.gram
+        own = z.transpose(1, 2) @ z
+        root = d.sqrt()
+        matrix = gram / noise[0][:, None, None] + own / noise[1][:, None, None]
+        matrix = matrix * root[:, :, None] * root[:, None, :]
+        matrix.diagonal(dim1=1, dim2=2).add_(1)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        inverse = inverse * root[:, :, None] * root[:, None, :]
+        c = self.cross[:, block].T
+        left = (c - m @ gram) / noise[0][:, None]
+        left = left + ((y - (z @ m[:, :, None])[:, :, 0])[:, None, :] @ z)[:, 0] / noise[1][:, None]
+        mean = m + (inverse @ left[:, :, None])[:, :, 0]
+        fitted = (mean @ gram * mean).sum(1)
+        rows = (self.square[block] - 2 * (mean * c).sum(1) + fitted).clamp_min(0)
+        others = (y - (z @ mean[:, :, None])[:, :, 0]).square().sum(1)
+        used = torch.stack(
+            [
+                (inverse * gram).sum((1, 2)) / noise[0],
+                (inverse * own).sum((1, 2)) / noise[1],
+            ]
+        )
+        variance = inverse.diagonal(dim1=1, dim2=2)
+        return mean, variance, torch.stack([rows, others]), self._freedom(used)
+
+    def _freedom(self, used: torch.Tensor) -> torch.Tensor:
+        counts = used.new_tensor(self.counts)[:, None]
+        return counts - used - (counts > 0).double()
