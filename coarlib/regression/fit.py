@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.fit_and_score import FitOptions, fit_and_score
+from coarlib.regression.fit_and_score import FitOptions
 from coarlib.regression.moments import Moments
+from coarlib.regression.nonfinite import fit_finite
 from coarlib.regression.problems import Rows, problem_of, solve
 from coarlib.regression.rows import ArrayRows, RowSource
 from coarlib.regression.solvers import Auto, Ridge, Solver, solver_of
@@ -31,6 +32,7 @@ def fit(
     validation: Moments | None = None,
     rows: Rows | None = None,
     device: torch.device | str = "cpu",
+    nonfinite: str = "rows",
     **options: Any,
 ) -> Attributions:
     """Fit attributions.
@@ -53,6 +55,9 @@ def fit(
     rows : (RowSource, int64 [K]), optional
         For moments: the rows that they sum, which some solvers read again.
     device : torch.device or str
+    nonfinite : "rows", "targets" or "alone"
+        What is left out where outputs are NaN or infinite: the row for every target, the target,
+        or the row for that target alone (:func:`~coarlib.regression.nonfinite.fit_finite`).
     **options
         Options of the solver, where it is given by name.
 
@@ -83,7 +88,7 @@ def fit(
     held = default_held_out(count) if held_out is None else held_out
     split = split_rows(data, count - held, held, seed)
     how = FitOptions(device=torch.device(device), quiet=True, say=_silent)
-    return fit_and_score(data, split, chosen, how)
+    return fit_finite(data, split, chosen, how, nonfinite)
 
 
 def default_held_out(num_rows: int) -> int:

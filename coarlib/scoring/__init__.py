@@ -5,6 +5,7 @@ from coarlib.scoring.comparison import Comparison, compare
 from coarlib.scoring.lds import LDSResult, lds
 from coarlib.scoring.leave_out import group_loo, loo_corr
 from coarlib.scoring.mislabel import Detection, flip_label, mislabel_detection_auc
+from coarlib.scoring.nonfinite import InfiniteOutputsWarning
 from coarlib.scoring.regime import Regime
 from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, removal_masks
 from coarlib.scoring.rows import RowsLeftOutWarning
@@ -24,6 +25,7 @@ __all__ = [
     "Comparison",
     "Correlation",
     "Detection",
+    "InfiniteOutputsWarning",
     "Interval",
     "LDSResult",
     "NoiseCeiling",

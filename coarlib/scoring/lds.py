@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from coarlib.display import card, histogram
 from coarlib.progress import Progress
 from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
+from coarlib.scoring.nonfinite import (
+    NonFinite,
+    check_nonfinite,
+    targets_by_rows,
+    warn_of_infinite,
+    without_infinite,
+)
 from coarlib.scoring.regime import Regime, regime_of
 from coarlib.scoring.rows import ScoredRows, mean_over_runs, named, scored_rows
 from coarlib.scoring.subset_sums import subset_sums
@@ -154,6 +161,7 @@ def lds(
     *,
     higher_is_better: bool = True,
     transposed: bool = False,
+    nonfinite: NonFinite = "keep",
     fitted: Any = None,
     allow_fitted_rows: bool = False,
     output: str | None = None,
@@ -187,6 +195,11 @@ def lds(
         negated. Nothing is guessed.
     transposed : bool
         Whether the scores are [T, N]. Where N = T, a shape cannot tell.
+    nonfinite : "keep", "targets" or "alone"
+        What becomes of targets with outputs that are NaN or infinite in some rows. ``"keep"``:
+        NaN leaves a target without a correlation, and infinite outputs rank as very large ones.
+        ``"targets"``: such targets have no correlation. ``"alone"``: these rows are left out for
+        that target alone. An :class:`InfiniteOutputsWarning` names the targets.
     fitted : uint64 [n], optional
         Digests of the masks on which the scores were fitted
         (:func:`coarlib.masks.digests.mask_digests`); taken from Attributions. Such rows are left
@@ -218,6 +231,7 @@ def lds(
         If the shapes do not fit together, or masks are not masks.
     """
     check_kind(kind)
+    check_nonfinite(nonfinite)
     given = scored_rows(
         scores,
         masks,
@@ -237,12 +251,18 @@ def lds(
     with Progress(targets, "scoring", "target", quiet=quiet) as progress:
         for piece in blocks(targets, block):
             predicted = subset_sums(given.scores[:, piece], kept)
-            true = mean_over_runs(given.used_outputs(piece))
+            outputs = given.used_outputs(piece)
+            flags = _Flags.of(predicted, outputs)
+            true = mean_over_runs(outputs if nonfinite == "keep" else without_infinite(outputs))
             found = _score_block(predicted, true, kind, higher_is_better, bootstrap)
-            parts.append((found, _Flags.of(predicted, true)))
+            if nonfinite == "alone":
+                for these, rows in targets_by_rows(found.has_nan & ~flags.nan_score, true):
+                    some = predicted[these][:, rows], true[rows][:, these]
+                    found.put(these, _score_block(*some, kind, higher_is_better, bootstrap, rows))
+            parts.append((found, flags))
             progress.advance(predicted.shape[0])
     result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
-    flags.warn(result)
+    flags.warn(result, nonfinite)
     defined = ~np.isnan(result.r)
     if ceiling is None and resamples and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
         ceiling = _ceiling(given, kind, level, seed)
@@ -283,10 +303,10 @@ class _Flags:
 
     @classmethod
     def of(cls, predicted: NDArray[np.float64], true: NDArray[Any]) -> _Flags:
-        """Look at predictions [t, M] and outputs [M, t]."""
+        """Look at predictions [t, M] and outputs [M, t] or [M, R, t]."""
         infinite = np.zeros(len(predicted), dtype=bool)
         if true.dtype.kind == "f":
-            infinite = np.isinf(true).any(axis=0)
+            infinite = np.isinf(true).any(axis=tuple(range(true.ndim - 1)))
         return cls(np.asarray(np.isnan(predicted).any(axis=1)), infinite)
 
     @classmethod
@@ -298,16 +318,18 @@ class _Flags:
             np.concatenate([none, *(part.infinite for part in parts)]),
         )
 
-    def warn(self, result: Correlation) -> None:
+    def warn(self, result: Correlation, nonfinite: NonFinite) -> None:
         """Name undefined and infinite targets, at the caller of :func:`lds`."""
+        warn_of_infinite(self.infinite & ~np.isnan(result.r), nonfinite, stacklevel=3)
+        infinite = self.infinite & ~self.nan_score
         reasons = [
             f"{int(flags.sum())} of {flags.size} targets {why} (target "
             f"{named(np.flatnonzero(flags))})"
             for flags, why in (
                 (result.has_nan & self.nan_score, "have scores that are not finite"),
-                (result.has_nan & ~self.nan_score & ~self.infinite, "have NaN outputs"),
-                (result.has_nan & ~self.nan_score & self.infinite, "have infinite outputs"),
-                (result.constant, "are constant"),
+                (result.has_nan & ~self.nan_score & ~infinite, "have NaN outputs"),
+                (np.isnan(result.r) & infinite, "have infinite outputs"),
+                (result.constant & ~infinite, "are constant"),
             )
             if flags.any()
         ]
@@ -316,14 +338,15 @@ class _Flags:
             warnings.warn(words, UndefinedCorrelationWarning, stacklevel=3)
 
 
-def _score_block(
+def _score_block(  # noqa: PLR0917
     predicted: NDArray[np.float64],
     true: NDArray[Any],
     kind: Kind,
     higher_is_better: bool,
     bootstrap: RowBootstrap | None,
+    rows: NDArray[np.bool_] | None = None,
 ) -> Correlation:
-    """Correlate predictions [B, M] with outputs [M, B]."""
+    """Correlate predictions [B, M] with outputs [M, B], which are those of some rows."""
     a: NDArray[Any]
     b: NDArray[Any]
     if kind == "pearson":
@@ -335,5 +358,5 @@ def _score_block(
         b = b if higher_is_better else -b
         result = rank_correlation(a, b, nan_a | nan_b, kind)
     if bootstrap is not None:
-        bootstrap.add(a, b, result.r)
+        bootstrap.add(a, b, result.r, rows)
     return result

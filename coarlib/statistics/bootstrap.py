@@ -97,7 +97,13 @@ class RowBootstrap:
         self._numbers = np.zeros(len(self._weights), dtype=np.int64)
         self._estimate_sum, self._estimate_number = 0.0, 0
 
-    def add(self, a: NDArray[Any], b: NDArray[Any], r: NDArray[np.float64]) -> None:
+    def add(
+        self,
+        a: NDArray[Any],
+        b: NDArray[Any],
+        r: NDArray[np.float64],
+        rows: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Count further targets in.
 
         Parameters
@@ -107,6 +113,8 @@ class RowBootstrap:
         r : float64 [T]
             Their correlations on all rows; a target whose entry is NaN is left out of the mean. A
             target that becomes constant in a resample is left out of that resample's mean.
+        rows : bool [count], optional
+            The M rows that these targets have; all by default.
         """
         defined = ~np.isnan(r)
         if not defined.all():
@@ -114,7 +122,10 @@ class RowBootstrap:
         self._estimate_sum += float(r.sum())
         self._estimate_number += r.size
         if r.size and len(self._weights):
-            REPLICATES[self.kind](a, b, self._weights, self._sums, self._numbers)
+            weights = (
+                self._weights if rows is None else np.ascontiguousarray(self._weights[:, rows])
+            )
+            REPLICATES[self.kind](a, b, weights, self._sums, self._numbers)
 
     @property
     def estimate(self) -> float:

@@ -62,6 +62,11 @@ class Correlation:
     constant: NDArray[np.bool_]
     has_nan: NDArray[np.bool_]
 
+    def put(self, targets: NDArray[np.int64], other: Correlation) -> None:
+        """Set some targets to what was found for them in another way."""
+        for name in ("r", "p", "constant", "has_nan"):
+            getattr(self, name)[targets] = getattr(other, name)
+
     def warn(self, stacklevel: int = 2) -> None:
         """Warn with an :class:`UndefinedCorrelationWarning` if any target is undefined."""
         reasons = [

@@ -11,6 +11,7 @@ from scipy import stats
 from coarlib.errors import ScoringError
 from coarlib.masks.digests import mask_digests
 from coarlib.scoring import (
+    InfiniteOutputsWarning,
     RowsLeftOutWarning,
     UndefinedCorrelationWarning,
     lds,
@@ -325,3 +326,57 @@ def test_dattri_agrees_where_its_float32_sums_do_not_matter():
     mine = lds(scores, masks_from_indices(indices, 200), margins, resamples=0)
     np.testing.assert_allclose(mine.correlation, theirs[0], atol=TOLERANCE)
     np.testing.assert_allclose(mine.p_value, theirs[1], atol=TOLERANCE)
+
+
+def with_infinite_targets(seed=0, rows=120):
+    rng = np.random.default_rng(seed)
+    scores, masks = rng.normal(size=(20, 6)), rng.random((rows, 20)) < 0.5
+    outputs = masks @ scores + 2 * rng.normal(size=(rows, 6))
+    holed = outputs.copy()
+    holed[[3, 50], 1] = np.inf
+    holed[7, 2] = np.nan
+    holed[[3, 50], 4] = -np.inf
+    holed[:, 5] = np.inf
+    return scores, masks, outputs, holed
+
+
+@pytest.mark.parametrize("kind", ["spearman", "pearson", "kendall"])
+def test_rows_that_are_infinite_are_left_out_for_their_target_alone(kind):
+    scores, masks, outputs, holed = with_infinite_targets()
+    with pytest.warns(
+        InfiniteOutputsWarning, match=r"2 of 6 targets .*\(target 1, 4\), whose rows"
+    ):
+        found = lds(scores, masks, holed, kind, nonfinite="alone", resamples=200)
+    for target, left_out in ((0, []), (1, [3, 50]), (2, [7]), (3, []), (4, [3, 50])):
+        rows = np.setdiff1d(np.arange(120), left_out)
+        alone = lds(scores[:, [target]], masks[rows], outputs[rows][:, [target]], kind)
+        assert found.correlation[target] == pytest.approx(alone.mean, abs=1e-12)
+    assert np.isnan(found.correlation[5]) and found.num_scored == 5
+    whole = lds(scores[:, :5], masks, outputs[:, :5], kind, resamples=200)
+    assert found.interval.low == pytest.approx(whole.interval.low, abs=0.02)
+    assert found.interval.high == pytest.approx(whole.interval.high, abs=0.02)
+
+
+def test_targets_that_are_infinite_are_named_and_dropped_on_request():
+    scores, masks, _, holed = with_infinite_targets()
+    with pytest.warns(InfiniteOutputsWarning, match=r"\(target 1, 4\), which rank as very large"):
+        kept = lds(scores, masks, holed, resamples=0)
+    assert np.flatnonzero(np.isnan(kept.correlation)).tolist() == [2, 5]
+    with pytest.warns(UndefinedCorrelationWarning, match=r"infinite outputs \(target 1, 4, 5\)"):
+        dropped = lds(scores, masks, holed, nonfinite="targets", resamples=0)
+    assert np.flatnonzero(np.isnan(dropped.correlation)).tolist() == [1, 2, 4, 5]
+    assert dropped.mean == pytest.approx(kept.correlation[[0, 3]].mean())
+    with pytest.raises(ScoringError, match="nonfinite must be keep, targets, alone"):
+        lds(scores, masks, holed, nonfinite="drop")
+
+
+def test_infinite_runs_are_left_out_of_the_mean():
+    scores, masks, outputs, _ = with_infinite_targets()
+    runs = np.stack([outputs, outputs + 1], 1)
+    runs[5, 0, 3] = np.inf
+    found = lds(scores, masks, runs, nonfinite="alone", resamples=0)
+    expected = runs.mean(1)
+    expected[5, 3] = runs[5, 1, 3]
+    np.testing.assert_allclose(
+        found.correlation, lds(scores, masks, expected, resamples=0).correlation
+    )

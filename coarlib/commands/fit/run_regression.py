@@ -22,16 +22,17 @@ import numpy as np
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
-from coarlib.commands.checkers import ChoiceOrClass
+from coarlib.commands.checkers import Choice, ChoiceOrClass
 from coarlib.commands.choose_solver import FAST_L1, check_fast_l1, solver_from
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
-from coarlib.errors import RegressionError
+from coarlib.errors import ArgumentError, RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
 from coarlib.regression.fit import default_held_out
-from coarlib.regression.fit_and_score import FitOptions, fit_and_score
+from coarlib.regression.fit_and_score import FitOptions
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
+from coarlib.regression.nonfinite import NONFINITE_ROWS, fit_finite
 from coarlib.regression.rows import RowSource, open_rows, verified_note
 from coarlib.regression.solvers import SOLVERS
 from coarlib.regression.split import Split, split_rows
@@ -110,6 +111,12 @@ SOLVING = {
     ),
     "use_bias": common.flag("fit an intercept", "cfg.use_bias", default=True),
     "device": common.device("cfg.device"),
+    "nonfinite": Param(
+        Choice(NONFINITE_ROWS),
+        "where outputs are NaN or infinite, leave out the row, the target, or the row for that "
+        "target alone",
+        default="rows",
+    ),
     "learning_curve": Param(
         common.Boolean(),
         "say what more rows would bring (default: if quick)",
@@ -173,6 +180,10 @@ def fit(args: Arguments) -> None:
     solver = None
     if args.solver == FAST_L1:
         check_fast_l1(args)
+        if args.nonfinite != "rows":
+            raise ArgumentError(
+                f"--nonfinite {args.nonfinite} goes with other solvers than fast_l1"
+            )
     else:
         size = len(split.train), source.num_features
         solver = solver_from(args, *size, target_range(args))
@@ -189,7 +200,8 @@ def fit(args: Arguments) -> None:
     if solver is None:
         attributions = with_fast_l1(args, source, split)
     else:
-        attributions = fit_and_score(source, split, solver, fit_options(args, out_dir))
+        how = fit_options(args, out_dir)
+        attributions = fit_finite(source, split, solver, how, args.nonfinite)
     attributions.summary |= {"seed": args.seed, "use_bias": args.use_bias}
     attributions.save(out_dir)
     keep_arguments(args, out_dir)

@@ -31,6 +31,7 @@ from coarlib.masks.digests import mask_digests
 from coarlib.regression.result_files import fitted_masks
 from coarlib.scoring import LDSResult, NoiseCeiling, UndefinedCorrelationWarning, compare, lds
 from coarlib.scoring.metrics import METRICS, evaluate
+from coarlib.scoring.nonfinite import NONFINITE, InfiniteOutputsWarning
 from coarlib.scoring.records import comparison_record, write_lds
 from coarlib.scoring.rows import RowsLeftOutWarning, mean_over_runs
 from coarlib.scoring.score_files import load_scores
@@ -56,6 +57,11 @@ COMMAND = Command(
             str, "which tensor of a file that holds several", also=("data.score_key",)
         ),
         "transposed": common.flag("the scores are [T, N]", default=False),
+        "nonfinite": Param(
+            Choice(NONFINITE),
+            "targets with NaN or infinite outputs: keep, leave out, or their rows for them alone",
+            default="keep",
+        ),
         "x_name": common.x_name("data.x_name"),
         "y_name": common.y_name("data.y_name"),
         "rows": common.rows(
@@ -136,6 +142,7 @@ def _score(
             args.kind,
             higher_is_better=args.higher_is_better,
             transposed=args.transposed,
+            nonfinite=args.nonfinite,
             output=y_name,
             ceiling=ceiling,
             resamples=args.resamples,
@@ -149,7 +156,9 @@ def _score(
                 f"warning: left out, for all their outputs are NaN: rows {common.ranges(failed)}",
                 file=sys.stderr,
             )
-        elif not issubclass(warning.category, UndefinedCorrelationWarning):
+        elif issubclass(warning.category, InfiniteOutputsWarning | UndefinedCorrelationWarning):
+            print(f"warning: {warning.message}", file=sys.stderr)
+        else:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )

@@ -28,6 +28,7 @@ from coarlib.regression.rows.blocks import BLOCK_BYTES, read_blocks
 
 __all__ = ["Accumulator", "Moments"]
 
+NO_ROWS = "nothing to fit"
 # A variance below this share of the mean square is rounding: the target never varies.
 CONSTANT_SHARE = 1e-10
 
@@ -345,10 +346,10 @@ class Accumulator:
             reason = "there are no rows"
             if self.num_excluded:
                 reason = (
-                    f"all {self.num_excluded} rows have NaN or infinite outputs; choose the "
-                    "targets that are finite"
+                    f"all {self.num_excluded} rows have targets with NaN or infinite outputs: "
+                    "leave these targets out (nonfinite)"
                 )
-            raise RegressionError(f"nothing to fit: {reason}")
+            raise RegressionError(f"{NO_ROWS}: {reason}")
         total, square = self._sums.cpu().numpy()
         cross = self._cross.cpu().numpy()
         cross = total - cross if self._complement else cross.copy()
