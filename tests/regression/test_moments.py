@@ -113,7 +113,7 @@ def test_a_target_that_is_always_nan_is_an_error_that_says_what_to_do():
     data = linear_rows(10, 4, 2)
     outputs = data.outputs.copy()
     outputs[:, 1] = np.nan
-    with pytest.raises(RegressionError, match=r"all 10 rows have NaN.*choose the targets"):
+    with pytest.raises(RegressionError, match=r"all 10 rows have targets with NaN.*nonfinite"):
         Moments.from_arrays(data.masks, outputs)
 
 
