@@ -13,13 +13,13 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from coarlib.errors import CoarlibError, SetupError, TaskError, nearest
-from coarlib.task import ModuleTask, Task
+from coarlib.task import ModuleTask, Task, own_argv
 
 PACKAGE = "estimate"
 TASK_FILE, HISTORY_FILE, WORKER_FILE = "task.py", "setup.py", "make_dataset.py"
@@ -80,7 +80,12 @@ def shipped_file(path: str | Path, kind: str = "specs") -> Path:
     return path
 
 
-def load(name: str, settings: Mapping[str, Any] | None = None, logdir: str | Path = ".") -> Task:
+def load(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    logdir: str | Path = ".",
+    words: Sequence[str] = (),
+) -> Task:
     """Build the task called ``name``.
 
     Parameters
@@ -95,6 +100,8 @@ def load(name: str, settings: Mapping[str, Any] | None = None, logdir: str | Pat
         Keyword arguments of the class or the function.
     logdir : str or Path
         Passed to a datamodels-style ``main``.
+    words : sequence of str
+        Arguments that a datamodels-style module parses itself.
 
     Raises
     ------
@@ -102,15 +109,19 @@ def load(name: str, settings: Mapping[str, Any] | None = None, logdir: str | Pat
         If the set-up, the module, the name or a setting does not exist.
     """
     settings = dict(settings or {})
-    found = find(name, Task, TASK_FILE, TaskError)
+    with own_argv(words):
+        found = find(name, Task, TASK_FILE, TaskError)
+    is_main = not inspect.isclass(found) and not isinstance(found, Task) and callable(found)
+    if is_main and "index" in inspect.signature(found).parameters:
+        return ModuleTask(found, logdir, words)
+    if words:
+        raise TaskError(f"{name} parses no arguments of its own, so {words[0]} is unknown")
     if isinstance(found, Task):
         if settings:
             raise TaskError(f"{name} is a task already and takes no settings ({_some(settings)})")
         return found
     if not callable(found):
         raise TaskError(f"{name} is no Task but {type(found).__name__}")
-    if not inspect.isclass(found) and "index" in inspect.signature(found).parameters:
-        return ModuleTask(found, logdir)
     made = build(found, settings, f"task {name}", TaskError)
     if not isinstance(made, Task):
         raise TaskError(f"{name} returns {type(made).__name__}, not a Task")

@@ -7,8 +7,10 @@ The same class serves one laptop and a cluster. ``ablation.ComponentTask`` and
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,15 +152,51 @@ class Task(ABC):
 
 
 class ModuleTask(Task):
-    """A datamodels-style module, whose ``main(*_, index, logdir)`` returns one row."""
+    """A datamodels-style module, whose ``main(*_, index, logdir)`` returns one row.
+
+    Parameters
+    ----------
+    main : callable
+    logdir : str or Path
+        Passed to ``main``.
+    words : sequence of str
+        What ``sys.argv`` holds after the program's name while ``main`` runs: published modules
+        parse their own fastargs sections there.
+    """
 
     rows_per_batch = 1
     own_masks = True
 
-    def __init__(self, main: Callable[..., Mapping[str, Any]], logdir: str | Path) -> None:
-        self._main, self._logdir = main, str(logdir)
+    def __init__(
+        self, main: Callable[..., Mapping[str, Any]], logdir: str | Path, words: Sequence[str] = ()
+    ) -> None:
+        self._main, self._logdir, self._words = main, str(logdir), tuple(words)
 
     def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """Call ``main`` once a row and stack what it returns."""
-        found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
+        with own_argv(self._words):
+            found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
         return {key: np.stack([np.asarray(row[key]) for row in found]) for key in found[0]}
+
+
+@contextmanager
+def own_argv(words: Sequence[str]) -> Iterator[None]:
+    """Let somebody's code see its own words as the command line, and not end the program.
+
+    Raises
+    ------
+    TaskError
+        If it exits, as argument parsers do that refuse their words.
+    """
+    before = sys.argv
+    sys.argv = [before[0] if before else "", *words]
+    try:
+        yield
+    except SystemExit as error:
+        given = f"it was given {' '.join(words)}" if words else "it was given no arguments"
+        raise TaskError(
+            f"the task's own code ended the program ({error.code}); {given}; words with a section "
+            "that only it knows, as training.epochs has, are passed on to it"
+        ) from error
+    finally:
+        sys.argv = before

@@ -52,8 +52,11 @@ class Arguments(SimpleNamespace):
         Short names of those that were set explicitly.
     sources : mapping of short name to str
         How and where these were set: ``"--cfg.lr"``, ``"fit.yaml: cfg.lr"``.
+    others : tuple of str
+        Words of sections that are somebody else's.
     """
 
+    others: tuple[str, ...] = ()
     given: frozenset[str]
     sources: Mapping[str, str]
     command: Command
@@ -88,12 +91,16 @@ class Command:
     ignored : mapping of key to reason
         Keys that upstream's published files hold and that have no effect: they are accepted and
         named in a warning.
+    passes_on : bool
+        Arguments of sections that are unknown here, ``--training.lr 0.1``, belong to the code that
+        the command runs.
     """
 
     name: str
     text: str
     own: Mapping[str, Param] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
+    passes_on: bool = False
 
     @property
     def params(self) -> dict[str, Param]:
@@ -113,6 +120,7 @@ class Command:
         if {"-h", "--help"} & set(before):
             print(help_text(self.name, self.text, self.own))
             sys.exit(0)
+        words, others = self._split_off(words)
         typed = self._read_words(words)
         quiet = "quiet" in typed and self.params["quiet"].read(typed["quiet"].value, "--quiet")
         set_quiet(quiet)
@@ -133,7 +141,8 @@ class Command:
                 )  # fmt: skip
         values["quiet"] = values["quiet"] or quiet
         sources = {key: item.source for key, item in given.items()}
-        return Arguments(**values, given=frozenset(given), sources=sources, command=self)
+        about = {"given": frozenset(given), "sources": sources, "others": tuple(others)}
+        return Arguments(**values, **about, command=self)
 
     def shown(self, key: str) -> str:
         """Return an argument's short name as the user writes it."""
@@ -199,6 +208,23 @@ class Command:
             else:
                 found[key] = _Given(value, flag)
         return self._place(loose, found)
+
+    def _split_off(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Divide words into those of this command and those of somebody else's sections."""
+        mine: list[str] = []
+        others: list[str] = []
+        ours = {name.partition(".")[0] for name in self.names() if "." in name}
+        rest = deque(words)
+        while rest and rest[0] != "--":
+            word = rest.popleft()
+            section, dot, _ = word.partition("=")[0].removeprefix("--").partition(".")
+            if not (self.passes_on and dot and word.startswith("--")) or section in ours:
+                mine.append(word)
+                continue
+            others.append(word)
+            while "=" not in word and rest and not _is_flag(rest[0]):
+                others.append(rest.popleft())
+        return mine + list(rest), others
 
     def _place(self, loose: Sequence[str], found: dict[str, _Given]) -> dict[str, _Given]:
         """Give words without a flag to the positional arguments that have no value yet."""

@@ -112,7 +112,7 @@ def flag(desc: str, *also: str, default: bool = False) -> Param:
 
 def load_task(args: Arguments, logdir: str | Path = ".") -> Task:
     """Build the task that ``--task`` and ``--set`` say."""
-    return load(args.task, own_ablation(args.set), logdir)
+    return load(args.task, own_ablation(args.set), logdir, args.others)
 
 
 def beside(path: str | Path, what: str) -> Path:

@@ -5,9 +5,10 @@
 
 Rows that are completed already are skipped, so the same command resumes after any crash, and any
 number of workers may fill disjoint (or even the same) ranges at once, or share them out by
---claim. Each set-up has its own estimate.<set-up>.make_dataset, which knows its task. SIGTERM,
-SIGUSR1 and Ctrl-C finish the rows in hand and exit with 75; a second signal drops them and exits
-with 76.
+--claim. Each set-up has its own estimate.<set-up>.make_dataset, which knows its task. Arguments
+that a datamodels-style module parses itself, such as --training.lr 0.1, are passed on to it.
+SIGTERM, SIGUSR1 and Ctrl-C finish the rows in hand and exit with 75; a second signal drops them and
+exits with 76.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ COMMAND = Command(
         **WORKER,
     },
     {"worker.job_timeout": "the scheduler limits the time of jobs"},
+    passes_on=True,
 )
 
 
@@ -114,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fill_from(args: Arguments) -> None:
     """Fill rows as the arguments of make_dataset say."""
-    origin = {"task": args.task, "settings": args.set}
+    origin: dict[str, Any] = {"task": args.task, "settings": args.set}
+    if args.others:
+        origin["arguments"] = list(args.others)
     _fill(args, lambda: common.load_task(args, args.store), origin)
 
 
