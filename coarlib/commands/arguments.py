@@ -222,7 +222,7 @@ class Command:
                 mine.append(word)
                 continue
             others.append(word)
-            while "=" not in word and rest and not _is_flag(rest[0]):
+            if "=" not in word and rest and not _is_flag(rest[0]):
                 others.append(rest.popleft())
         return mine + list(rest), others
 
