@@ -7,7 +7,9 @@ The same class serves one laptop and a cluster. ``ablation.ComponentTask`` and
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import TaskError
+from coarlib.errors import CoarlibError, TaskError, first_line
 
 if TYPE_CHECKING:
     import torch
 
     Array = NDArray[Any] | torch.Tensor
 
+
+# Files of other people's code, in which an error of one's own is only noticed.
+_LIBRARIES = re.compile(r"[\\/](site-packages|coarlib|lib[\\/]python[\d.]*)[\\/]")
 
 ArrayShape = tuple[str, tuple[int, ...]]
 """Name of a dtype, and shape of one row."""
@@ -177,6 +182,33 @@ class ModuleTask(Task):
         with own_argv(self._words):
             found = [self._main(index=int(index), logdir=self._logdir) for index in indices]
         return {key: np.stack([np.asarray(row[key]) for row in found]) for key in found[0]}
+
+
+def asked(task: Task, method: str, *given: Any) -> Any:
+    """Call a method that a user wrote, under :func:`own_code`."""
+    with own_code(f"{method}() of {type(task).__name__}"):
+        return getattr(task, method)(*given)
+
+
+@contextmanager
+def own_code(what: str) -> Iterator[None]:
+    """Turn whatever somebody's own code raises into one sentence that says where.
+
+    Raises
+    ------
+    TaskError
+        In place of any exception that is neither a CoarlibError nor the system's.
+    """
+    try:
+        yield
+    except (CoarlibError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [x for x in frames if not _LIBRARIES.search(x.filename)]
+        last, inside = (own or frames)[-1], "" if own else "inside "
+        place = f"{inside}{Path(last.filename).name}, line {last.lineno}"
+        raise TaskError(f"{what} failed: {first_line(error)} ({place})") from error
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from coarlib.ablation.examples import Examples
-from coarlib.errors import CoarlibError, TaskError
+from coarlib.errors import CoarlibError, TaskError, first_line
 from coarlib.outputs import Output
+from coarlib.task import own_code
 
 FEW = 4
 
@@ -59,7 +60,7 @@ def checked_output(key: str, output: Output, logits: Any, batch: Examples) -> to
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise TaskError(
             f"the output {key} fails on logits of {shape} and {_named(batch.targets)} as labels: "
-            f"{_reason(error)}"
+            f"{first_line(error)}"
         ) from error
     if not isinstance(values, torch.Tensor):
         raise TaskError(f"the output {key} returned {type(values).__name__}, not a tensor")
@@ -102,7 +103,8 @@ def probe(
     """
 
     def run(stored: Examples) -> Values:
-        batch = taken(stored)
+        with own_code("transform()"):
+            batch = taken(stored)
         logits = _first_run(predict, batch)
         return {
             key: checked_output(key, output, logits, batch).detach().float().cpu()
@@ -155,13 +157,8 @@ def _refusal(batch: Examples, error: Exception) -> str:
         )
     if first.ndim == 4 and first.shape[-1] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
         hint += "; the channels are last, torch wants images.permute(0, 3, 1, 2)"
-    return f"the model cannot be run on {shapes}: {_reason(error)}{hint}"
+    return f"the model cannot be run on {shapes}: {first_line(error)}{hint}"
 
 
 def _named(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _reason(error: Exception) -> str:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first.strip()[:200]}"

@@ -26,7 +26,7 @@ from coarlib.ablation.tuning import MOST, announced_batch, batch_by_size, larges
 from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError, whole_number
 from coarlib.identity import Identity
-from coarlib.task import TaskLayout
+from coarlib.task import TaskLayout, asked
 
 Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 """(model, inputs of a batch) -> logits."""
@@ -169,14 +169,14 @@ class ComponentTask(MeasuringTask):
         """
         self._device = device
         name = type(self).__name__
-        model = checked_model(self.model(), f"the model of {name}")
-        components = self.components(model)
+        model = checked_model(asked(self, "model"), f"the model of {name}")
+        components = asked(self, "components", model)
         if not isinstance(components, ComponentSet):
             raise ComponentError(
                 f"the components of {name} must be a ComponentSet (find_components makes one), not "
                 f"{type(components).__name__}"
             )
-        self._examples = as_examples(self.examples(), f"the examples of {name}")
+        self._examples = as_examples(asked(self, "examples"), f"the examples of {name}")
         if not self.outputs:
             raise TaskError(f"{name} has no outputs to record")
         self._identities = self._identify(model, components)

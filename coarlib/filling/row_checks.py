@@ -8,8 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import TaskError
+from coarlib.errors import TaskError, first_line
 from coarlib.store.spec import ArraySpec
+from coarlib.task import Task, own_code
+
+
+def rows_of_task(task: Task, rows: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[Any, Any]:
+    """Ask a task for rows.
+
+    Raises
+    ------
+    TaskError
+        If its code fails, or it returns no mapping.
+    """
+    name = type(task).__name__
+    with own_code(f"rows() of {name}"):
+        returned = task.rows(rows, masks)
+    if not isinstance(returned, Mapping):
+        raise TaskError(
+            f"rows() of {name} must return a mapping of array names to values, not "
+            f"{type(returned).__name__}"
+        )
+    return dict(returned)
 
 
 def check_rows(
@@ -31,7 +51,7 @@ def check_rows(
     for key in schema:
         if key not in returned:
             raise TaskError(
-                f"the task returned no {key!r} (it returned {', '.join(returned) or 'nothing'}); "
+                f"the task returned no {key!r} (it returned {_names(returned)}); "
                 f"the store's schema has {', '.join(schema)}"
             )
     for key in returned:
@@ -43,7 +63,7 @@ def check_rows(
     arrays: dict[str, NDArray[Any]] = {}
     problems: dict[int, str] = {}
     for key, spec in schema.items():
-        value = _as_numpy(returned[key])
+        value = _as_numpy(key, returned[key])
         wanted = (len(rows), *spec.shape)
         if value.shape != wanted:
             raise TaskError(
@@ -56,13 +76,22 @@ def check_rows(
     return arrays, problems
 
 
-def _as_numpy(value: Any) -> NDArray[Any]:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # NumPy has no such dtype
-            value = value.float()
-        return np.asarray(value.numpy())
-    return np.asarray(value)
+def _names(returned: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, returned)) or "nothing"
+
+
+def _as_numpy(key: str, value: Any) -> NDArray[Any]:
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            if str(value.dtype) == "torch.bfloat16":  # NumPy has no such dtype
+                value = value.float()
+            return np.asarray(value.numpy())
+        return np.asarray(value)
+    except Exception as error:  # torch and NumPy raise many kinds for what is no plain array
+        raise TaskError(
+            f"the task returned {key!r} as something that is no array: {first_line(error)}"
+        ) from error
 
 
 def _cast(key: str, value: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

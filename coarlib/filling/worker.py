@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ArgumentError, NonFiniteError, RowRangeError, StoreError, TaskError
-from coarlib.filling.row_checks import check_rows
+from coarlib.filling.row_checks import check_rows, rows_of_task
 from coarlib.filling.settling import settle_task
 from coarlib.filling.stopping import Abandoned, StopSignals
 from coarlib.masks import MaskDesign
@@ -307,9 +307,9 @@ class _Filler:
 
     def _compute(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         if self.design is None:
-            return dict(self.task.rows(rows, np.empty((len(rows), 0), np.bool_)))
+            return rows_of_task(self.task, rows, np.empty((len(rows), 0), np.bool_))
         masks = self.store.draw_masks(self.design, rows)
-        found = {self.design.array: masks, **self.task.rows(rows, masks)}
+        found = {self.design.array: masks, **rows_of_task(self.task, rows, masks)}
         if found[self.design.array] is not masks and not np.array_equal(
             found[self.design.array], masks
         ):

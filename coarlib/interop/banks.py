@@ -172,8 +172,11 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
     if isinstance(found, list | tuple):
         return _from_lists(found, path, num_examples)
     array = as_array(found, str(path))
-    if array.ndim == 0:
-        raise ScoringError(f"{path} holds one number, neither masks nor index lists")
+    if array.ndim != 2:
+        raise ScoringError(
+            f"{path} holds {'one number' if not array.ndim else f'an array {list(array.shape)}'}, "
+            "neither masks [M, N] nor index lists [M, k]"
+        )
     if array.dtype == bool or _holds_masks(array, num_examples):
         return array
     return _from_lists(list(array), path, num_examples)

@@ -61,6 +61,8 @@ def clean_booleans(array: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _from_tensor(tensor: Any, name: str) -> NDArray[Any]:
     """Copy a torch tensor to NumPy; torch itself is not needed."""
     tensor = tensor.detach()
+    if tensor.device.type == "meta":
+        raise ScoringError(f"{name} is a tensor without values (on the meta device)")
     if str(tensor.layout) != "torch.strided":
         tensor = tensor.to_dense()
     tensor = tensor.cpu()
