@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import TaskError
 from coarlib.retraining.data import as_subset
-from coarlib.retraining.randomness import seeded
+from coarlib.retraining.randomness import checked_seed, seeded
 
 __all__ = ["Estimator", "Train", "TrainFunction"]
 
@@ -97,6 +97,7 @@ class Estimator:
         examples = np.sort(as_subset(subset, self.num_examples))
         model = clone(self.estimator)
         names = [name for name in model.get_params() if name.split("__")[-1] == "random_state"]
+        seed = checked_seed(seed)
         with seeded(seed):
             model.set_params(**dict.fromkeys(names, seed % 2**32))
             rows = self.inputs if hasattr(self.inputs, "shape") else np.asarray(self.inputs)

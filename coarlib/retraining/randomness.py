@@ -7,6 +7,7 @@ examples that two subsets have in common into the same order.
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["batch_order", "random_state", "run_seed", "seeded"]
+from coarlib.errors import TaskError
+
+__all__ = ["batch_order", "checked_seed", "random_state", "run_seed", "seeded"]
 
 
 def run_seed(seed: int, index: int, run: int) -> int:
@@ -25,10 +28,21 @@ def run_seed(seed: int, index: int, run: int) -> int:
     return int(state[0] >> 1)
 
 
+def checked_seed(seed: Any) -> int:
+    """Return a seed as a Python number; TaskError unless it is whole and in 0 … 2^63 - 1."""
+    try:
+        found = operator.index(seed)
+    except TypeError as error:
+        raise TaskError(f"a seed must be a whole number, not {seed!r}") from error
+    if not 0 <= found < 2**63:
+        raise TaskError(f"a seed must be at least 0 and below 2^63, not {found}")
+    return found
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch, NumPy and Python, and put their states back at the end."""
-    device = torch.device(device)
+    seed, device = checked_seed(seed), torch.device(device)
     cuda = [device] if device.type == "cuda" else []
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     deterministic = torch.backends.cudnn.deterministic

@@ -15,7 +15,7 @@ from torch.nn import functional
 from coarlib.errors import TaskError
 from coarlib.retraining.data import as_data, as_subset
 from coarlib.retraining.purity import check_pure
-from coarlib.retraining.randomness import batch_order, seeded
+from coarlib.retraining.randomness import batch_order, checked_seed, seeded
 from coarlib.retraining.schedules import Schedule, check_schedule, make_schedule
 
 __all__ = ["Loss", "Trainer", "cross_entropy"]
@@ -216,7 +216,7 @@ class Trainer:
         examples = as_subset(subset, self.num_examples)
         self.check_size(len(examples))
         self.check_pure(torch.device(device))
-        return self.run(examples, seed, device)
+        return self.run(examples, checked_seed(seed), device)
 
     def run(
         self,

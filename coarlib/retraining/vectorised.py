@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.devices import free_bytes
-from coarlib.errors import TaskError
+from coarlib.devices import free_bytes, resolve_device
+from coarlib.errors import TaskError, whole_number
 from coarlib.retraining.data import as_subset
 from coarlib.retraining.probe import (
     StackProbe,
@@ -20,6 +20,7 @@ from coarlib.retraining.probe import (
     seconds,
     seconds_alone,
 )
+from coarlib.retraining.randomness import checked_seed
 from coarlib.retraining.stack import Stack
 from coarlib.retraining.trainer import Trainer
 
@@ -72,9 +73,12 @@ def train_many(
         If numbers of subsets and seeds differ, a subset cannot be trained on, or training is no
         function of (subset, seed).
     """
-    device = torch.device(device)
+    device = resolve_device(str(device))
     if len(subsets) != len(seeds):
         raise TaskError(f"{len(subsets)} subsets but {len(seeds)} seeds")
+    if at_once is not None and whole_number(at_once, "at_once") < 1:
+        raise TaskError(f"at_once must be at least 1, not {at_once}")
+    seeds = [checked_seed(seed) for seed in seeds]
     examples = [as_subset(subset, trainer.num_examples) for subset in subsets]
     for subset in examples:
         trainer.check_size(len(subset))

@@ -169,6 +169,25 @@ def test_the_number_at_once_is_bounded_by_memory(monkeypatch):
     assert models_at_once(recipe, torch.device("cpu")) == 1
 
 
+def test_seeds_of_any_whole_kind_are_the_same_and_others_are_refused():
+    recipe, subset = trainer(), np.arange(20)
+    wanted = recipe.train(subset, 3).state_dict()
+    for seed in (np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert_equal_states(recipe.train(subset, seed).state_dict(), wanted)
+    (found,) = train_many(recipe, [subset], np.arange(3, 4))
+    assert_equal_states(found.state_dict(), wanted)
+    for seed in (1.5, None, "3", -1, 2**63):
+        with pytest.raises(TaskError, match="a seed must be"):
+            recipe.train(subset, seed)
+    with pytest.raises(TaskError, match="at_once must be at least 1"):
+        train_many(recipe, [subset], [0], at_once=-1)
+
+
+def assert_equal_states(found, wanted):
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
 def test_bad_settings_are_named():
     with pytest.raises(TaskError, match="unknown schedule 'step'"):
         trainer(schedule="step")
