@@ -7,6 +7,7 @@ the trainer's seed; a model or a batch that is there is not computed again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from coarlib.interop.quanda_config import dataset, folders, read_config, trainer
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.retraining.trainer import Trainer
 from coarlib.retraining.vectorised import train_many
-from coarlib.scoring.score_files import load_scores
+from coarlib.scoring.score_files import load_scores, read_tensors
 from coarlib.statistics.arrays import as_array
 
 __all__ = ["LinearDatamodeling"]
@@ -165,6 +166,39 @@ class LinearDatamodeling:
             batch = {i: part[start : start + batch_size].clone() for i, part in enumerate(logits)}
             with whole_file(folder / f"{number}.pt") as stream:
                 torch.save(batch, stream)
+        return str(folder)
+
+    @classmethod
+    def cache_subset_logits_per_idx(  # noqa: PLR0917 - the signature is quanda's
+        cls,
+        config: Config,
+        idx: int,
+        batch_size: int = 8,
+        cache_dir: str | None = None,
+        device: str = "cpu",
+        max_eval_n: int | None = 1000,
+        eval_seed: int = 42,
+    ) -> str:
+        """Add the logits of subset ``idx`` to the files of :meth:`cache_subset_logits`.
+
+        Workers may do so at the same time: each file is rewritten whole, under a lock.
+        """
+        found = cls(config, device)
+        if not 0 <= idx < len(found.subset_ids):
+            raise SetupError(f"there is no subset {idx} of {len(found.subset_ids)}")
+        folder = Path(cache_dir or Path(found.config["bench_save_dir"]) / "subset_logits")
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs, _ = found._evaluated(max_eval_n, eval_seed)
+        parts = found._logits(idx, inputs).split(batch_size)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for number, part in enumerate(parts):
+                file = folder / f"{number}.pt"
+                known = read_tensors(file) if file.is_file() else {}
+                if not isinstance(known, dict) or any(len(x) != len(part) for x in known.values()):
+                    raise SetupError(f"{file} holds something else than logits of this evaluation")
+                with whole_file(file) as stream:
+                    torch.save(dict(sorted({**known, idx: part.clone()}.items())), stream)
         return str(folder)
 
     def _logits(self, idx: int | None, inputs: torch.Tensor) -> torch.Tensor:

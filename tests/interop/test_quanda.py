@@ -9,7 +9,7 @@ from torch import nn
 from coarlib.commands.judge.lds_benchmark import main as lds_benchmark
 from coarlib.commands.judge.train_subset import main as train_subset
 from coarlib.errors import CoarlibError, SetupError, StoreError
-from coarlib.interop.banks import quanda_checkpoints, read_quanda_subsets
+from coarlib.interop.banks import quanda_checkpoints, read_quanda_logits, read_quanda_subsets
 from coarlib.interop.quanda import LinearDatamodeling
 from coarlib.interop.quanda_config import read_config, trainer
 
@@ -161,6 +161,19 @@ def test_the_page_of_quanda_runs(file, tmp_path):
         batch_size=8,
     )
     assert lds_results == lds_bench.evaluate(explainer_cls=Similarity)
+    for idx in reversed(range(30)):  # a subset each, as workers of an array job
+        one_by_one = LinearDatamodeling.cache_subset_logits_per_idx(
+            config=lds_train_config,
+            idx=idx,
+            cache_dir=str(tmp_path / "lds_subset_logits_by_idx"),
+            device=device,
+            batch_size=8,
+        )
+    np.testing.assert_array_equal(
+        read_quanda_logits(one_by_one), read_quanda_logits(subset_logits_dir)
+    )
+    with pytest.raises(SetupError, match="no subset 30 of 30"):
+        LinearDatamodeling.cache_subset_logits_per_idx(lds_train_config, 30)
     assert lds_results["ci_low"] < lds_results["score"] < lds_results["ci_high"]
     assert lds_results["score"] > 0.1
 
