@@ -41,6 +41,9 @@ setup(
     extras_require={
         "report": REPORT,
         "frames": ["pandas>=2.0", "xarray>=2023.1"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "wandb": ["wandb>=0.16"],
+        "mlflow": ["mlflow>=2.10"],
         "hf": ["transformers>=4.40", "safetensors>=0.4"],
         "slurm": ["submitit>=1.5"],
         "ffcv": ["ffcv==1.0.2", "pillow"],

@@ -10,6 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from coarlib.tracking import is_tracked
+from coarlib.tracking import note as track
+
 __all__ = ["Progress", "set_quiet"]
 
 SECONDS_BEFORE_SHOWING = 2.0
@@ -44,6 +47,7 @@ class Progress:
     ) -> None:
         self.total, self.description, self.unit = total, description, unit
         self._done = 0
+        self._numbers: dict[str, float] = {}
         self._started = self._last_line = time.monotonic()
         quiet = quiet or _command["quiet"]
         self._notebook = None if quiet else _Notebook.here()
@@ -64,12 +68,24 @@ class Progress:
         self._done += amount
         self._bar.update(amount)
         now = time.monotonic()
+        if is_tracked():
+            self._track(now)
         if self._plain and now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last_line = now
             print(self._line(now), file=sys.stderr, flush=True)
         elif self._notebook is not None and self._may_draw(now):
             self._last_line = now
             self._notebook.show(self._line(now), self._done / max(self.total, 1))
+
+    def note(self, **numbers: float) -> None:
+        """Add numbers (a loss) to what a tracker is told next."""
+        self._numbers.update(numbers)
+
+    def _track(self, now: float, last: bool = False) -> None:
+        rate = self._done / max(now - self._started, 1e-9)
+        unit = f"{self.unit}s"
+        numbers = {f"{unit} done": self._done, f"{unit} a second": rate, **self._numbers}
+        track(numbers, self._done, now=last)
 
     def _may_draw(self, now: float) -> bool:
         waited = now - self._last_line >= SECONDS_BETWEEN_PICTURES
@@ -98,6 +114,8 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+        if is_tracked():
+            self._track(time.monotonic(), last=True)
         if self._notebook is not None:
             seconds = time.monotonic() - self._started
             ended = f"{self._done}/{self.total} {self.unit}s in {seconds:.1f} s"

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.commands.arguments import Arguments, Boolean, Param, Settings, Whole
-from coarlib.commands.checkers import Range, slice_of
+from coarlib.commands.checkers import Choice, Range, slice_of
 from coarlib.commands.own_classes import own_ablation
 from coarlib.errors import ArgumentError
 from coarlib.setups import load
 from coarlib.task import Task
+from coarlib.tracking import TRACKERS
 
 # Results are named beside these by what they are: x/store, x/attributions, x/evaluation.
 PLAIN_NAMES = ("store", "rows", "attributions", "history", "explanation")
@@ -103,6 +104,12 @@ def output(*also: str) -> Param:
 def seed(desc: str, *also: str, default: int | None = 0) -> Param:
     """Return ``--seed``."""
     return Param(Whole(0), desc, default=default, also=also)
+
+
+def log() -> Param:
+    """Return ``--log``, what follows the work from elsewhere."""
+    desc = f"follow it by one of {', '.join(TRACKERS)}; jsonl needs nothing"
+    return Param(Choice(tuple(TRACKERS)), desc)
 
 
 def flag(desc: str, *also: str, default: bool = False) -> Param:

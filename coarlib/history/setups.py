@@ -17,6 +17,7 @@ from coarlib.history.resuming import restore
 from coarlib.history.settings import SETTINGS_FILE
 from coarlib.history.training import TrainingLoss
 from coarlib.progress import Progress
+from coarlib.tracking import is_tracked
 
 Pairs = tuple[torch.Tensor, torch.Tensor]
 
@@ -124,7 +125,10 @@ def train_with_history(
                 group["lr"] = rate
             chosen = torch.from_numpy(numbers).to(device)
             optimizer.zero_grad()
-            loss.of_batch(model(inputs[chosen]), targets[chosen], parameters).backward()
+            value = loss.of_batch(model(inputs[chosen]), targets[chosen], parameters)
+            value.backward()
+            if is_tracked():
+                progress.note(loss=float(value.detach()))
             history.batch(numbers)
             optimizer.step()
             progress.advance()

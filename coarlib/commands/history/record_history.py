@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import torch
 
+from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.history.histories import HISTORY, build, explain_next
 from coarlib.commands.leaving import keep_arguments
 from coarlib.devices import resolve_device
 from coarlib.history import History
 from coarlib.history.setups import train_with_history
+from coarlib.tracking import tracked
 
 COMMAND = Command(
     "record_history",
@@ -32,6 +34,7 @@ COMMAND = Command(
             "float32, float64 or bfloat16; the model's own if not given",
             also=("history.storage",),
         ),
+        "log": common.log(),
         "stop_at": Param(
             Whole(1), "stop before this update (and go on later)", also=("history.stop_at",)
         ),
@@ -43,14 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and record."""
     args = COMMAND.parse(argv)
     setup, device = build(args), resolve_device(args.device)
-    model = train_with_history(
-        setup,
-        args.history,
-        device,
-        args.stop_at,
-        every=args.every,
-        storage=args.storage,
-    )
+    about = {"task": args.task, "settings": args.set, "every": args.every}
+    with tracked(args.log, args.history, about):
+        model = train_with_history(
+            setup,
+            args.history,
+            device,
+            args.stop_at,
+            every=args.every,
+            storage=args.storage,
+        )
     history = History(args.history)
     with torch.no_grad():
         for name, (inputs, targets) in (

@@ -33,6 +33,7 @@ from coarlib.masks import MaskDesign
 from coarlib.store import Store, settle_design
 from coarlib.store.claims import DEFAULT_TTL
 from coarlib.task import Task
+from coarlib.tracking import tracked
 
 WORKER = {
     "store": common.store("directory of the store", "expt.base_dir", "worker.logdir"),
@@ -93,6 +94,7 @@ WORKER = {
     "threads": Param(
         Whole(1), "CPU threads of this worker; default: all cores", also=("expt.threads",)
     ),
+    "log": common.log(),
     "dry_run": common.flag("say which rows would be filled, and stop"),
 }
 COMMAND = Command(
@@ -173,7 +175,8 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
         origin={**origin, "directory": str(Path.cwd())},
     )
     device = resolve_device(args.device, args.threads)
-    report = fill(store, build_task(), rows, device, options)
+    with tracked(args.log, store.path, origin, _so_far(store) if args.log else None):
+        report = fill(store, build_task(), rows, device, options)
     print(_summary(report, store))
     if report.stopped:
         sys.exit(EXIT_ABANDONED if report.abandoned else EXIT_STOPPED)
@@ -181,6 +184,12 @@ def _fill(args: Arguments, build_task: Callable[[], Task], origin: Mapping[str, 
     if "set" not in args.command.own:  # a set-up's own command: what was typed is enough
         settings = {key: settings[key] for key in settings.keys() & args.given}
     print(after_rows(store, args.task, settings))
+
+
+def _so_far(store: Store) -> Callable[[], Mapping[str, float]]:
+    from coarlib.regression.so_far import CorrelationSoFar  # torch's, only where it is asked for
+
+    return CorrelationSoFar(store)
 
 
 def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
