@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from coarlib.display import card, histogram
 from coarlib.errors import RegressionError, whole_number
 from coarlib.explorer import explore
+from coarlib.regression.chosen import chosen
 from coarlib.regression.cost import Cost
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
@@ -31,6 +32,7 @@ from coarlib.regression.tables import (
     to_dataframe,
     to_xarray,
 )
+from coarlib.statistics.arrays import as_array
 
 __all__ = ["DATAMODELS", "Attributions"]
 
@@ -183,7 +185,7 @@ class Attributions:
 
     def predict(self, masks: NDArray[Any]) -> NDArray[np.float32]:
         """Predict outputs of masks bool [B, N] (True = kept): float32 [B, T]."""
-        masks = np.asarray(masks)
+        masks = as_array(masks, "masks")
         if masks.ndim != 2 or masks.shape[1] != self.num_features:
             raise RegressionError(
                 f"masks must be [B, {self.num_features}], not {list(masks.shape)}"
@@ -195,6 +197,9 @@ class Attributions:
 
     def top_features(self, target: int, count: int = 10) -> NDArray[np.int64]:
         """Features with the largest absolute weight for one target, strongest first."""
+        (target,) = chosen(whole_number(target, "target"), self.num_targets, "target")
+        if whole_number(count, "count") < 1:
+            raise RegressionError(f"count must be at least 1, not {count}")
         return np.argsort(-np.abs(self.weight[:, target]), kind="stable")[:count]
 
     def top(self, target: int, count: int = 10) -> TopFeatures:
@@ -205,13 +210,6 @@ class Attributions:
         RegressionError
             If there is no such target.
         """
-        target, count = whole_number(target, "target"), whole_number(count, "count")
-        if not 0 <= target < self.num_targets:
-            raise RegressionError(
-                f"target {target} does not exist: there are {self.num_targets}, counted from 0"
-            )
-        if count < 1:
-            raise RegressionError(f"count must be at least 1, not {count}")
         index, one = self.top_features(target, count), self.targets([target])
         error = None if one.standard_error is None else one.standard_error.reshape(-1)[index]
         names, effect = self.feature_names, self.weight[index, target].astype(np.float64)
@@ -250,11 +248,12 @@ class Attributions:
 
     def effect(self, features: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """Predicted change of each output when all of ``features`` (indices or bool) are kept."""
-        return np.asarray(self.weight[np.asarray(features)].sum(0, dtype=np.float64))
+        index = chosen(features, self.num_features, "feature")
+        return np.asarray(self.weight[index].sum(0, dtype=np.float64))
 
-    def targets(self, chosen: slice | Sequence[int] | NDArray[Any]) -> Attributions:
+    def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
-        pick = chosen if isinstance(chosen, slice) else np.asarray(chosen)
+        pick = chosen(which, self.num_targets, "target")
         feature = self.error_feature
         return replace(
             self,

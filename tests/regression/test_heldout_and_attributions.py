@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from regression_problems import linear_rows
 
-from coarlib.errors import RegressionError
+from coarlib.errors import CoarlibError, RegressionError
 from coarlib.regression import Attributions, Moments, fit, score_arrays, score_rows
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.solvers import solver_of
@@ -121,6 +121,34 @@ def test_views(result):
     assert np.allclose(some.standard_error, result.standard_error[:, [4, 1]])
     with pytest.raises(RegressionError, match=r"\[B, 20\]"):
         result.predict(np.ones((2, 19), bool))
+
+
+@pytest.mark.parametrize(
+    "one", [3, np.int64(3), [3], np.array([3]), np.arange(7) == 3, slice(3, 4)]
+)
+def test_a_choice_of_one_target_is_attributions_that_can_be_saved(result, tmp_path, one):
+    result.targets(one).save(tmp_path / "one")
+    again = Attributions.load(tmp_path / "one")
+    assert np.array_equal(again.weight, result.weight[:, [3]]) and again.num_targets == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [20, -1, [1.5], [True, False], "abc", None, [[1, 2]], [[1], [2, 3]]]
+)
+def test_what_names_no_feature_or_target_is_one_sentence(result, wrong):
+    for use in (result.effect, result.targets):
+        with pytest.raises(RegressionError, match=r"are chosen by|does not exist"):
+            use(wrong)
+    with pytest.raises(CoarlibError):
+        result.top_features(wrong)
+    with pytest.raises(CoarlibError):
+        result.predict([["a"] * 20])
+
+
+def test_no_features_have_no_effect(result):
+    assert result.effect([]).tolist() == [0.0] * 7
+    assert np.allclose(result.effect(np.ones(20, bool)), result.weight.sum(0))
+    assert result.targets([]).num_targets == 0
 
 
 def test_calibration_slope_of_overfit_least_squares_is_below_one():
