@@ -163,14 +163,16 @@ def blocks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(total, start + max(1, size)))
 
 
-def in_threads(work: Callable[[slice], None], total: int, size: int) -> None:
+def in_threads(
+    work: Callable[[slice], None], total: int, size: int, threads: int | None = None
+) -> None:
     """Call ``work`` on each block of ``range(total)``, on as many threads as there are cores.
 
-    The blocks must be independent; the result then does not depend on the number of threads.
+    The blocks must be independent; the result then does not depend on the number of ``threads``.
     """
     pieces = list(blocks(total, size))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(len(pieces), cores or 1)
+    workers = min(len(pieces), threads or cores or 1)
     if workers <= 1:
         for piece in pieces:
             work(piece)

@@ -14,7 +14,7 @@ from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
 from coarlib.masks.digests import mask_digests
-from coarlib.regression.moments import Accumulator, Moments, int8_pairs
+from coarlib.regression.moments import Accumulator, Moments, counts, int8_pairs
 from coarlib.regression.moments.counts import PairCounter, column_sums
 
 FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
@@ -40,8 +40,10 @@ def assert_same(a, b, outputs):
     assert np.all(apart <= FLOAT32_PRODUCTS * (a.output_variance + scale**2))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (63, 5), (64, 64), (65, 33), (200, 70), (3, 129)])
-def test_pair_counts_are_exact(shape):
+@pytest.mark.parametrize("small", [0, 20_000, 2**40])
+@pytest.mark.parametrize("shape", [(1, 1), (63, 5), (64, 64), (65, 33), (200, 70), (3, 300)])
+def test_pair_counts_are_exact(monkeypatch, shape, small):
+    monkeypatch.setattr(counts, "SMALL", small)  # compiled, a product for some blocks, or for all
     rng = np.random.default_rng(1)
     masks = rng.random(shape) < 0.6
     counter = PairCounter(shape[1])
@@ -167,9 +169,11 @@ def test_in_float64_shards_of_any_cut_add_up_to_one_pass(cuts, seed):
         np.testing.assert_allclose(getattr(found, name), getattr(raw(whole), name), rtol=FLOAT64)
 
 
+@pytest.mark.parametrize("small", [0, 2**22])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("columns", [1, 256, 700])
-def test_column_sums_are_those_of_numpy(dtype, columns):
+def test_column_sums_are_those_of_numpy(monkeypatch, dtype, columns, small):
+    monkeypatch.setattr(counts, "_SMALL_SUM", small)
     values = np.random.default_rng(0).normal(3, 2, size=(301, columns)).astype(dtype)
     wide = values.astype(np.float64)
     expected = np.stack([wide.sum(0), (wide**2).sum(0)])

@@ -45,7 +45,7 @@ def test_moments_are_the_same_by_either_way(monkeypatch, keep, layout):
     adding = Moments.from_arrays(masks, outputs)
     monkeypatch.setattr("coarlib.regression.moments.sums.pays", lambda *a: False)
     product = Moments.from_arrays(masks, outputs)
-    assert taken and all(share < 0.1 for share, _ in taken)
+    assert taken and all(share < 0.1 for share, *_ in taken)
     assert adding.num_rows == product.num_rows == 1498
     np.testing.assert_allclose(adding.cross, product.cross, atol=1e-3)
     assert (adding.pairs == product.pairs).all() and (adding.kept == product.kept).all()
@@ -53,5 +53,6 @@ def test_moments_are_the_same_by_either_way(monkeypatch, keep, layout):
 
 def test_it_pays_only_where_entries_are_rare_and_targets_many(monkeypatch):
     monkeypatch.setattr(products, "_SPARSE", 0.18)
-    assert pays(0.05, 1000)
-    assert not pays(0.5, 1000) and not pays(0.05, 1)
+    assert pays(0.05, (5000, 2000), 1000)
+    assert not pays(0.5, (5000, 2000), 1000) and not pays(0.05, (5000, 2000), 1)
+    assert not pays(0.05, (500, 200), 1000)

@@ -8,9 +8,19 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import rankdata
 
 from coarlib.errors import ScoringError
+from coarlib.statistics import ranks as ranks_module
 from coarlib.statistics.ranks import doubled_ranks
 
 DTYPES = ["f2", "f4", "f8", ">f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
+
+
+@pytest.fixture(params=["compiled", "sorted by NumPy"], autouse=True, scope="module")
+def way(request):
+    """Few values are sorted by NumPy, many by compiled code; here each way sorts all."""
+    before = ranks_module.SMALL
+    ranks_module.SMALL = 0 if request.param == "compiled" else 2**40
+    yield
+    ranks_module.SMALL = before
 
 
 def expected(values):

@@ -18,6 +18,9 @@ from coarlib.regression.threads import torch_threads
 
 __all__ = ["PairCounter", "column_sums", "int8_pairs"]
 
+# What takes a second or less is not worth compiling for: up to so many products of a matrix
+# product, or entries of a sum, come from NumPy and torch.
+SMALL, _SMALL_SUM = 2**34, 2**22
 _COLUMNS = 256  # sums over them stay in the level-1 cache
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
 
@@ -76,12 +79,13 @@ def _add_counts(words: NDArray[np.uint64], counts: NDArray[np.int32]) -> None:  
                     counts[i2, j2] += np.int32(bb)
 
 
-@njit(parallel=True, cache=True)
-def _mirror(counts: NDArray[np.int32]) -> None:  # pragma: no cover
+def _mirror(counts: NDArray[np.int32]) -> None:
     """Copy the upper triangle onto the lower one."""
-    for i in prange(counts.shape[0]):
-        for j in range(i):
-            counts[i, j] = counts[j, i]
+    for start in range(0, len(counts), _COLUMNS):
+        stop = start + _COLUMNS
+        counts[start:stop, :start] = counts[:start, start:stop].T
+        square = counts[start:stop, start:stop]
+        np.copyto(square, square.T, where=np.tri(len(square), k=-1, dtype=np.bool_))
 
 
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
@@ -114,11 +118,17 @@ class PairCounter:
 
     def __init__(self, num_features: int) -> None:
         self._counts = np.zeros((num_features, num_features), np.int32)
+        self._multiplied = 0
 
     def add(self, masks: NDArray[np.bool_]) -> None:
         """Add the rows of ``masks``, bool [B, N]."""
         rows, features = masks.shape
         if rows == 0 or features == 0:
+            return
+        if self._multiplied + rows * features**2 <= SMALL and rows < 2**24:
+            self._multiplied += rows * features**2
+            values = torch.from_numpy(np.ascontiguousarray(masks)).float()
+            self._counts += (values.T @ values).numpy().astype(np.int32)  # exact below 2^24
             return
         words = np.empty((features, (rows + 63) // 64), np.uint64)
         with torch_threads():
@@ -137,6 +147,9 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
 
     NaN and inf come through.
     """
+    if values.device.type == "cpu" and values.numel() <= _SMALL_SUM:
+        whole = values.numpy().astype(np.float64)
+        return torch.from_numpy(np.stack([whole.sum(0), np.einsum("ij,ij->j", whole, whole)]))
     if values.device.type == "cpu":  # torch's double reductions take as long as the products
         with torch_threads():
             return torch.from_numpy(_column_sums(values.numpy()))

@@ -21,6 +21,7 @@ __all__ = ["add_sparse_products", "pays"]
 # product is taken (measured with AVX-512; Apple's matrix units, which torch uses, are not tried).
 _SPARSE = 0.18 if platform.machine().lower() in {"x86_64", "amd64"} else 0.0
 _ENOUGH_TARGETS = 64
+_SMALL = 2**31  # products: a tenth of a second
 _ROWS, _TARGETS = 1024, 256  # a tile of outputs (float32: 1 MiB) stays in the level-2 cache
 
 
@@ -80,9 +81,13 @@ def _add_listed(
                     out[j, first + k] += total[k]
 
 
-def pays(share: float, num_targets: int) -> bool:
-    """Whether :func:`add_sparse_products` beats a matrix product at this share of set entries."""
-    return share <= _SPARSE and num_targets >= _ENOUGH_TARGETS
+def pays(share: float, shape: tuple[int, int], num_targets: int) -> bool:
+    """Whether :func:`add_sparse_products` beats a matrix product at this share of set entries.
+
+    For a block of masks of a shape [B, N]; small ones are not worth compiling for.
+    """
+    large = shape[0] * shape[1] * num_targets > _SMALL
+    return large and share <= _SPARSE and num_targets >= _ENOUGH_TARGETS
 
 
 def add_sparse_products(

@@ -320,7 +320,7 @@ class Accumulator:
         if self._bits is not None:
             self._bits.add(masks)
         share = 1 - share if self._complement else share
-        if self.device.type == "cpu" and pays(share, centred.shape[1]):
+        if self.device.type == "cpu" and pays(share, masks.shape, centred.shape[1]):
             add_sparse_products(masks, self._complement, centred.numpy(), self._cross.numpy())
             return
         values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)

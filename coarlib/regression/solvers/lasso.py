@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from coarlib.regression.problem import Problem, Solution, certificate, target_bl
 from coarlib.regression.solvers.base import Size, Solver
 from coarlib.regression.solvers.lasso_kernel import solve_paths
 from coarlib.regression.solvers.least_squares import LeastSquares
-from coarlib.regression.threads import torch_threads
+from coarlib.statistics.arrays import in_threads
 
 __all__ = ["Lasso", "largest_lambda", "validation_moments"]
 
@@ -133,22 +132,28 @@ class Lasso(Solver):
         for targets in target_blocks(problem.num_targets):
             c = np.ascontiguousarray(problem.covariance(targets).cpu().numpy().T)
             weights = np.zeros_like(c)
-            with torch_threads(), numba.parallel_chunksize(CHUNK):
-                best = solve_paths(
-                    gram,
-                    c,
-                    problem.variance[targets],
-                    lams[targets],
-                    self.l1_ratio,
-                    self.positive,
-                    self.tol,
-                    _start(problem, self.start, targets, c.shape),
-                    val.gram,
-                    *val.targets(targets),
-                    self.patience,
-                    weights,
-                    logs[targets],
-                )
+            best = np.zeros(len(c), np.int64)
+            arrays = (
+                gram,
+                c,
+                problem.variance[targets],
+                lams[targets],
+                self.l1_ratio,
+                self.positive,
+                self.tol,
+                _start(problem, self.start, targets, c.shape),
+                val.gram,
+                *val.targets(targets),
+                self.patience,
+                weights,
+                logs[targets],
+                best,
+            )
+
+            def solve_some(some: slice, arrays: tuple[Any, ...] = arrays) -> None:
+                solve_paths((some.start, some.stop), *arrays)
+
+            in_threads(solve_some, len(c), CHUNK, torch.get_num_threads())
             solution.lam[targets] = lams[targets][np.arange(len(best)), best]
             weight = torch.from_numpy(weights.T.copy()).to(problem.device)
             solution.fill(problem, targets, weight)

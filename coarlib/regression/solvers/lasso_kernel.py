@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 __all__ = ["solve_paths"]
@@ -99,8 +99,16 @@ def _sweep(
 def _grown(gram: NDArray[Any], k: int) -> NDArray[Any]:  # pragma: no cover - compiled
     """Return a buffer of twice the side with the leading k × k part of ``gram``."""
     bigger = np.empty((2 * gram.shape[0], 2 * gram.shape[0]), gram.dtype)
-    bigger[:k, :k] = gram[:k, :k]
+    for i in range(k):  # loops: assigning slices compiles for seconds
+        for j in range(k):
+            bigger[i, j] = gram[i, j]
     return bigger
+
+
+@njit(cache=True)
+def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:  # pragma: no cover - compiled
+    for i in range(len(source)):
+        target[i] = source[i]
 
 
 @njit(cache=True, fastmath=_FAST)
@@ -203,6 +211,37 @@ def _extrapolate(
         previous[j] = now
 
 
+@njit(cache=True, fastmath=_FAST)
+def _begin(
+    gram: NDArray[Any],
+    c: NDArray[Any],
+    start: NDArray[Any],
+    l1: float,
+    l2: float,
+    index: NDArray[np.int64],
+    w: NDArray[Any],
+    g: NDArray[Any],
+) -> None:  # pragma: no cover - compiled
+    """Fill weights and gradient from a start; one that is worse than zeros is none."""
+    m, objective = len(c), 0.0
+    for j in range(m):
+        index[j], g[j] = j, c[j]
+    _refresh(gram, index, start, m, w, g)
+    for j in range(m):
+        objective += l1 * abs(w[j]) + 0.5 * w[j] * (l2 * w[j] - c[j] - g[j])
+    if not objective <= 0.0:
+        for j in range(m):
+            w[j], g[j] = 0.0, c[j]
+
+
+@njit(cache=True)
+def _nonzero(values: NDArray[Any], k: int) -> int:  # pragma: no cover - compiled
+    count = 0
+    for a in range(k):
+        count += values[a] != 0.0
+    return count
+
+
 @njit(cache=True)
 def _one_path(
     gram: NDArray[Any],
@@ -225,18 +264,14 @@ def _one_path(
     ``log`` [4, L] receives gap / (½ yy), number of non-zero weights, validation error and sweeps.
     """
     m = len(c)
-    w, g = np.zeros(m), c.copy()
-    index, inside = np.arange(m), np.ones(m, np.bool_)
-    _refresh(gram, index, start, m, w, g)
-    first, ridge = lams[0] * l1_ratio, lams[0] * (1.0 - l1_ratio)
-    fit = 0.5 * (ridge * (w * w).sum() - (w * (c + g)).sum())
-    if not fit + first * np.abs(w).sum() <= 0.0:  # a start worse than zeros is none
-        w[:], g[:] = 0.0, c
-    inside[:] = False
-    u, h, cw = np.zeros(m), np.zeros(m), np.zeros(m)
+    w, g, u, h, cw = np.zeros(m), np.zeros(m), np.zeros(m), np.zeros(m), np.zeros(m)
+    index, inside = np.zeros(m, np.int64), np.zeros(m, np.bool_)
+    _begin(gram, c, start, lams[0] * l1_ratio, lams[0] * (1.0 - l1_ratio), index, w, g)
     # Half the memory traffic, which is what a sweep costs; each round starts from exact gradients.
     local = np.empty((min(m, 64), min(m, 64)), np.float32)
-    last_w, last_g = w.copy(), g.copy()
+    last_w, last_g = np.zeros(m), np.zeros(m)
+    _copy(w, last_w)
+    _copy(g, last_g)
     k, best, worse, best_error = 0, 0, 0, np.inf
     for step in range(len(lams)):
         l1, l2 = lams[step] * l1_ratio, lams[step] * (1.0 - l1_ratio)
@@ -265,24 +300,25 @@ def _one_path(
             if k == before:
                 inner *= 0.2
             level = l1
-        log[0, step], log[1, step], log[3, step] = gap / (0.5 * yy), (u[:k] != 0).sum(), sweeps
+        log[0, step], log[1, step], log[3, step] = gap / (0.5 * yy), _nonzero(u, k), sweeps
         if len(val_c) == 0:
             best = step
-            best_w[:] = w
+            _copy(w, best_w)
             continue
         error = _validation_error(val_gram, val_c, val_yy, w)
         log[2, step] = error
         worse += 1
         if error <= best_error:
             best_error, best, worse = error, step, 0
-            best_w[:] = w
+            _copy(w, best_w)
         if worse >= patience:
             break
     return best
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def solve_paths(
+    targets: tuple[int, int],
     gram: NDArray[Any],
     c: NDArray[Any],
     yy: NDArray[Any],
@@ -297,30 +333,25 @@ def solve_paths(
     patience: int,
     weights: NDArray[Any],
     logs: NDArray[Any],
-) -> NDArray[np.int64]:  # pragma: no cover - compiled
-    """Solve the paths of t targets in parallel.
+    best: NDArray[np.int64],
+) -> None:  # pragma: no cover - compiled
+    """Solve the paths of a range of the t targets; threads may take one each.
 
     Parameters
     ----------
+    targets : (first, stop)
     gram : float64 [M, M]; c : [t, M]; yy : [t]
     lams : [t, L], descending along the path
     start : [t, M]
         Weights to start from.
     val_gram float32 [M, M], val_c [t, M] or [t, 0], val_yy [t]
         Moments of the validation rows in the fit's units; without them the last λ is chosen.
-    weights : [t, M], logs : [t, 4, L]
-        Filled.
-
-    Returns
-    -------
-    int64 [t]
-        Index of the chosen λ.
+    weights : [t, M], logs : [t, 4, L], best : int64 [t]
+        Filled; ``best`` with the index of the chosen λ.
     """
-    best = np.zeros(len(c), np.int64)
-    for t in prange(len(c)):
+    for t in range(targets[0], targets[1]):
         if yy[t] > 0.0:
             best[t] = _one_path(
                 gram, c[t], yy[t], lams[t], l1_ratio, positive, tol, start[t],
                 val_gram, val_c[t], val_yy[t], patience, weights[t], logs[t],
             )  # fmt: skip
-    return best
