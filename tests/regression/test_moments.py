@@ -14,7 +14,7 @@ from regression_problems import linear_rows
 
 from coarlib.errors import RegressionError
 from coarlib.masks.digests import mask_digests
-from coarlib.regression.moments import Accumulator, Moments, counts, int8_pairs
+from coarlib.regression.moments import Accumulator, Moments, counts, int8_pairs, products
 from coarlib.regression.moments.counts import PairCounter, column_sums
 
 FLOAT32_PRODUCTS = 3e-6  # relative to the size of a sum of absolute products
@@ -55,7 +55,9 @@ def test_pair_counts_are_exact(monkeypatch, shape, small):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32, ">f4"])
 @pytest.mark.parametrize("keep", [0.1, 0.95])
-def test_moments_match_brute_force(dtype, keep):
+@pytest.mark.parametrize("small", [0, 2**31])
+def test_moments_match_brute_force(monkeypatch, dtype, keep, small):
+    monkeypatch.setattr(products, "_SMALL", small)
     data = linear_rows(300, 40, 6, keep=keep, noise=1.0)
     outputs = data.outputs.astype(dtype)
     m = Moments.from_arrays(data.masks, outputs, block_bytes=20_000)

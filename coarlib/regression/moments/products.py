@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coarlib.regression.threads import torch_threads
 
-__all__ = ["add_sparse_products", "pays"]
+__all__ = ["add_sparse_products", "is_small", "pays"]
 
 # Up to this share of set entries, and from so many targets on, rows are added faster than a matrix
 # product is taken (measured with AVX-512; Apple's matrix units, which torch uses, are not tried).
@@ -81,13 +81,18 @@ def _add_listed(
                     out[j, first + k] += total[k]
 
 
+def is_small(shape: tuple[int, int], num_targets: int) -> bool:
+    """Whether X'Y of a block of masks [B, N] takes a matrix product no time, in float64 too."""
+    return shape[0] * shape[1] * num_targets <= _SMALL
+
+
 def pays(share: float, shape: tuple[int, int], num_targets: int) -> bool:
     """Whether :func:`add_sparse_products` beats a matrix product at this share of set entries.
 
     For a block of masks of a shape [B, N]; small ones are not worth compiling for.
     """
-    large = shape[0] * shape[1] * num_targets > _SMALL
-    return large and share <= _SPARSE and num_targets >= _ENOUGH_TARGETS
+    rare = share <= _SPARSE and num_targets >= _ENOUGH_TARGETS
+    return rare and not is_small(shape, num_targets)
 
 
 def add_sparse_products(

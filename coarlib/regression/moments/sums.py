@@ -22,7 +22,7 @@ from coarlib.errors import RegressionError
 from coarlib.masks.digests import joined_digests, mask_digests
 from coarlib.progress import Progress
 from coarlib.regression.moments.counts import PairCounter, column_sums, int8_pairs
-from coarlib.regression.moments.products import add_sparse_products, pays
+from coarlib.regression.moments.products import add_sparse_products, is_small, pays
 from coarlib.regression.rows import ArrayRows, RowSource
 from coarlib.regression.rows.blocks import BLOCK_BYTES, read_blocks
 
@@ -228,7 +228,8 @@ class Accumulator:
     with_pairs : bool
         Whether X'X is counted.
     dtype : torch.dtype
-        In which X'(Y - offset) of a block is formed; blocks are added up in float64.
+        In which X'(Y - offset) of a large block is formed; small ones are formed, and blocks added
+        up, in float64.
 
     Raises
     ------
@@ -272,7 +273,7 @@ class Accumulator:
             return
         if self._offset is None:
             self._offset = _starting_offset(outputs)
-        centred = self._centred(outputs)
+        centred = self._centred(outputs, is_small(masks.shape, outputs.shape[1]))
         sums = column_sums(centred)
         if not torch.isfinite(sums).all():
             keep = torch.isfinite(centred).all(dim=1).cpu().numpy()
@@ -287,9 +288,9 @@ class Accumulator:
         self._sums += sums.to(self._home)
         self._add_products(masks, centred)
 
-    def _centred(self, outputs: NDArray[Any]) -> torch.Tensor:
+    def _centred(self, outputs: NDArray[Any], small: bool) -> torch.Tensor:
         offset = np.zeros(1) if self._offset is None else self._offset
-        narrow = self._dtype == torch.float32
+        narrow = self._dtype == torch.float32 and not (small and self.device.type == "cpu")
         if narrow and outputs.dtype in (np.float16, np.float32) and outputs.dtype.isnative:
             values = torch.from_numpy(np.ascontiguousarray(outputs)).to(self._where)
             return values.float().sub_(torch.as_tensor(offset).float().to(self._where))
@@ -327,7 +328,7 @@ class Accumulator:
         if self._with_pairs and self._bits is None:
             self._add_pairs(values)
         rare = torch.logical_not(values) if self._complement else values
-        columns = rare.to(self._where, self._dtype).T
+        columns = rare.to(self._where, centred.dtype).T
         self._cross += torch.mm(columns, centred).to(self._home)
 
     def _add_pairs(self, values: torch.Tensor) -> None:
