@@ -170,6 +170,9 @@ def find_components(
     kinds, include, exclude = (
         (words,) if isinstance(words, str) else tuple(words) for words in (kinds, include, exclude)
     )
+    for word in (*kinds, *include, *exclude):
+        if not isinstance(word, str):
+            raise ComponentError(f"components are named by words, not by {word!r:.60}")
     for kind in kinds:
         if kind not in KINDS:
             raise ComponentError(

@@ -51,7 +51,11 @@ class Edit:
         ablated: Sequence[int] | NDArray[Any],
         factor: float = 0.0,
     ) -> None:
-        indices = np.asarray(ablated)
+        indices = np.atleast_1d(np.asarray(ablated))
+        if indices.ndim > 1:
+            raise ComponentError(
+                f"ablated takes a list of components, not an array of shape {list(indices.shape)}"
+            )
         if indices.size and indices.dtype.kind not in "iu":
             raise ComponentError(
                 f"ablated takes indices of components, not {indices.dtype} values; a mask of kept "

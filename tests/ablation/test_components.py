@@ -109,6 +109,7 @@ def test_table_lists_every_group():
     [
         (lambda m: find_components(m, ["conv_filters"]), "did you mean 'conv_filter'"),
         (lambda m: find_components(m, include=["nothing*"]), "no component of kind conv_filter"),
+        (lambda m: find_components(m, include=[3]), "named by words, not by 3"),
         (lambda m: preset("imagenet_vitt", m), "did you mean 'imagenet_vit'"),
         (lambda m: find_components(m).locate(16), "component 16 does not exist: there are 16"),
         (lambda m: find_components(m).locate(-1), "does not exist"),

@@ -70,6 +70,12 @@ def test_order_effects_and_choice():
             ),
             "takes indices of components, not bool values",
         ),
+        (
+            lambda m: Edit(
+                nn.Linear(2, 2), find_components(nn.Linear(2, 2), ["linear_row"]), [[1]]
+            ),
+            "takes a list of components, not an array of shape",
+        ),
         (lambda w: effects(lambda m: m @ w, np.arange(2), [], ([0], [1], [1])), "no size of edit"),
         (lambda w: choose([Effect(0, 0, 0, 0)], True, float("nan")), "not nan"),
         (lambda w: choose([Effect(0, 0, 0, 0)], True, -0.1), "at least 0"),
