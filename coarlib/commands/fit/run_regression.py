@@ -36,6 +36,7 @@ from coarlib.regression.nonfinite import NONFINITE_ROWS, fit_finite
 from coarlib.regression.rows import RowSource, open_rows, verified_note
 from coarlib.regression.solvers import SOLVERS
 from coarlib.regression.split import Split, split_rows
+from coarlib.regression.surrogate import SURROGATE, surrogate_and_score
 
 ROWS = {
     "store": common.store("a store directory or a .beton of write_dataset", "data.data_path"),
@@ -162,6 +163,7 @@ COMMAND = Command(
         "solver": SOLVING["solver"],
         **ROWS,
         **SOLVING,
+        "surrogate": common.flag("fit a predictor with interactions of all orders, too"),
         "dry_run": common.flag("say what would be fitted and how large it is, and stop"),
     },
     IGNORED,
@@ -203,7 +205,16 @@ def fit(args: Arguments) -> None:
         how = fit_options(args, out_dir)
         attributions = fit_finite(source, split, solver, how, args.nonfinite)
     attributions.summary |= {"seed": args.seed, "use_bias": args.use_bias}
+    if getattr(args, "surrogate", False):
+        made, scores = surrogate_and_score(source, split)
+        share = float(np.mean(made.not_linear()))
+        held = None if scores is None else scores.mean
+        attributions.summary["surrogate"] = {"mean_pearson": held, "share_not_linear": share}
+        print(f"surrogate of all orders: {scores or 'not scored'}")
+        print(f"of what it predicts, {share:.1%} of the variance is not linear")
     attributions.save(out_dir)
+    if getattr(args, "surrogate", False):
+        made.save(out_dir / SURROGATE)
     keep_arguments(args, out_dir)
     discard_partial(out_dir)
     print(
