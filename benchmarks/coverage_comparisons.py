@@ -64,7 +64,8 @@ def main():
     for targets, rows, shared in itertools.product(TARGETS, ROWS, SHARED):
         if targets == 1 and shared:
             continue
-        trials = args.trials if rows * targets < MANY else args.trials // 5
+        trials = args.trials * 3 if targets == 1 else args.trials
+        trials = trials // 5 if rows * targets > MANY else trials
         rng = np.random.default_rng([rows, targets, int(100 * shared)])
         truth = rng.standard_normal((EXAMPLES, targets))
         scores = [truth + spread * rng.standard_normal(truth.shape) for spread in (0.7, 1.0)]

@@ -1,5 +1,6 @@
 """Set-ups and tasks are found by name, and what cannot be found is said in one sentence."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from coarlib.setups import build, find, load, names, shipped_file
 from coarlib.task import ModuleTask
 
 ZOO = Path(__file__).parent / "zoo"
+TEXTS = (".py", ".md", ".yaml", ".sh", ".sbatch", ".ipynb")
 TASK = """
 from helper import WIDTH
 from coarlib.task import Task
@@ -44,6 +46,15 @@ def test_set_ups_are_found_without_importing_them():
     assert {"digits", "cifar_resnet", "gpt2_tinystories"} <= set(names())
     assert {"digits_path", "modular_addition"} <= set(names(setups.HISTORY_FILE))
     assert not {name for name in set(sys.modules) - before if name.startswith("estimate.")}
+
+
+def test_every_spec_is_named_somewhere():
+    places = [ROOT / "README.md", ROOT / "Makefile"]
+    for folder in ("coarlib", "estimate", "docs", "slurm", "notebooks", "tests", "benchmarks"):
+        places += [file for file in (ROOT / folder).rglob("*.*") if file.suffix in TEXTS]
+    text = "".join(file.read_text(encoding="utf-8") for file in places)
+    specs = [file.stem.removesuffix("_test") for file in (ROOT / "specs").iterdir()]
+    assert [name for name in specs if not re.search(rf"(?<!\w){name}(?!\w)", text)] == []
 
 
 def test_a_set_up_by_its_name():
