@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from coarlib.errors import RegressionError
-from coarlib.regression.problem import Problem, Solution, quadratic_certificate
+from coarlib.regression.problem import Problem, Solution, certificate, quadratic_certificate
 from coarlib.regression.solvers.base import Size, Solver
 
 __all__ = ["ConjugateGradients"]
@@ -65,8 +65,9 @@ class ConjugateGradients(Solver):
         Returns
         -------
         Solution
-            ``gap`` is ‖gradient‖² / (2 λ), a bound, relative to ½ yy; NaN for λ = 0, where
-            ``details["relative_gradient"]`` says how far it came.
+            ``gap`` is ‖gradient‖² / (2 λ), a bound, relative to ½ yy. For λ = 0 that bounds
+            nothing: the gap is then the whole unexplained variance, which no weights can make
+            negative, and ``details["relative_gradient"]`` says how far it came.
         """
         lam = self.lam
         solution = Solution.empty(problem, "ridge" if lam else "least squares")
@@ -92,12 +93,15 @@ class ConjugateGradients(Solver):
         relative = (squares / first.clamp_min(1e-300)).sqrt()
         lost = solution.fill(problem, slice(None), weight)
         solution.lam[:], solution.iterations = lam, steps
-        solution.gap = np.full(problem.num_targets, np.nan)
-        if lam:  # R's largest eigenvalue is at most its trace
-            most = problem.num_active + lam
+        most = problem.num_active + lam  # R's largest eigenvalue is at most its trace
+        if lam:
             solution.gap = quadratic_certificate(
                 squares.cpu().numpy(), lam, most, lost, problem.variance
             )
+        else:
+            explained = (weight * (c + gradient)).sum(0).cpu().numpy()
+            left = np.sqrt(np.maximum(problem.variance - explained, 0)) + np.sqrt(most * lost)
+            solution.gap = certificate(0.5 * left**2, problem.variance)
         solution.status += f" by conjugate gradients, {steps} passes over the rows"
         solution.details["relative_gradient"] = float(relative.max())
         return solution
