@@ -1,6 +1,8 @@
 """How often the 95% intervals of LDS, differences, ceilings and shares hold the truth, simulated.
 
-    python benchmarks/coverage_comparisons.py [--trials 300]
+    python benchmarks/coverage_comparisons.py [--trials 300] [--rows 50] [--targets 1,100]
+
+Results are added to benchmarks/results/coverage_comparisons.json.
 
 Random halves of 40 examples are retrained on, two runs each; outputs are sums of true effects, what
 no sum of effects explains of a subset, and noise of the run. Two scores, one nearer to the truth
@@ -11,6 +13,7 @@ the table; the truth is the mean over its trials. Targets share nothing, or 30% 
 
 import argparse
 import itertools
+import json
 
 import numpy as np
 import reporting
@@ -19,7 +22,6 @@ from coarlib.scoring import compare, lds
 
 ROWS, TARGETS, SHARED = (50, 100, 500), (1, 100, 1000), (0.0, 0.3)
 EXAMPLES, RUNS, RESAMPLES = 40, 2, 200
-MANY = 40_000  # rows × targets from which fewer trials have to do
 
 
 def draw(rng, truth, rows, shared):
@@ -55,34 +57,51 @@ def trial(near, far, masks, outputs, seed):
     return {name: (one.low, one.high, mean) for name, (one, mean) in found.items()}
 
 
+def summary(cases):
+    """Mean coverage of each interval and size, weighted by trials."""
+    sizes = sorted({(case["what"], case["rows"], case["targets"]) for case in cases})
+    lines = []
+    for size in sizes:
+        found = [case for case in cases if (case["what"], case["rows"], case["targets"]) == size]
+        covered, trials = ([case[key] for case in found] for key in ("coverage", "trials"))
+        line = dict(zip(("what", "rows", "targets"), size, strict=True))
+        mean = float(np.average(covered, weights=trials))
+        lines.append(line | {"trials": sum(trials), "coverage": mean})
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)))
+    parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
     args = parser.parse_args()
     reporting.one_thread()
-    table = []
-    for targets, rows, shared in itertools.product(TARGETS, ROWS, SHARED):
-        if targets == 1 and shared:
+    file = reporting.RESULTS / "coverage_comparisons.json"
+    cases = json.loads(file.read_text())["results"]["cases"] if file.is_file() else []
+    done = {tuple(case[key] for key in ("rows", "targets", "shared")) for case in cases}
+    sizes = [[int(n) for n in text.split(",")] for text in (args.targets, args.rows)]
+    for targets, rows, shared in itertools.product(*sizes, SHARED):
+        if (targets == 1 and shared) or (rows, targets, shared) in done:
             continue
-        trials = args.trials * 3 if targets == 1 else args.trials
-        trials = trials // 5 if rows * targets > MANY else trials
         rng = np.random.default_rng([rows, targets, int(100 * shared)])
         truth = rng.standard_normal((EXAMPLES, targets))
         scores = [truth + spread * rng.standard_normal(truth.shape) for spread in (0.7, 1.0)]
-        every = [trial(*scores, *draw(rng, truth, rows, shared), seed) for seed in range(trials)]
+        seeds = range(args.trials)
+        every = [trial(*scores, *draw(rng, truth, rows, shared), seed) for seed in seeds]
         for name in every[0]:
             low, high, means = np.array([one[name] for one in every], dtype=float).T
-            known = np.isfinite(low) & np.isfinite(high)
-            truth = np.nanmean(means)
-            table.append({
+            truth_of_it = np.nanmean(means)
+            cases.append({
                 "what": name, "rows": rows, "targets": targets, "shared": shared,
-                "coverage": float(np.mean((low <= truth) & (truth <= high))),
-                "without an interval": float(1 - known.mean()),
-                "width": float(np.mean((high - low)[known])), "truth": float(truth),
-                "trials": trials,
+                "coverage": float(np.mean((low <= truth_of_it) & (truth_of_it <= high))),
+                "without an interval": float(np.mean(~np.isfinite(high - low))),
+                "width": float(np.nanmean(high - low)), "truth": float(truth_of_it),
+                "trials": args.trials,
             })  # fmt: skip
-            print(table[-1], flush=True)
-    reporting.save("coverage_comparisons", table, "scipy", "numba")
+            print(cases[-1], flush=True)
+        results = {"resamples": RESAMPLES, "table": summary(cases), "cases": cases}
+        reporting.save("coverage_comparisons", results, "scipy", "numba")
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def join_targets(parts: Sequence[Attributions]) -> Attributions:
 def _every_mask(parts: Sequence[Attributions]) -> NDArray[np.uint64] | None:
     """Digests of the masks that any of the parts was fitted on."""
     known = [part.fitted for part in parts if part.fitted is not None]
-    return np.unique(np.concatenate(known)) if len(known) == len(parts) else None
+    return np.unique(np.concatenate(known)) if known else None
 
 
 def _joined_errors(parts: Sequence[Attributions]) -> dict[str, Any]:
