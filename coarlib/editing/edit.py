@@ -52,14 +52,14 @@ class Edit:
         factor: float = 0.0,
     ) -> None:
         indices = np.atleast_1d(np.asarray(ablated))
-        if indices.ndim > 1:
-            raise ComponentError(
-                f"ablated takes a list of components, not an array of shape {list(indices.shape)}"
-            )
         if indices.size and indices.dtype.kind not in "iu":
             raise ComponentError(
                 f"ablated takes indices of components, not {indices.dtype} values; a mask of kept "
                 "components says them as np.flatnonzero(~mask)"
+            )
+        if indices.ndim > 1:
+            raise ComponentError(
+                f"ablated takes a list of components, not an array of shape {list(indices.shape)}"
             )
         self._mask = torch.ones(len(components), dtype=torch.bool)
         for index in indices.tolist():
