@@ -40,7 +40,7 @@ def as_array(values: Any, name: str = "array") -> NDArray[Any]:
         values = values.toarray()
     try:
         array = np.asanyarray(values)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # torch's, of tensors in a list
         raise ScoringError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ScoringError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
