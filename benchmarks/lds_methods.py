@@ -1,6 +1,6 @@
 """Attribution methods by LDS on retrained digit models, with the noise ceiling.
 
-    python benchmarks/lds_methods.py [--out out/lds_benchmark]
+    python benchmarks/lds_methods.py [--out out/lds_benchmark] [--models logistic]
 
 `coar lds_benchmark` for both of its models: 200 random halves of the digits, 5 runs each. What is
 in --out already is not done again.
@@ -20,9 +20,10 @@ MODELS = ("logistic", "cnn")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=reporting.ROOT / "out" / "lds_benchmark")
-    out = parser.parse_args().out.resolve()
-    results = {}
-    for model in MODELS:
+    parser.add_argument("--models", default=",".join(MODELS))
+    args = parser.parse_args()
+    out, results = args.out.resolve(), {}
+    for model in args.models.split(","):
         words = ["-m", "coarlib", "lds_benchmark", "--model", model, "--out", str(out)]
         subprocess.run([sys.executable, *words], check=True, cwd=reporting.ROOT)
         found = json.loads((out / f"{model}" / "lds.json").read_text())

@@ -3,8 +3,7 @@
 A paragraph or table after ``<!-- figures: NAME -->`` quotes ``benchmarks/results/NAME.json``: every
 decimal number and percentage in it is a number of that file, rounded. What is computed from several
 numbers stands behind ``; also`` as an expression over the files, settings (a level of 95%) behind
-``; given``. Blocks in which nothing was measured say so: ``<!-- not measured: reason -->``; what
-was measured but is in no file yet is owed: ``<!-- owed: what would measure it -->``.
+``; given``. Blocks in which nothing was measured say so: ``<!-- not measured: reason -->``.
 """
 
 import json
@@ -15,10 +14,9 @@ from paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-OWED = 4  # may only fall
 FENCE = re.compile(r"^ *```.*?^ *```\s*?$", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!-- (?!figures|not measured|owed).*?-->", re.DOTALL)
-MARK = re.compile(r"<!-- (?P<kind>figures|not measured|owed): (?P<what>.*?) -->", re.DOTALL)
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!-- (?!figures|not measured).*?-->", re.DOTALL)
+MARK = re.compile(r"<!-- (?P<kind>figures|not measured): (?P<what>.*?) -->", re.DOTALL)
 FIGURE = re.compile(
     r"(?<![\w.,/=<≥≤-])(?P<number>[+−-]?(?:\d*\.\d+|\d+(?=\s?%)))(?![\w.]|,\d)(?P<percent>\s?%)?"
 )
@@ -102,8 +100,3 @@ def test_a_figure_that_is_not_in_its_file_is_found():
         ("12", 0, True),
         ("0.5", 1, False),
     ]
-
-
-def test_what_is_owed_becomes_less():
-    pages = [page.read_text(encoding="utf-8") for page in PAGES]
-    assert sum(text.count("<!-- owed: ") for text in pages) <= OWED
