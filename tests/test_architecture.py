@@ -12,7 +12,7 @@ MODULES = sorted([*ROOT.glob("coarlib/**/*.py"), *ROOT.glob("estimate/**/*.py")]
 FLOORS = [
     {"errors", "version"},
     {"tracking"},
-    {"files", "loading", "progress", "devices", "identity", "display", "explorer"},
+    {"files", "loading", "progress", "devices", "identity", "display", "explorer", "compiled"},
     {"statistics", "masks", "outputs", "task"},
     {"store", "setups"},
     {"history"},

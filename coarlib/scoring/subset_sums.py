@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import blas
 
+from coarlib.compiled import njit
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import as_array, as_masks, blocks, clean_booleans
 
@@ -127,7 +127,7 @@ def _cut(
     return head, inexact
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _column_maxima(scores: NDArray[Any]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Largest magnitude of each column; NaN if the column holds one."""
     largest = np.zeros(scores.shape[1])
@@ -139,7 +139,7 @@ def _column_maxima(scores: NDArray[Any]) -> NDArray[np.float64]:  # pragma: no c
     return largest
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _cut_slice(
     scores: NDArray[Any],
     scale: NDArray[np.float64],

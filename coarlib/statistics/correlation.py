@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import special
 
+from coarlib.compiled import njit
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import BLOCK_BYTES, as_array, blocks, in_threads
 from coarlib.statistics.kendall import kendall_of_ranks
@@ -249,7 +249,7 @@ def _centred(values: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _spearman_rows(
     ranks_a: NDArray[np.int32], ranks_b: NDArray[np.int32], r: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import special
 
+from coarlib.compiled import njit
 from coarlib.statistics.arrays import in_threads
 
 __all__ = ["kendall_of_ranks"]
@@ -78,7 +78,7 @@ def _exact_p(count: int, fewest: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.minimum(1, 2 * cumulative[fewest.astype(np.int64)])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count_pairs(
     packed: NDArray[np.int64], sums: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from coarlib.compiled import njit
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import as_array, clean_booleans, in_threads
 
@@ -119,7 +119,7 @@ def _rank_tile(
     ranks[has_nan] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _keys(  # noqa: PLR0917 - compiled, positional
     bits: NDArray[Any],
     keys: NDArray[Any],
@@ -153,7 +153,7 @@ def _keys(  # noqa: PLR0917 - compiled, positional
             has_nan[column] |= nan
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _pack_shifted(
     keys: NDArray[np.uint64], packed: NDArray[np.uint64], index_bits: np.uint64
 ) -> np.uint64:  # pragma: no cover - compiled
@@ -178,7 +178,7 @@ def _pack_shifted(
     return most
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _ranks(
     packed: NDArray[Any],
     index_bits: np.uint64,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from coarlib.compiled import njit
 from coarlib.statistics.arrays import BLOCK_BYTES, blocks, in_threads
 from coarlib.statistics.correlation import Kind
 from coarlib.statistics.kendall import kendall_of_ranks
@@ -127,7 +127,7 @@ def _tie_groups(ranks: NDArray[np.int32]) -> NDArray[np.int32]:
     return groups
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _number_groups(
     ranks: NDArray[np.int32], groups: NDArray[np.int32]
 ) -> None:  # pragma: no cover - compiled
@@ -146,7 +146,7 @@ def _number_groups(
             groups[target, row] = number[ranks[target, row] + count]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _weighted_spearman(
     groups_a: NDArray[np.int32],
     groups_b: NDArray[np.int32],
@@ -178,7 +178,7 @@ def _weighted_spearman(
             numbers[resample] += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _midranks(sizes: NDArray[np.int64]) -> np.int64:  # pragma: no cover - compiled
     """Turn tie-group sizes into doubled centred ranks in place; return their sum of squares."""
     total = np.int64(0)

@@ -21,7 +21,7 @@ COMMANDS = {name: load(name).COMMAND for name in modules()}
 # What one name is, in every command that has it.
 ONE_MEANING = ("rows", "task", "set", "device", "config", "quiet", "x_name", "seed", "dry_run")
 WITHOUT_PLACE = {  # their first argument is nothing that is there already
-    *("lds_benchmark", "demo", "gradient_scores", "new_setup", "completion"),
+    *("lds_benchmark", "demo", "gradient_scores", "new_setup", "completion", "warmup"),
 }
 
 

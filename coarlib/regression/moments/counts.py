@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from coarlib.compiled import njit
 from coarlib.regression.threads import torch_threads
 
 __all__ = ["PairCounter", "column_sums", "int8_pairs"]
@@ -37,7 +38,7 @@ def _popcount_code(context: Any, word: Any) -> Any:
 _popcount: Any = intrinsic(_popcount_code)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _pack(masks: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:  # pragma: no cover
     """Pack the columns of ``masks`` [B, N] into ``words`` [N, ceil(B / 64)]."""
     rows, features = masks.shape
@@ -50,7 +51,7 @@ def _pack(masks: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:  # pragm
             words[j, w] = packed[j]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _add_counts(words: NDArray[np.uint64], counts: NDArray[np.int32]) -> None:  # pragma: no cover
     """Add popcount(words[i] & words[j]) to the upper triangle of ``counts``, 2 × 2 at a time."""
     features, width = words.shape
@@ -88,7 +89,7 @@ def _mirror(counts: NDArray[np.int32]) -> None:
         np.copyto(square, square.T, where=np.tri(len(square), k=-1, dtype=np.bool_))
 
 
-@njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@njit(parallel=True, fastmath={"contract", "reassoc", "nsz"})
 def _column_sums(values: NDArray[Any]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Return Σ and Σ² of each column."""
     rows, columns = values.shape

@@ -10,9 +10,10 @@ import platform
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from coarlib.compiled import njit
 from coarlib.regression.threads import torch_threads
 
 __all__ = ["add_sparse_products", "is_small", "pays"]
@@ -25,7 +26,7 @@ _SMALL = 2**31  # products: a tenth of a second
 _ROWS, _TARGETS = 1024, 256  # a tile of outputs (float32: 1 MiB) stays in the level-2 cache
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _list_rows(
     masks: NDArray[np.bool_], skipped: bool, starts: NDArray[np.int64], rows: NDArray[np.int16]
 ) -> None:  # pragma: no cover - compiled
@@ -48,7 +49,7 @@ def _list_rows(
                     at[j] += 1
 
 
-@njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@njit(parallel=True, fastmath={"contract", "reassoc", "nsz"})
 def _add_listed(
     starts: NDArray[np.int64], rows: NDArray[np.int16], values: NDArray[Any], out: NDArray[Any]
 ) -> None:  # pragma: no cover - compiled

@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from coarlib.compiled import njit
 
 __all__ = ["solve_paths"]
 
@@ -25,7 +26,7 @@ ROUNDING = 1e-9  # of the variance: a gap further below zero is no gap
 _FAST = {"contract", "reassoc", "nsz"}
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _gap(
     w: NDArray[Any],
     g: NDArray[Any],
@@ -61,7 +62,7 @@ def _gap(
     return 0.5 * rr + l1 * norm - (s * ry - 0.5 * s * s * rr)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _sweep(
     gram: NDArray[Any],
     u: NDArray[Any],
@@ -95,7 +96,7 @@ def _sweep(
     return largest
 
 
-@njit(cache=True)
+@njit()
 def _grown(gram: NDArray[Any], k: int) -> NDArray[Any]:  # pragma: no cover - compiled
     """Return a buffer of twice the side with the leading k × k part of ``gram``."""
     bigger = np.empty((2 * gram.shape[0], 2 * gram.shape[0]), gram.dtype)
@@ -105,13 +106,13 @@ def _grown(gram: NDArray[Any], k: int) -> NDArray[Any]:  # pragma: no cover - co
     return bigger
 
 
-@njit(cache=True)
+@njit()
 def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:  # pragma: no cover - compiled
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _validation_error(
     gram: NDArray[Any], c: NDArray[Any], yy: float, w: NDArray[Any]
 ) -> float:  # pragma: no cover - compiled
@@ -126,7 +127,7 @@ def _validation_error(
     return max(error, 0.0)
 
 
-@njit(cache=True)
+@njit()
 def _extended(
     gram: NDArray[Any],
     local: NDArray[Any],
@@ -154,7 +155,7 @@ def _extended(
     return local, k
 
 
-@njit(cache=True)
+@njit()
 def _solve_working_set(
     local: NDArray[Any],
     u: NDArray[Any],
@@ -181,7 +182,7 @@ def _solve_working_set(
     return sweeps
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _refresh(
     gram: NDArray[Any],
     index: NDArray[np.int64],
@@ -200,7 +201,7 @@ def _refresh(
             w[index[a]] = u[a]
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _extrapolate(
     values: NDArray[Any], previous: NDArray[Any], ratio: float
 ) -> None:  # pragma: no cover - compiled
@@ -211,7 +212,7 @@ def _extrapolate(
         previous[j] = now
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _begin(
     gram: NDArray[Any],
     c: NDArray[Any],
@@ -234,7 +235,7 @@ def _begin(
             w[j], g[j] = 0.0, c[j]
 
 
-@njit(cache=True)
+@njit()
 def _nonzero(values: NDArray[Any], k: int) -> int:  # pragma: no cover - compiled
     count = 0
     for a in range(k):
@@ -242,7 +243,7 @@ def _nonzero(values: NDArray[Any], k: int) -> int:  # pragma: no cover - compile
     return count
 
 
-@njit(cache=True)
+@njit()
 def _one_path(
     gram: NDArray[Any],
     c: NDArray[Any],
@@ -316,7 +317,7 @@ def _one_path(
     return best
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def solve_paths(
     targets: tuple[int, int],
     gram: NDArray[Any],

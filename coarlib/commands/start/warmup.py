@@ -1,0 +1,68 @@
+"""Compile everything once, so that no job does: for images, and before a cluster's first array.
+
+coar warmup
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+
+from coarlib.commands.arguments import Command, run
+from coarlib.compiled import cache_directory
+from coarlib.regression import Lasso, Moments, fit
+from coarlib.regression.moments import counts, products
+from coarlib.regression.rows import ArrayRows
+from coarlib.regression.split import Split
+from coarlib.scoring.lds import lds
+from coarlib.statistics import ranks
+
+COMMAND = Command("warmup", __doc__, {})
+DTYPES = (np.float16, np.float32, np.float64)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compile the library's kernels for all the types that stores hold."""
+    COMMAND.parse(argv)
+    with everything_compiled():
+        for dtype in DTYPES:
+            warm_up(np.dtype(dtype))
+    place = cache_directory()
+    if place is None:
+        print("compiled, but there is nowhere to keep it: set NUMBA_CACHE_DIR to such a directory")
+    else:
+        print(f"compiled; kept in {place}")
+
+
+@contextmanager
+def everything_compiled() -> Iterator[None]:
+    """Let small problems too go through compiled code while the context is open."""
+    with (
+        mock.patch.object(counts, "SMALL", 0),
+        mock.patch.object(counts, "_SMALL_SUM", 0),
+        mock.patch.object(products, "_SMALL", 0),
+        mock.patch.object(ranks, "SMALL", 0),
+    ):
+        yield
+
+
+def warm_up(dtype: np.dtype[np.floating]) -> None:
+    """Run whatever is compiled on a problem of no size, with outputs of a type."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((120, 12)) < 0.95
+    outputs = (masks @ rng.normal(size=(12, 80)) + rng.normal(size=(120, 80))).astype(dtype)
+    rows = ArrayRows(masks, outputs)
+    split = Split(np.arange(90), np.arange(90, 120))
+    moments = Moments.from_rows(rows, split.train)
+    held = Moments.from_rows(rows, split.validation)
+    fit(moments, Lasso(num_lambdas=3), validation=held)
+    scores = rng.normal(size=(12, 80)).astype(dtype)
+    for kind in ("spearman", "pearson", "kendall"):
+        _ = lds(scores, masks, outputs, kind).interval
+
+
+if __name__ == "__main__":
+    run(main)
