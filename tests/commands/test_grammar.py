@@ -47,7 +47,8 @@ def test_the_list_of_all_arguments():
         for key, param in command.own.items():
             also = f"  = {' '.join(param.also)}" if param.also else ""
             print(f"  {command.shown(key):<22} {note(param)}{also}")
-    assert len(COMMANDS) >= 38 and all(command.own for command in COMMANDS.values())
+    assert len(COMMANDS) >= 38
+    assert [name for name, command in COMMANDS.items() if not command.own] == ["warmup"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
