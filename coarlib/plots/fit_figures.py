@@ -114,7 +114,7 @@ def method_distributions(
             mean = float(values.mean())
             ends = (intervals or {}).get(name, (np.nan, np.nan))
             panel.plot(ends, [place, place], color=INK, lw=3, solid_capstyle="butt")
-            panel.plot(mean, place, "o", color=INK, ms=4.5)
+            panel.plot(mean, place, "|", color=INK, ms=10, mew=1.6)
             said = f"{mean:.2f}".replace("-", "−")
             panel.annotate(said, (1.02, place), va="center", weight="bold", annotation_clip=False)
         panel.axvline(0, color=INK, lw=0.5)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.plots.style import styled
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.markup import figure, number, plain, sentence, signed, table
@@ -23,6 +24,7 @@ __all__ = ["distribution", "explained", "methods_table"]
 SHOWN, RAISING, LOWERING = 3, 3, 2
 LONGEST_TEXT = 160
 Z_95 = 1.96
+WIDTH = 4.9  # inches
 PLACES = ("highest", "median", "lowest")
 
 
@@ -30,17 +32,21 @@ def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
     """Draw every method's correlations against those of the others."""
     if not methods:
         return Markup("")
-    drawn = plots.method_distributions(
+    with styled() as plt:  # narrow, so that its words can be read on a phone
+        drawn, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.5 * len(methods)))
+    plots.method_distributions(
         {method.name: method.pearson for method in methods},
         {method.name: (method.low, method.high) for method in methods},
         of_what="held-out rows",
+        axes=axes,
     )
+    axes.set_xlabel("correlation over held-out rows")
     noun = examples_noun(inputs)
     return figure(
         drawn,
         "correlations",
         f"How well {noun} are predicted",
-        f"Shapes: the {len(methods[0].pearson):,} {noun}. Points and numbers: means; bars: 95% "
+        f"Shapes: the {len(methods[0].pearson):,} {noun}. Marks and numbers: means; bars: 95% "
         "intervals over rows.",
     )
 

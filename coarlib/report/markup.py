@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from coarlib.plots.style import INK, pyplot
+from coarlib.plots.style import HELPS, HURTS, INK, pyplot
 
 __all__ = [
     "Section",
@@ -176,6 +176,8 @@ def inline_svg(drawn: Any, key: str, title: str) -> Markup:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", text)
     text = text.replace('href="#', f'href="#{key}-')
     text = text.replace(INK, "currentColor")
+    for colour, name in ((HELPS, "helps"), (HURTS, "hurts")):  # brighter on dark pages
+        text = text.replace(colour.lower(), f"var(--{name})")
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit-family", text)
     text = text.replace("inherit-family", "system-ui, sans-serif")
     label = f'role="img" aria-label="{escape(title)}" class="chart" '

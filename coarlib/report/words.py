@@ -13,7 +13,7 @@ from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
 from coarlib.report.markup import number
 from coarlib.report.methods import Method
-from coarlib.report.records import StepContributions
+from coarlib.report.records import LDSRecord, StepContributions
 
 __all__ = ["Verdict", "examples_noun", "features_noun", "fit_name", "lead", "output_name", "title"]
 
@@ -107,6 +107,14 @@ def verdict(
         said = f"{complete:,} rows are measured, but nothing was fitted to them yet."
         return Verdict(said if complete else inputs.why_no_rows, "unknown")
     held = found.held_out
+    if held is None and inputs.lds:
+        return _of_lds(inputs.lds)
+    if held is None and "method" in found.summary:
+        return Verdict(
+            f"Not tested: these are {found.summary['method']} scores; whether they predict "
+            "retraining is what LDS says (coar score_lds).",
+            "unknown",
+        )
     if held is None:
         return Verdict(
             f"Not tested: {fit_name(inputs)} held no rows out, so nothing says how well these "
@@ -117,6 +125,24 @@ def verdict(
     if tone == "good":
         text = " ".join([text, *_of_more_rows(inputs, curve)])
     return Verdict(text, tone)
+
+
+def _of_lds(records: Sequence[LDSRecord]) -> Verdict:
+    """Judge by the linear datamodeling score, the best method first."""
+    ordered = sorted(records, key=lambda record: -(record.summary["mean"] or -2.0))
+    said, best = [], ordered[0]
+    for record in ordered[:NAMED_BASELINES]:
+        ends = record.summary.get("interval") or {}
+        low, high = ends.get("low"), ends.get("high")
+        said.append(
+            f"{record.name} {number(record.summary['mean'])} [{number(low)}, {number(high)}]"
+        )
+    ends = best.summary.get("interval") or {}
+    if ends.get("low") is None or ends["low"] <= 0:
+        return Verdict(f"Nothing can be concluded: LDS {'; '.join(said)}.", "none")
+    ceiling = best.summary.get("noise_ceiling")
+    of = "" if ceiling is None else f" A perfect method would reach {number(ceiling)}."
+    return Verdict(f"Retrained models are predicted with LDS {'; '.join(said)}.{of}", "good")
 
 
 def _of_scores(inputs: ReportInputs, held: HeldOut, methods: Sequence[Method]) -> tuple[str, str]:

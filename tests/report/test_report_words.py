@@ -15,6 +15,7 @@ from coarlib.report.markup import plain, signed
 from coarlib.report.methods import judge
 from coarlib.report.notes import FeatureNotes, Notes
 from coarlib.report.page import build_report
+from coarlib.report.records import LDSRecord
 from coarlib.report.side_by_side import build_comparison
 from coarlib.report.words import title, verdict
 
@@ -31,7 +32,7 @@ def scored(low, high, rows=100):
 
 def said(case, held):
     inputs = gather(case)
-    inputs.attributions.held_out = held
+    inputs.attributions.held_out, inputs.lds = held, ()
     methods = judge("COAR", inputs.attributions, {}, None, None)
     return verdict(inputs, methods, None, 100)
 
@@ -50,6 +51,20 @@ def said(case, held):
 def test_a_verdict_is_no_better_than_its_interval(case, held, tone, words):
     found = said(case, held)
     assert found.tone == tone and words in found.text
+
+
+def test_scores_without_held_out_rows_are_judged_by_their_lds(case):
+    inputs = gather(case)
+    inputs.attributions.held_out = None
+    found = verdict(inputs, [], None, 100)
+    assert found.tone == "good" and "LDS trak 0.450 [0.400, 0.500]" in found.text
+    low = {**inputs.lds[0].summary, "interval": {"low": -0.1, "high": 0.2}, "mean": 0.05}
+    inputs.lds = [LDSRecord("weak", low, None)]
+    found = verdict(inputs, [], None, 100)
+    assert found.tone == "none" and found.text.startswith("Nothing can be concluded")
+    inputs.lds, inputs.attributions.summary["method"] = [], "metagradient"
+    found = verdict(inputs, [], None, 100)
+    assert found.tone == "unknown" and "metagradient scores" in found.text
 
 
 def test_a_verdict_names_baselines_with_their_intervals(case):
