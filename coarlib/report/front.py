@@ -22,7 +22,7 @@ from coarlib.report.words import examples_noun, output_name
 __all__ = ["distribution", "explained", "methods_table"]
 
 SHOWN, RAISING, LOWERING = 3, 3, 2
-LONGEST_TEXT = 160
+LONGEST_TEXT = 90
 Z_95 = 1.96
 WIDTH = 4.9  # inches
 PLACES = ("highest", "median", "lowest")
@@ -68,8 +68,10 @@ def explained(inputs: ReportInputs, top: Strongest | None, health: Health | None
         return Markup("")
     shown = _examples(inputs, health, found.num_targets)
     cards = [_card(inputs, top, target, place) for target, place in shown]
+    held = found.held_out
+    doubt = "Not to be relied on, see above. " if held is not None and held.predicts_nothing else ""
     note = sentence(
-        f"Numbers: how much the {output_name(inputs)} changes when a feature is kept, "
+        f"{doubt}Numbers: how much the {output_name(inputs)} changes when a feature is kept, "
         + ("± its 95% interval." if top.errors is not None else "without errors: none are known.")
         + " Blue raises it, orange lowers it."
     )
@@ -157,4 +159,4 @@ def _name(inputs: ReportInputs, feature: int) -> Markup:
     if images is None:
         return Markup("{}").format(name)
     uri = picture_uri(images[feature])
-    return Markup('<img src="{}" alt=""> {}').format(uri, name)
+    return Markup('<img src="{}" alt=""> {}').format(uri, name.removeprefix("example "))

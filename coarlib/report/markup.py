@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+SMALL, LARGE = 1e-6, 1e4  # numbers beyond are shown with an exponent
+
+
 @dataclass
 class Section:
     """One section of the page.
@@ -64,13 +67,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def plain(size: float) -> str:
     """Show an uncertainty with two digits, and no exponent where none is needed."""
-    return f"{size:.{_digits(size)}f}" if 1e-4 < size < 1e4 else f"{size:.1e}"
+    return f"{size:.{_digits(size)}f}" if SMALL < size < LARGE else f"{size:.1e}"
 
 
 def signed(value: float, error: float | None = None) -> str:
     """Show a number with its sign: as many digits as its uncertainty has, or three."""
     size = abs(value) / 10 if error is None else error
-    ordinary = 1e-4 < size < 1e4 or value == 0
+    ordinary = SMALL < size < LARGE or value == 0
     text = f"{abs(value):.{_digits(size)}f}" if ordinary else f"{abs(value):.2e}"
     return f"{'−' if value < 0 else '+'}{text}"
 

@@ -113,7 +113,7 @@ class FeatureNotes:
                 return f"{group}[{feature - start}]"
             start += size
         label = "" if self.notes.labels is None else f" ({self.notes.labels[feature]})"
-        return f"feature {feature}{label}"
+        return f"{'feature' if self.noun == 'features' else 'example'} {feature}{label}"
 
     def membership(self) -> tuple[list[str], NDArray[np.int64]] | None:
         """Return group names and each feature's group [N]: layers, or classes of training data."""

@@ -85,7 +85,7 @@
         return data.groups[at][0] + "[" + (feature - starts[at]) + "]";
       }
       const label = data.featureLabels ? " (" + data.featureLabels[feature] + ")" : "";
-      return "feature " + feature + label;
+      return (data.ofExamples ? "example " : "feature ") + feature + label;
     };
     const label = (t) => data.labels ? data.labels[t] : "";
     const strongestOf = (t) => {

@@ -97,6 +97,7 @@ def explorer_data(
     if inputs.examples.labels is not None:
         content["labels"] = list(inputs.examples.labels)
     content["groups"] = [list(group) for group in inputs.features.groups]
+    content["ofExamples"] = inputs.features.noun == "training examples"
     if inputs.features.notes.labels is not None:
         content["featureLabels"] = list(inputs.features.notes.labels)
     if top is not None:

@@ -208,7 +208,8 @@ def test_images_of_every_layout_become_pictures():
 def test_features_have_names():
     notes = FeatureNotes([("conv", 3), ("fc", 2)])
     assert [notes.name(j) for j in (0, 2, 3)] == ["conv[0]", "conv[2]", "fc[0]"]
-    assert FeatureNotes(notes=Notes(labels=["cat", "dog"])).name(1) == "feature 1 (dog)"
+    assert FeatureNotes(notes=Notes(labels=["cat", "dog"])).name(1) == "example 1 (dog)"
+    assert FeatureNotes().name(1) == "feature 1"
     with pytest.raises(ReportError, match="name 5 components"):
         notes.check(6)
 

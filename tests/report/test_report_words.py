@@ -73,6 +73,13 @@ def test_a_verdict_names_baselines_with_their_intervals(case):
     assert "random scores" in text and text.count("[") == 2
 
 
+def test_examples_are_not_to_be_relied_on_where_nothing_can_be_concluded(case):
+    inputs = gather(case)
+    assert "Not to be relied on" not in build_report(inputs)
+    inputs.attributions.held_out = scored(-0.1, 0.2)
+    assert "Not to be relied on, see above." in build_report(inputs)
+
+
 def test_titles_are_words(case):
     inputs = gather(case)
     inputs.features = FeatureNotes([("a", 4), ("b", 8)], kind="conv_filter")
