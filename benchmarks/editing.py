@@ -5,7 +5,7 @@
 Digits: the residual CNN of the digits set-up, attributions from --rows ablations of 10% of its 240
 filters; half of the held-out digits choose the edit, the other half judges it. ResNet-20: the
 first --errors wrong ones of 200 CIFAR-10 test images, with ridge attributions from the rows that
-resnet20_rows.py makes; left out where its model and images are not here.
+resnet20_rows.py makes; left out where its model and images are not here, or with --errors 0.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main() -> None:
         triggered = np.arange(len(backdoor.half)) >= len(labels)
         plan = backdoor.plan(triggered, ~triggered, "mend")
         numbers["digits_backdoor"] = shown("backdoor", plan)
-    if (made := resnet20_rows.make(options.resnet.resolve())) is not None:
+    if options.errors and (made := resnet20_rows.make(options.resnet.resolve())) is not None:
         print("ResNet-20")
         rows = Moments.from_rows(open_rows(made[0]))
         task = CifarTask(**resnet20_rows.settings())
@@ -122,7 +122,8 @@ def main() -> None:
         numbers["resnet20"] = {"rows": rows.num_rows, "images": task.num_examples}
         numbers["resnet20_wrong"] = len(edits.wrong)
         numbers["resnet20_errors"] = edits.mend(edits.wrong[: options.errors])
-    reporting.save("editing", numbers, "torch")
+    needed = () if options.errors else ("--errors", "0")
+    reporting.save("editing", numbers, "torch", options=needed)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ def settings(data=DATA):
     }
     if not all(path.is_file() for path in files.values()):
         return None
-    return {key: str(path) for key, path in files.items()} | {"subsample_skip": SKIP}
+    return {key: str(path) for key, path in files.items()} | {
+        "subsample_skip": SKIP,
+        "autocast": "none",
+    }
 
 
 def make(out=OUT):
