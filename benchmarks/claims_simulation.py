@@ -19,12 +19,23 @@ import random
 import time
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import reporting
 
-from coarlib.filling.worker import MAX_SECONDS_BETWEEN_LOOKS
+from coarlib.filling.claiming import seconds_between_looks
 from coarlib.store.claims import DEFAULT_TTL, MAX_BLOCKS
+from coarlib.store.pieces import (
+    LOOKS,
+    MOST_DOUBLED,
+    MOST_LOOKS,
+    Pace,
+    order,
+    pieces,
+    still_mine,
+)
 
 HOUR = 3600.0
+NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Trouble:
     freezes: float = 0.0
     stragglers: float = 0.0  # share of the workers
     slowness: float = 10.0  # of stragglers
+    tail: float = 0.0  # exponent of Pareto's law for the slowness of all workers, at most 50
     restart: float = 300.0  # until a dead or preempted worker is back
     frozen_for: float = 900.0
 
@@ -46,6 +58,7 @@ TROUBLES = (
     Trouble("workers die (1 in 4 h, back after 5 min)", deaths=0.25),
     Trouble("preempted (1 an hour, back after 5 min)", preemptions=1.0),
     Trouble("5% of the workers 10 times slower", stragglers=0.05),
+    Trouble("seconds a row by Pareto's law (exponent 1.5)", tail=1.5),
     Trouble("workers freeze for 15 min (1 in 4 h)", freezes=0.25),
     Trouble("all of it", deaths=0.25, preemptions=1.0, freezes=0.25, stragglers=0.05),
 )
@@ -72,27 +85,19 @@ class Tally:
     lost: float = 0.0
     doubled: float = 0.0
     taken_over: int = 0
+    cuts: int = 0
     creations: int = 0
     rounds: int = 1
 
 
 @dataclass
-class Block:
-    start: int
-    stop: int
-    owner: int | None = None
-    released: bool = False
-    beat: float = 0.0  # last sign of life of the owner
-    left: int = 0
-
-
-@dataclass
 class Worker:
     speed: float
-    block: int | None = None
+    block: object = None  # the claim or task in hand
     rows: list = field(default_factory=list)  # batches to do: (start, stop)
     life: int = 0  # counts restarts, so that events of a former life are void
     started: float = 0.0  # of the batch in hand
+    took: float = 0.0  # which it will
     stopping: bool = False  # after it
     frozen: float = 0.0  # seconds so far
     frozen_until: float = 0.0
@@ -108,10 +113,12 @@ class Simulation:
         self.open_rows = problem.rows
         self.tally = Tally()
         self.parked = {}  # idle workers: since when they look
-        self.workers = [
-            Worker(1 / trouble.slowness if self.rng.random() < trouble.stragglers else 1.0)
-            for _ in range(problem.workers)
-        ]
+        self.workers = [Worker(self.speed(trouble)) for _ in range(problem.workers)]
+
+    def speed(self, trouble):
+        if trouble.tail:
+            return 1 / min(self.rng.paretovariate(trouble.tail), 50.0)
+        return 1 / trouble.slowness if self.rng.random() < trouble.stragglers else 1.0
 
     @property
     def ideal(self):
@@ -136,6 +143,9 @@ class Simulation:
             elif life == worker.life:
                 kind(index, *data)
         self.tally.finished = self.now
+        for worker in self.workers:  # what is still in hand was done by others
+            if worker.rows:
+                self.tally.doubled += min(self.now - worker.started, worker.took)
         return self.tally
 
     def park(self, index):
@@ -144,9 +154,8 @@ class Simulation:
 
     def wake(self, delay, count=None):
         """Have some idle workers look again, each at its own moment."""
-        look = min(MAX_SECONDS_BETWEEN_LOOKS, DEFAULT_TTL / 6)
         for index in list(self.parked)[:count]:
-            self.at(delay + self.rng.random() * look, self.idle, index)
+            self.at(delay + self.rng.random() * 10.0, self.idle, index)
 
     def schedule_trouble(self, index):
         rates = [
@@ -177,27 +186,26 @@ class Simulation:
             return
         batch = worker.rows[0]
         took = self.seconds(len(batch), index)
-        worker.started = self.now
+        worker.started, worker.took = self.now, took
         self.at(took, self.commit, index, took)
 
     def commit(self, index, took):
         worker = self.workers[index]
         batch = worker.rows.pop(0)
-        new = 0
-        for row in batch:
-            new += not self.committed[row]
+        new = [row for row in batch if not self.committed[row]]
+        for row in new:
             self.committed[row] = 1
-        self.open_rows -= new
-        self.tally.useful += took * new / len(batch)
-        self.tally.doubled += took * (1 - new / len(batch))
-        self.count_commit(index, new)
+        self.open_rows -= len(new)
+        self.tally.useful += took * len(new) / len(batch)
+        self.tally.doubled += took * (1 - len(new) / len(batch))
+        self.count_commit(index, new, batch, took)
         if worker.stopping:
             self.stop(index)
         else:
             self.next_batch(index)
 
-    def count_commit(self, index, new):
-        """For schemes that keep count."""
+    def count_commit(self, index, new, batch, took):
+        """For schemes that keep count: the rows of a batch, and those of them that are new."""
 
     def lose(self, index):
         worker = self.workers[index]
@@ -232,95 +240,139 @@ class Simulation:
 
 
 class Claims(Simulation):
-    """Workers claim blocks; the rules of coarlib.store.claims."""
+    """Workers claim pieces of blocks, cut them and double last rows: coarlib.store.pieces."""
 
     def __init__(self, problem, trouble, seed):
         super().__init__(problem, trouble, seed)
-        size = max(problem.batch, -(-problem.rows // MAX_BLOCKS))
-        starts = range(0, problem.rows, size)
-        self.size = size
-        self.blocks = [Block(s, min(s + size, problem.rows), left=0) for s in starts]
-        for block in self.blocks:
-            block.left = block.stop - block.start
-        self.free = set(range(len(self.blocks)))
-        self.silent = set()  # blocks whose owner is dead or frozen
+        self.size = max(problem.batch, -(-problem.rows // MAX_BLOCKS))
+        blocks = -(-problem.rows // self.size)
+        self.done = np.frombuffer(self.committed, np.uint8)
+        self.open = np.array(
+            [min(problem.rows, (b + 1) * self.size) - b * self.size for b in range(blocks)]
+        )
+        self.claims = [{} for _ in range(blocks)]  # {row: claim of the highest generation}
+        self.owner, self.released, self.last_beat = {}, set(), {}
+        tastes = np.random.default_rng(seed)
+        for worker in self.workers:
+            worker.taste = tastes.random(blocks, np.float32)
+            self.begin(worker)
 
-    def alive_at(self, block):
-        """When the owner of a block last touched its claim."""
-        owner = self.workers[block.owner] if block.owner is not None else None
-        if owner is None or owner.block is None or self.blocks[owner.block] is not block:
-            return block.beat
-        frozen = owner.frozen_until
+    def begin(self, worker):
+        """A process that begins: what it has learnt is its own."""
+        worker.pace, worker.seen, worker.looks = Pace(self.p.batch), {}, LOOKS
+        worker.written = worker.doubled = 0
+        worker.block, worker.mine = None, NOTHING
+
+    def touched(self, claim):
+        """When a claim's file was last touched, as an observer sees it now."""
+        worker = self.workers[self.owner[claim]]
+        if worker.block != claim:
+            return self.last_beat[claim]
+        frozen = worker.frozen_until
         return frozen - self.t.frozen_for if frozen > self.now else self.now
 
+    def unchanged_for(self, worker, what, value):
+        before, since = worker.seen.get(what, (None, self.now))
+        if before != value:
+            worker.seen[what], since = (value, self.now), self.now
+        return self.now - since
+
     def idle(self, index):
-        if self.workers[index].rows:
+        worker = self.workers[index]
+        if worker.rows or worker.frozen_until > self.now:
             return
-        if self.free:
-            self.parked.pop(index, None)
-            number = self.rng.choice(tuple(self.free)) if len(self.free) < 50 else self.pick()
-            self.take(index, number)
-            return
-        self.park(index)
-        for number in list(self.silent):
-            block = self.blocks[number]
-            touched = self.alive_at(block)
-            if block.left == 0 or touched == self.now:
-                self.silent.discard(number)
-            elif self.now - max(touched, self.parked[index]) > DEFAULT_TTL:
-                self.parked.pop(index)
-                self.silent.discard(number)
-                self.tally.taken_over += 1
-                self.take(index, number)
-                return
-        if self.silent:  # this observer has not watched them for long enough
-            self.at(DEFAULT_TTL + 1, self.idle, index)
+        worker.pace.saw(self.now, self.open_rows)
+        if not self.look(index, worker):
+            worker.looks = min(2 * worker.looks, MOST_LOOKS)
+            wait = seconds_between_looks(worker.pace.row_seconds, DEFAULT_TTL)
+            self.at(wait * self.rng.uniform(0.5, 1.0), self.idle, index)
 
-    def fell_silent(self, index):
-        number = self.workers[index].block
-        if number is not None and self.blocks[number].left:
-            self.silent.add(number)
-            self.wake(DEFAULT_TTL + 1, 2)
+    def look(self, index, worker):
+        """Claims.next_rows of the library, without files; whether rows were claimed."""
+        blocks = np.flatnonzero(self.open)
+        taken = []
+        for place in order(self.open[blocks], worker.taste[blocks], worker.looks).tolist():
+            block = int(blocks[place])
+            first = block * self.size
+            rows = first + np.flatnonzero(self.done[first : first + self.size] == 0)
+            for piece in pieces(first, rows, self.claims[block]):
+                owner = None if piece.owner in self.released else piece.owner
+                stale = owner is not None and self.is_stale(worker, owner)
+                if owner is not None and not stale and not self.may_double(worker, piece):
+                    taken.append(piece)
+                    continue
+                self.tally.taken_over += stale
+                worker.doubled += owner is not None and not stale
+                self.take(index, piece.next_claim(), piece.rows)
+                return True
+        in_hand = worker.pace.in_hand(waited=worker.looks == MOST_LOOKS)
+        for piece in sorted(taken, key=lambda piece: -len(piece.rows)):
+            claim = piece.cut(in_hand)
+            if claim is not None:
+                self.tally.cuts += 1
+                self.take(index, claim, piece.rows[piece.rows >= claim.row])
+                return True
+        return False
 
-    def pick(self):
-        while True:  # rejection sampling: cheaper than listing the set
-            number = self.rng.randrange(len(self.blocks))
-            if number in self.free:
-                return number
+    def is_stale(self, worker, claim):
+        return self.unchanged_for(worker, claim, self.touched(claim)) > DEFAULT_TTL
 
-    def take(self, index, number):
-        block, worker = self.blocks[number], self.workers[index]
-        self.free.discard(number)
-        block.owner, block.beat, worker.block = index, self.now, number
+    def may_double(self, worker, piece):
+        still = self.unchanged_for(worker, (piece.owner, "row"), int(piece.rows[0]))
+        within_bounds = worker.doubled < 1 + MOST_DOUBLED * worker.written
+        return len(piece.rows) == 1 and still > worker.pace.patience() and within_bounds
+
+    def take(self, index, claim, rows):
+        worker = self.workers[index]
+        self.claims[claim.row // self.size][claim.row] = claim
+        self.owner[claim], worker.block, worker.looks = index, claim, LOOKS
         self.tally.creations += 1
-        self.work_on(index, block.start, block.stop)
+        worker.mine = rows
+        self.next_batch(index)
 
-    def count_commit(self, index, new):
+    def next_batch(self, index):
+        worker = self.workers[index]
+        if not worker.rows:
+            number = worker.pace.rows()
+            batch, worker.mine = worker.mine[:number], worker.mine[number:]
+            batch = batch[self.done[batch] == 0]
+            if len(batch):
+                worker.rows = [batch.tolist()]
+        if worker.rows or not len(worker.mine):
+            super().next_batch(index)
+        else:
+            self.next_batch(index)
+
+    def count_commit(self, index, new, batch, took):
+        worker = self.workers[index]
+        np.subtract.at(self.open, np.array(new, int) // self.size, 1)
+        worker.pace.did(len(batch), took)
+        worker.pace.saw(self.now, self.open_rows)
+        worker.written += len(batch)
+        claims = self.claims[worker.block.row // self.size]
+        worker.mine = still_mine(worker.mine, worker.block, claims.values())
+
+    def let_go(self, index, released):
         worker = self.workers[index]
         if worker.block is not None:
-            block = self.blocks[worker.block]
-            block.left -= new
+            self.last_beat[worker.block] = self.now
+            if released:
+                self.released.add(worker.block)
+            worker.block, worker.mine = None, NOTHING
 
     def done_with(self, index):
-        self.workers[index].block = None
+        self.let_go(index, True)
         self.idle(index)
 
     def stop(self, index):
-        worker = self.workers[index]
-        if worker.block is not None and self.blocks[worker.block].owner == index:
-            if self.blocks[worker.block].left:  # released: free for anybody at once
-                self.free.add(worker.block)
-                self.wake(0.0, 2)
-            worker.block = None
+        self.let_go(index, True)
+        self.begin(self.workers[index])
         self.restart(index, self.t.restart)
 
     def die(self, index):
         self.lose(index)
-        worker = self.workers[index]
-        if worker.block is not None:
-            self.blocks[worker.block].beat = self.now
-            self.fell_silent(index)
-            worker.block = None
+        self.let_go(index, False)
+        self.begin(self.workers[index])
         self.restart(index, self.t.restart)
 
 

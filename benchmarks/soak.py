@@ -83,13 +83,13 @@ def soak(path, rows, workers=4, seconds_between_kills=1.0, seconds_per_batch=0.2
     computed = Counter(
         row for batch in read_batches(path) for a, b in batch.ranges for row in range(a, b)
     )
-    owners, _ = list_claims(path / CLAIMS_DIR)
+    blocks = [list_claims(block)[0] for block in (path / CLAIMS_DIR).iterdir() if block.is_dir()]
     return Soaked(
         rows=rows,
         workers=workers,
         seconds=seconds,
         kills=kills,
-        takeovers=sum(claim.generation for claim in owners.values()),
+        takeovers=sum(claim.generation for owners in blocks for claim in owners.values()),
         recomputed=sum(computed.values()) - len(computed),
         lost=rows - len(store.completed_rows()),
         torn=len(report.torn) + len(report.unflagged) + len(report.unfounded),

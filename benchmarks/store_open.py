@@ -75,9 +75,11 @@ def build(path):
         (path / WORKERS_DIR / f"node{worker % 50}-{worker}-0.jsonl").write_text(text)
     (path / CLAIMS_DIR / "block_rows").write_text("50\n")
     for block in range(2000):
-        (path / CLAIMS_DIR / f"{block}.0").write_text("{}")
+        directory = path / CLAIMS_DIR / str(block)
+        directory.mkdir()
+        (directory / f"{block * 50}.0").write_text("{}")
         if block % 10:
-            (path / CLAIMS_DIR / f"{block}.0.free").touch()
+            (directory / f"{block * 50}.0.free").touch()
 
 
 def measure(path, what):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import ArgumentError, NonFiniteError, RowRangeError, StoreError, TaskError
+from coarlib.filling.claiming import ClaimedBatches
 from coarlib.filling.row_checks import check_rows, rows_of_task
 from coarlib.filling.settling import settle_task
 from coarlib.filling.stopping import Abandoned, StopSignals
@@ -20,7 +21,7 @@ from coarlib.progress import Progress
 from coarlib.store import RowWriter, Store, StoreLike
 from coarlib.store.adopt import adoptable
 from coarlib.store.checksum import row_checksums
-from coarlib.store.claims import DEFAULT_TTL, Claims, settle_block_rows
+from coarlib.store.claims import DEFAULT_TTL
 from coarlib.store.components import settle_components
 from coarlib.store.design import settle_labels
 from coarlib.store.identity import identity_of_row
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from coarlib.task import Task
 
-# How often a worker that has nothing left to claim looks again.
-MAX_SECONDS_BETWEEN_LOOKS = 10.0
 MOST_TTL = 7 * 86400.0
 # Where so many rows are refused and none was good, the task is at fault, not a row.
 HOPELESS_ROWS = 8
@@ -241,15 +240,13 @@ class _Filler:
             RowWriter(self.store) as writer,
             WorkerLog(self.store.path, _origin(self.task, self.options)) as log,
             Progress(len(rows), description, quiet=self.options.quiet) as progress,
-            closing(self.blocks(rows, size, stop, progress)) as blocks,
+            closing(self.batches(rows, size, stop, progress)) as batches,
         ):
-            for block in blocks:
-                for first in range(0, len(block), size):
-                    if stop.requested:
-                        break
-                    batch = block[first : first + size]
-                    self.fill_batch(self._still_wanted(batch), writer, log)
-                    progress.advance(len(batch))
+            for batch in batches:
+                if stop.requested:
+                    break
+                self.fill_batch(self._still_wanted(batch), writer, log)
+                progress.advance(len(batch))
         self.report.seconds = time.monotonic() - started
 
     def _still_wanted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -258,30 +255,20 @@ class _Filler:
             return rows
         return rows[~self.store.completed_among(rows)]
 
-    def blocks(
+    def batches(
         self, rows: NDArray[np.int64], size: int, stop: StopSignals, progress: Progress
     ) -> Generator[NDArray[np.int64], None, None]:
-        """Yield the rows to do: all at once, or block by block as this worker can claim them."""
+        """Yield the rows to do, batch by batch: all, or what this worker can claim of them."""
         if not self.options.claim:
-            yield rows
+            for first in range(0, len(rows), size):
+                yield rows[first : first + size]
             return
-        block_rows = settle_block_rows(self.store, size)
-        with Claims(self.store, block_rows, self.options.claim_ttl) as claims:
-            while not stop.requested:
-                rows = rows[~self.store.completed()[rows]]
-                progress.reach(progress.total - len(rows))
-                rows = rows[~np.isin(rows, self.refused)]  # to try them again changes nothing
-                if not len(rows):
-                    return
-                block = claims.next_block(rows)
-                self.report.taken_over = claims.taken_over
-                if block is not None:
-                    yield block
-                    claims.finish()
-                elif not self.options.claim_wait:
-                    return
-                else:
-                    stop.wait(min(MAX_SECONDS_BETWEEN_LOOKS, claims.ttl / 6))
+        ttl, wait = self.options.claim_ttl, self.options.claim_wait
+        claimed = ClaimedBatches(self.store, size, ttl, wait, self.refused)
+        try:
+            yield from claimed.batches(rows, stop, progress)
+        finally:
+            self.report.taken_over = claimed.taken_over
 
     def fill_batch(self, rows: NDArray[np.int64], writer: RowWriter, log: WorkerLog) -> None:
         """Compute, check and commit one batch of rows."""

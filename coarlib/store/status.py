@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def status(store: StoreLike) -> StoreStatus:
     store = Store.open(store)
     done = store.completed()
     now = _file_servers_time(store.path)
-    claimed = _claimed_rows(store, now) & ~done
+    claimed = _claimed_rows(store, np.flatnonzero(~done), now) & ~done
     logs = _recent_logs(store.path, now)
     rate = _rate(logs)
     open_rows, workers = int((~done).sum()), _living_workers(logs)
@@ -126,21 +127,21 @@ def _file_servers_time(path: Path) -> float:
         return time.time()
 
 
-def _claimed_rows(store: Store, now: float) -> NDArray[np.bool_]:
-    """Mark rows of blocks whose newest claim was touched recently and not let go."""
+def _claimed_rows(store: Store, open_rows: NDArray[np.int64], now: float) -> NDArray[np.bool_]:
+    """Mark rows of pieces whose newest claim was touched recently and not let go."""
     claimed = np.zeros(store.num_models, np.bool_)
     size = block_rows_of(store)
     if size is None:
         return claimed
-    directory = store.path / CLAIMS_DIR
-    owners, released = list_claims(directory)
-    for block, claim in owners.items():
-        if claim in released:
-            continue
-        file = directory / claim.name
-        age = _age(file, now)
-        if age is not None and age < ALIVE_SECONDS and not owner_has_died(file):
-            claimed[block * size : (block + 1) * size] = True
+    for block in np.unique(open_rows // size).tolist():
+        directory = store.path / CLAIMS_DIR / str(block)
+        owners, released = list_claims(directory)
+        edges = [*sorted(owners), (block + 1) * size]
+        for start, stop in pairwise(edges):
+            file = directory / owners[start].name
+            age = None if owners[start] in released else _age(file, now)
+            if age is not None and age < ALIVE_SECONDS and not owner_has_died(file):
+                claimed[start:stop] = True
     return claimed
 
 

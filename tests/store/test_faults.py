@@ -179,7 +179,7 @@ def test_kill_minus_9_while_claiming_and_growing(store):
     for size in (40, 60, 80):
         workers = [start_worker(store, *slow) for _ in range(2)]
         claims = store.path / "claims"
-        wait_until(lambda where=claims: any(where.glob("[0-9]*")))
+        wait_until(lambda where=claims: any(where.glob("*/*.0")))
         grow(store, size)
         time.sleep(float(rng.random()) * 0.4)
         for worker in workers:

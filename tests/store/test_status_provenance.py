@@ -45,7 +45,7 @@ def test_counts_ranges_rate_and_size(filled, make_rows):
 def test_claimed_rows_and_living_workers(store):
     settle_block_rows(store, 6)
     with Claims(store, 6) as claims:
-        claims.next_block(np.arange(24))
+        claims.next_rows(np.arange(24))
         assert (status(store).claimed, status(store).missing) == (6, 18)
     assert status(store).claimed == 0
 
