@@ -54,11 +54,33 @@ def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
 def methods_table(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
     """Tabulate means, intervals and costs."""
     rows = [(m.name, f"{number(m.mean)} {m.interval}", m.cost or "not known") for m in methods]
+    others = _evaluated(inputs, {method.name for method in methods})
+    rows += others
     trained = inputs.features.noun == "training examples"
     unit = "one training" if trained else "one forward pass over the examples"
     headers = ("method", "mean correlation", "cost")
     caption = f"Methods on the same held-out rows, 95% intervals over rows. A row costs {unit}."
+    if others:
+        caption += " ¹ by coar evaluate, on fresh ablations."
     return table(caption, headers, rows, "methods") if rows else Markup("")
+
+
+def _evaluated(inputs: ReportInputs, known: set[str]) -> list[tuple[str, str, str]]:
+    """Return lines of methods that ``coar evaluate`` has judged, at the fraction of the fit."""
+    found = inputs.evaluation
+    if found is None or not known:
+        return []
+    at = found.trained_at
+    if at is None and inputs.attributions is not None:
+        at = 1 - float(np.mean(inputs.attributions.mean_mask))
+    place = 0 if at is None else int(np.argmin(np.abs(np.asarray(found.fractions) - at)))
+    lines = []
+    for name in [name for name in found.means if name not in known]:
+        low, high = found.intervals[name][place]
+        said = f"{number(found.means[name][place])} [{number(low)}, {number(high)}]"
+        cost = f"{found.passes[name]} passes" if name in found.passes else "not known"
+        lines.append((f"{name}¹", said, cost))
+    return lines
 
 
 def explained(inputs: ReportInputs, top: Strongest | None, health: Health | None) -> Markup:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from paths import ROOT
 
 from coarlib import plots
 from coarlib.errors import ArgumentError
@@ -64,6 +65,12 @@ DEFAULTS = {"#1f77b4", "#ff7f0e", "#2ca02c", "viridis", "RdBu_r"}
 
 def test_every_figure_is_tried():
     assert set(CASES) | OTHERS == set(plots.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_figure_stands_in_the_gallery(name):
+    assert f"](pictures/gallery/{name}.png)" in (ROOT / "docs/gallery.md").read_text("utf-8")
+    assert (ROOT / "docs/pictures/gallery" / f"{name}.png").stat().st_size > 3000
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -90,6 +90,14 @@ def test_titles_are_words(case):
     assert training.noun == "training examples" and FeatureNotes().noun == "features"
 
 
+def test_methods_of_an_evaluation_stand_in_the_table(case):
+    inputs = gather(case)
+    inputs.baselines = {}
+    page = build_report(inputs)
+    table = page[page.index('id="methods"') :].split("</table>")[0]
+    assert "random¹" in table and "0.000 [−0.100, 0.100]" in table and "by coar evaluate" in table
+
+
 def test_three_examples_are_explained_on_the_first_screen(case):
     report.main(report_arguments(case))
     page = (case / "report.html").read_text()

@@ -37,7 +37,7 @@ from coarlib.scoring import bootstrap_interval, correlate
 from coarlib.setups import load, names, shipped_file
 from coarlib.store import Store
 
-SETUP = "digits"
+SETUP, ALONE = "digits", "digits_leave_one_out"
 SUFFIXES = {"full": "", "test": "_test"}
 COMMAND = Command(
     "demo",
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task: Any = load(SETUP, {"model_path": str(model)})
 
     def initialise() -> None:
-        for store, spec in ((rows, f"{SETUP}{suffix}"), (singles, f"{SETUP}_leave_one_out")):
+        for store, spec in ((rows, f"{SETUP}{suffix}"), (singles, ALONE)):
             spec_path = str(shipped_file(f"{spec}.json"))
             initialize_store.main([str(store), "--spec", spec_path, *quiet])
 
