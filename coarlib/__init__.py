@@ -24,6 +24,7 @@ from coarlib.version import __version__
 if TYPE_CHECKING:
     from coarlib.ablation import ComponentSet, ComponentTask, Examples, ablate, find_components
     from coarlib.api import explain, fill, fit
+    from coarlib.autopilot import attribute
     from coarlib.errors import CoarlibError
     from coarlib.history import TrainingLoss, record
     from coarlib.masks import MaskDesign
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingLoss",
     "__version__",
     "ablate",
+    "attribute",
     "compare",
     "correlate",
     "explain",
@@ -65,6 +67,7 @@ __all__ = [
 _ROOMS = {
     "coarlib.ablation": ("ComponentSet", "ComponentTask", "Examples", "ablate", "find_components"),
     "coarlib.api": ("explain", "fill", "fit"),
+    "coarlib.autopilot": ("attribute",),
     "coarlib.errors": ("CoarlibError",),
     "coarlib.masks": ("MaskDesign",),
     "coarlib.metagradient": ("metagradients_of_seeds",),

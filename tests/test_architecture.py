@@ -21,7 +21,7 @@ FLOORS = [
     {"regression"},
     {"baselines", "editing", "path_kernel", "metagradient", "cluster"},
     {"plots"},
-    {"interop", "report"},
+    {"interop", "report", "autopilot"},
     {"api"},
     {"commands"},
     {"__main__"},

@@ -75,10 +75,18 @@ class PassSums:
         targets : slice
             Within those of these sums.
         """
-        first = self.targets.start + targets.start
-        examples = slice(first, first + targets.stop - targets.start)
-        drawn = [self.plan.draw(int(index), examples, self.num_features) for index in self.passes]
-        return np.stack([masks.astype(np.float32) for masks in drawn], axis=1)
+        span = self.targets
+        chosen = range(span.start, span.stop, span.step or 1)[targets]
+        step = chosen.step
+        parts = (
+            [slice(chosen.start, chosen.stop)] if step == 1 else [slice(t, t + 1) for t in chosen]
+        )
+        shape = (len(chosen), len(self.passes), self.num_features)
+        drawn = np.empty(shape, np.float32)
+        for at, index in enumerate(self.passes):
+            masks = [self.plan.draw(int(index), part, self.num_features) for part in parts]
+            drawn[:, at] = np.concatenate(masks)
+        return drawn
 
     def blocks_of_targets(self, numbers: int) -> Iterator[slice]:
         """Yield the targets in blocks whose masks hold about so many numbers."""

@@ -1,0 +1,98 @@
+"""Attribute a model's outputs to its components, with as few forward passes as it takes.
+
+    coar attribute digits --out out/digits --until 0.83
+    coar attribute my_task.py:MyTask --out out/mine --budget 2000
+
+Starts with a few gradient passes and ablations, keeps a quarter of the ablations aside to judge,
+buys what is forecast to bring most for its cost, and stops at the wanted held-out correlation, the
+budget (in forward passes over the examples) or the time. Whatever is bought is kept: the same
+command goes on where it was stopped, and several may run at once. Writes OUT/attributions,
+OUT/purchases.json (what was bought, and why) and a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from coarlib.autopilot import attribute
+from coarlib.commands import common
+from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.components_of import component_task
+from coarlib.commands.judge.report_notes import annotate
+from coarlib.commands.leaving import again, keep_arguments, next_step
+from coarlib.commands.own_classes import own_ablation
+from coarlib.errors import ArgumentError, CoarlibError
+from coarlib.report.inputs import gather
+from coarlib.report.page import write_report
+from coarlib.setups import shipped_file
+from coarlib.store.spec import load_spec
+
+FRACTION = 0.05
+TASK = "a set-up's name, package.module:Class or file.py:Class"
+COMMAND = Command(
+    "attribute",
+    __doc__,
+    {
+        "task": Param(str, TASK, required=True, positional=True),
+        "out": common.out("directory for everything", required=True),
+        "set": common.settings(),
+        "until": Param(float, "stop at this held-out correlation"),
+        "budget": Param(Whole(1), "stop at so many forward passes over the examples"),
+        "minutes": Param(float, "stop buying after so many minutes"),
+        "fraction": Param(
+            float, "share of components ablated; default: as the set-up's spec, or 0.05"
+        ),
+        "seed": common.seed("of the masks"),
+        "device": common.device(),
+        "dry_run": common.flag("say where it would start, and stop"),
+    },
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Attribute, and write the report."""
+    args = COMMAND.parse(argv)
+    out = Path(args.out)
+    result = out / "attributions"
+    fraction = _fraction(args)
+    if args.dry_run:
+        print(f"16 gradient passes and 48 ablations of {fraction:.0%} of the components to start")
+        print(again(args))
+        return
+    if (result / "datamodels.pt").exists():
+        raise ArgumentError(f"{result} is there already; move it away to go on, or name another")
+    found = attribute(
+        component_task(args),
+        out,
+        until=args.until,
+        budget=args.budget,
+        minutes=args.minutes,
+        fraction=fraction,
+        seed=args.seed,
+        device=args.device,
+        quiet=args.quiet,
+    )
+    found.save(result)
+    keep_arguments(args, out)
+    print(found.held_out)
+    print(f"cost: {found.cost}; {found.summary['autopilot']['seconds']:.0f} s")
+    inputs = gather(str(result), str(out / "store"))
+    annotate(inputs, args.task, own_ablation(args.set))
+    print(f"report: {write_report(inputs, result / 'report.html', quiet=True)}")
+    print(next_step("evaluate", result, task=args.task, set=args.set))
+
+
+def _fraction(args: Arguments) -> float:
+    """Return what was given, or what the set-up's own spec ablates, or a twentieth."""
+    if args.fraction is not None:
+        return float(args.fraction)
+    try:
+        design = load_spec(shipped_file(f"{args.task}.json")).design
+    except (CoarlibError, OSError):
+        return FRACTION
+    return FRACTION if design is None or design.keep_prob is None else 1 - design.keep_prob
+
+
+if __name__ == "__main__":
+    run(main)

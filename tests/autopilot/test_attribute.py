@@ -1,0 +1,135 @@
+"""From a model to attributions in one call: what is bought, when it stops, that it goes on."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+from scalable_tasks import small_task
+
+import coarlib as cl
+from coarlib.autopilot import run
+from coarlib.autopilot.holdings import Amounts, Holdings
+from coarlib.autopilot.judge import Forecast, Judgement, judge
+from coarlib.autopilot.run import FIRST, Goal
+from coarlib.commands.__main__ import load
+from coarlib.errors import CoarlibError
+from coarlib.gradient_passes import open_passes, read_passes
+
+HOW = {"fraction": 0.2, "device": "cpu", "quiet": True}
+
+
+def test_it_stops_within_the_budget_and_says_what_it_bought(tmp_path):
+    found = cl.attribute(small_task(), tmp_path / "out", budget=260, **HOW)
+    told = found.summary["autopilot"]
+    costs = [entry["forward_passes"] for entry in told["purchases"]]
+    assert costs[0] == FIRST.cost and costs == sorted(costs)
+    assert 250 < found.cost.passes <= 260 and found.cost.passes == costs[-1]
+    assert "budget" in told["purchases"][-2]["next"]
+    assert json.loads((tmp_path / "out" / "purchases.json").read_text()) == told["purchases"]
+    assert len(found.split.validation) >= 0.2 * len(found.split.train)
+    fresh = np.random.default_rng(0).random((300, found.num_features)) < 0.8
+    task = small_task()
+    task.prepare(torch.device("cpu"))
+    truth = task.rows(np.arange(300), fresh)["test_margins"].numpy()
+    assert cl.correlate(found.predict(fresh), truth, "pearson").r.mean() > 0.8
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    whole = cl.attribute(small_task(), tmp_path / "whole", budget=200, **HOW)
+    bought = []
+
+    def interrupted(self, wanted):
+        bought.append(wanted)
+        return len(bought) < 3 and buy(self, wanted)
+
+    buy = Holdings.buy
+    monkeypatch.setattr(Holdings, "buy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cl.attribute(small_task(), tmp_path / "out", budget=200, **HOW)
+    monkeypatch.setattr(Holdings, "buy", buy)
+    found = cl.attribute(small_task(), tmp_path / "out", budget=200, **HOW)
+    assert found.cost == whole.cost
+    assert np.allclose(found.weight, whole.weight, atol=1e-5 * np.abs(whole.weight).max())
+
+
+def test_it_stops_at_the_correlation_it_was_asked_for(tmp_path):
+    found = cl.attribute(small_task(), tmp_path / "out", until=0.5, **HOW)
+    last = found.summary["autopilot"]["purchases"][-1]
+    assert last["next"] == "stop: 0.5 is reached" and last["correlation"] >= 0.5
+    assert last["rows"] >= 96  # judged by enough of them
+
+
+def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
+    found = cl.attribute(small_task(ablate="resample"), tmp_path / "out", budget=150, **HOW)
+    told = found.summary["autopilot"]
+    assert "in its place" in told["without_gradient_passes"]
+    assert found.cost.passes == found.cost.rows <= 150
+    assert open_passes(tmp_path / "out" / "store") is None
+
+
+def judged(rows, passes, mean):
+    scores = type("Scores", (), {"mean": mean, "mean_low": 0.0, "mean_high": 1.0})()
+    return Judgement(Amounts(rows, passes), scores, "bayes", 0.9)
+
+
+def test_what_brings_more_for_its_cost_is_bought():
+    holdings = type("Nothing", (), {"no_passes": None})()
+
+    def choice(ahead, goal=None, now=None):
+        now, goal = now or judged(100, 32, 0.6), goal or Goal(budget=10_000)
+        return run._next(now, ahead, goal, holdings, 0.0)
+
+    more, why = choice(Forecast(passes=0.1, rows=0.05))
+    assert more == Amounts(100, 56) and "gradient passes" in why
+    more, why = choice(Forecast(passes=0.02, rows=0.05))
+    assert more == Amounts(160, 32) and "+0.050" in why
+    assert choice(Forecast(passes=0.1, rows=math.nan))[1] == "more rows: to try them"
+    more, why = choice(Forecast(0.1, 0.0), Goal(budget=215))
+    assert more == Amounts(100 + 19, 32) and "budget" in why
+    assert choice(Forecast(0.1, 0.0), Goal(budget=196))[0] == Amounts(100, 32)
+    assert choice(Forecast(0.001, 0.002), Goal())[1].startswith("stop: doubling")
+    sure = choice(Forecast(0.1, 0.1), Goal(until=0.5), judged(48, 16, 0.6))
+    assert sure[0] == Amounts(96, 16) and "to be sure" in sure[1]
+
+
+def test_judging_uses_no_row_that_is_fitted(tmp_path):
+    cl.attribute(small_task(), tmp_path / "out", budget=100, **HOW)
+    store = cl.Store.open(tmp_path / "out" / "store")
+    task = small_task()
+    task.prepare(torch.device("cpu"))
+    holdings = Holdings(store, task, torch.device("cpu"), True)
+    fitted, judging = holdings.fitted(48), holdings.judging(48)
+    assert not set(fitted) & set(judging) and len(fitted) + len(judging) == 48
+    now = judge(holdings, Amounts(48, 8), 48)
+    assert now.scores.num_rows == len(judging) and now.solver == "bayes"
+    assert len(read_passes(store, slice(0, None, 3)).outputs[0]) == 4
+    some, whole = read_passes(store, slice(1, None, 3)), read_passes(store)
+    assert np.array_equal(some.masks(slice(0, 3)), whole.masks(slice(0, 11))[[1, 4, 7]])
+
+
+@pytest.mark.parametrize(
+    "goal", [{"until": 1.5}, {"budget": 10}, {"minutes": 0}, {"minutes": math.nan}]
+)
+def test_goals_that_cannot_be_are_refused(goal, tmp_path):
+    with pytest.raises(CoarlibError, match=next(iter(goal))):
+        cl.attribute(small_task(), tmp_path / "out", **goal, **HOW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_attributions_and_a_report(tmp_path, capsys):
+    task = f"{ROOT / 'tests' / 'zoo' / 'scalable_tasks.py'}:SmallTask"
+    words = [task, "--out", str(tmp_path / "out"), "--budget", "120", "--fraction", "0.2"]
+    main = load("attribute").main
+    main([*words, "--dry_run"])
+    assert "16 gradient passes and 48 ablations of 20%" in capsys.readouterr().out
+    main(words)
+    out = capsys.readouterr().out
+    assert "held-out correlation" in out and "next: coar evaluate" in out
+    result = tmp_path / "out" / "attributions"
+    assert cl.Attributions.load(result).summary["autopilot"]["purchases"]
+    assert (result / "report.html").stat().st_size > 10_000
+    with pytest.raises(CoarlibError, match="is there already"):
+        main(words)
