@@ -45,14 +45,15 @@ class Holdings:
     task : ComponentTask
         Prepared.
     device : torch.device
-    quiet : bool
+    share : bool
+        Share the work out by claims with others that do the same.
     """
 
     def __init__(
-        self, store: Store, task: ComponentTask, device: torch.device, quiet: bool
+        self, store: Store, task: ComponentTask, device: torch.device, share: bool = False
     ) -> None:
         self.store, self.task, self._device = store, task, device
-        self._how = FillOptions(quiet=quiet, claim=True)
+        self._how = FillOptions(quiet=True, claim=share)
         self.no_passes: str | None = None
 
     @property

@@ -99,6 +99,7 @@ def attribute(
     fraction: float = 0.05,
     seed: int = 0,
     device: str = "auto",
+    share: bool = False,
     quiet: bool = False,
 ) -> Attributions:
     """Attribute a model's outputs to its components with as few forward passes as it takes.
@@ -106,8 +107,7 @@ def attribute(
     It starts with a few gradient passes and rows. A quarter of the rows is kept aside to judge.
     Halves of what is there, judged on the same rows, say what twice as many passes or rows would
     bring; what brings more for its cost is bought, until the goal is met. Whatever is bought is
-    kept in ``out``, so the same call goes on where another was stopped, and several may run at
-    once.
+    kept in ``out``, so the same call goes on where another was stopped.
 
     Parameters
     ----------
@@ -125,6 +125,8 @@ def attribute(
     seed : int
         Of the masks.
     device : str
+    share : bool
+        Several calls with one ``out`` share the work.
     quiet : bool
         Print nothing.
 
@@ -151,7 +153,7 @@ def attribute(
         kept = Store.open(store)
     else:
         kept = Store.create(store, task, FIRST.rows, 1 - fraction, seed=seed, device=device)
-    holdings = Holdings(kept, task, resolve_device(device), quiet=True)
+    holdings = Holdings(kept, task, resolve_device(device), share)
     log = _Log(out / LOG, say)
     have = holdings.amounts
     wanted = Amounts(max(have.rows, FIRST.rows), max(have.passes, FIRST.passes))

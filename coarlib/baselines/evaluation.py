@@ -9,7 +9,7 @@ correlation over masks of predicted and true outputs, a target at a time (Shah, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,9 @@ from coarlib.baselines.gradients import METHODS, gradient_scores
 from coarlib.errors import ScoringError, nearest
 from coarlib.masks import MaskDesign, draw
 from coarlib.progress import Progress
+from coarlib.regression.heldout import HeldOut, score_arrays
 from coarlib.scoring import bootstrap_interval, correlate
+from coarlib.statistics.bootstrap import difference_interval
 
 BASELINES = ("leave_one_out", *METHODS, "random")
 SHOWN: tuple[Literal["pearson", "spearman"], ...] = ("pearson", "spearman")
@@ -47,6 +49,8 @@ class Line:
     pearson, pearson_low, pearson_high : float
         Mean over targets with its 95% interval over rows.
     spearman, spearman_low, spearman_high : float
+    difference, difference_low, difference_high : float
+        Pearson correlation less that of the first method, with the 95% interval over paired rows.
     """
 
     method: str
@@ -60,6 +64,9 @@ class Line:
     spearman: float
     spearman_low: float
     spearman_high: float
+    difference: float = 0.0
+    difference_low: float = 0.0
+    difference_high: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,7 @@ def compare(
     for fraction in fractions:
         masks = fresh_masks(components, fraction, rows)
         outputs = truth(masks)
+        first: HeldOut | None = None
         for name, method in methods.items():
             wanted = (components, outputs.shape[1])
             if method.scores.shape != wanted:
@@ -179,8 +187,20 @@ def compare(
                     f"{wanted[0]} components and {wanted[1]} targets"
                 )
             predicted = masks.astype(np.float64) @ method.scores.astype(np.float64)
-            lines.append(_line(name, method, fraction, predicted, outputs))
+            scores = score_arrays(predicted, outputs)
+            first = first or scores
+            line = _line(name, method, fraction, predicted, outputs)
+            lines.append(replace(line, **_difference(scores, first)))
     return lines
+
+
+def _difference(scores: HeldOut, first: HeldOut) -> dict[str, float]:
+    """How much better than the first method one is, from paired resamples of the rows."""
+    change = scores.replicas - first.replicas
+    difference = scores.mean - first.mean
+    interval, _ = difference_interval(difference, change, scores.num_rows)
+    low, high = (difference, difference) if scores is first else (interval.low, interval.high)
+    return {"difference": difference, "difference_low": low, "difference_high": high}
 
 
 def _line(
@@ -228,3 +248,17 @@ def table(lines: Sequence[Line]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (head, *body)
     )
+
+
+def differences(lines: Sequence[Line]) -> str:
+    """Say where a method is better or worse than the first one beyond the paired interval."""
+    first = lines[0].method
+    found = [
+        f"{line.method} at α = {line.fraction:g}: {line.difference:+.3f} "
+        f"[{line.difference_low:+.3f}, {line.difference_high:+.3f}] for {passes_text(line)} passes"
+        for line in lines
+        if line.method != first and line.difference_low > 0
+    ]
+    if not found:
+        return f"no method predicts better than {first} beyond the paired interval"
+    return f"better than {first} beyond the paired interval: " + "; ".join(found)

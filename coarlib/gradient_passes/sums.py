@@ -96,7 +96,10 @@ class PassSums:
 
 
 def read_passes(
-    store: Store | str | Path, targets: slice = slice(None), most: int | None = None
+    store: Store | str | Path,
+    targets: slice = slice(None),
+    most: int | None = None,
+    blocks: NDArray[np.int64] | None = None,
 ) -> PassSums | None:
     """Sum the gradient passes that a store has; None if it has none.
 
@@ -108,6 +111,8 @@ def read_passes(
         Which targets.
     most : int, optional
         Only the first blocks, with so many passes at most.
+    blocks : int64 [B], optional
+        Only these blocks, ascending.
 
     Raises
     ------
@@ -117,7 +122,8 @@ def read_passes(
     kept = open_passes(store)
     if kept is None:
         return None
-    plan, blocks = plan_of(kept), kept.completed_rows()
+    plan, done = plan_of(kept), kept.completed_rows()
+    blocks = done if blocks is None else np.intersect1d(done, blocks)
     if most is not None:
         blocks = blocks[: most // plan.passes]
     if not len(blocks):

@@ -21,6 +21,7 @@ from coarlib.plots.data_figures import (
     scoreboard,
 )
 from coarlib.plots.fit_figures import (
+    correlation_against_cost,
     correlation_against_fraction,
     correlation_histogram,
     learning_curve,
@@ -43,6 +44,7 @@ __all__ = [
     "attribution_bars",
     "attribution_panels",
     "contribution_over_steps",
+    "correlation_against_cost",
     "correlation_against_fraction",
     "correlation_histogram",
     "helpful_and_harmful",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style, panels_on
 
 __all__ = [
+    "correlation_against_cost",
     "correlation_against_fraction",
     "correlation_histogram",
     "draw_correlations",
@@ -249,6 +250,45 @@ def correlation_against_fraction(
             )
         panel.axhline(0, color=INK, lw=0.5)
         panel.set(xlabel="ablated fraction α", ylabel="mean correlation over targets", title=title)
+        panel.legend()
+        return figure
+
+
+def correlation_against_cost(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str = "",
+    axes: Any = None,
+) -> Any:
+    """Draw mean correlation against what it cost, a line or a point a method.
+
+    Parameters
+    ----------
+    points : mapping of method to (costs, correlations)
+        Costs in forward passes over the examples; a method that costs nothing is drawn at 1.
+    intervals : mapping of method to one (low, high) a point
+    title : str
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with drawn_on(axes, (6.4, 4)) as (figure, panel):
+        for at, (method, (costs, values)) in enumerate(points.items()):
+            style, places = line_style(at), np.maximum(costs, 1)
+            panel.plot(places, values, marker="o", ms=4, label=method, **style)
+            for place, (low, high) in zip(places, intervals.get(method, ()), strict=False):
+                panel.plot([place, place], [low, high], color=style["color"], lw=1)
+        panel.set_xscale("log")
+        panel.axhline(0, color=INK, lw=0.5)
+        panel.set(
+            xlabel="cost in forward passes over the examples",
+            ylabel="mean correlation over targets",
+            title=title,
+        )
         panel.legend()
         return figure
 

@@ -100,7 +100,7 @@ def test_judging_uses_no_row_that_is_fitted(tmp_path):
     store = cl.Store.open(tmp_path / "out" / "store")
     task = small_task()
     task.prepare(torch.device("cpu"))
-    holdings = Holdings(store, task, torch.device("cpu"), True)
+    holdings = Holdings(store, task, torch.device("cpu"))
     fitted, judging = holdings.fitted(48), holdings.judging(48)
     assert not set(fitted) & set(judging) and len(fitted) + len(judging) == 48
     now = judge(holdings, Amounts(48, 8), 48)

@@ -39,6 +39,7 @@ IMAGES = RNG.random((6, 8, 8))
 CASES = {
     "attribution_bars": ((["a[0]", "b[1]"], np.array([1.0, -2.0]), np.array([0.1, 0.2])), 1),
     "contribution_over_steps": ((np.arange(6), {"data": RNG.normal(size=6)}), 1),
+    "correlation_against_cost": (({"COAR": ([50, 100], [0.7, 0.8])}, {}), 1),
     "correlation_against_fraction": (([0.05, 0.1], {"COAR": [0.9, 0.8]}, {}), 1),
     "correlation_histogram": (({"COAR": R, "none": R * np.nan},), 1),
     "helpful_and_harmful": ((IMAGES[:2], IMAGES, RNG.normal(size=(2, 6))), 14),

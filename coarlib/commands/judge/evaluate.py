@@ -2,8 +2,9 @@
 
     coar evaluate OUT --task digits --fractions 0.05,0.1,0.2 --ablations 200
 
-Writes evaluation.csv,
-evaluation.json and evaluation.png; baselines are kept beside them and not computed twice.
+Writes evaluation.csv, evaluation.json, evaluation.png and cost.png (accuracy against cost), and says
+what is better than the attributions beyond the paired interval; baselines are kept beside them and
+not computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from coarlib.ablation import ComponentTask
-from coarlib.baselines.evaluation import BASELINES, Line, Scores, baseline, compare, measure, table
+from coarlib.baselines.evaluation import (
+    BASELINES,
+    Line,
+    Scores,
+    baseline,
+    compare,
+    differences,
+    measure,
+    table,
+)
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, Whole, run
 from coarlib.commands.components_of import (
@@ -32,6 +42,8 @@ from coarlib.errors import ArgumentError, ComponentError, ScoringError
 from coarlib.files import whole_file
 from coarlib.loading import load_npz
 from coarlib.plots import plot_against_fraction
+from coarlib.plots.fit_figures import correlation_against_cost
+from coarlib.plots.style import panels_on, save_png
 from coarlib.regression.attributions import Attributions
 
 COMMAND = Command(
@@ -103,11 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write(out, lines, task, trained_at)
     keep_arguments(args, out)
     print(table(lines))
+    print(differences(lines))
     print(
         f"mean Pearson correlation over {task.num_examples} targets [95% interval over "
         f"{args.ablations} fresh ablations]; passes: forward passes over the "
         "examples that went into it, a backward pass counting as two\n"
-        f"table and figure: {out}"
+        f"table and figures: {out}"
     )
     print(next_step("report", args.attributions, evaluation=out / "evaluation.json"))
 
@@ -154,6 +167,23 @@ def _write(out: Path, lines: Sequence[Line], task: ComponentTask, trained_at: fl
         trained_at=None if np.isnan(trained_at) else trained_at,
         title=f"{len(task.component_set)} components, {task.num_examples} targets",
     )
+    _draw_costs(out / "cost.png", lines, fractions, names)
+
+
+def _draw_costs(
+    path: Path, lines: Sequence[Line], fractions: Sequence[float], names: Sequence[str]
+) -> None:
+    """Draw accuracy against cost, a panel a fraction, all in one line."""
+    with panels_on(None, 1, len(fractions), (5.0 * len(fractions), 4)) as (figure, grid):
+        for panel, fraction in zip(grid[0], fractions, strict=True):
+            here = {line.method: line for line in lines if line.fraction == fraction}
+            correlation_against_cost(
+                {name: ([here[name].forward_passes], [here[name].pearson]) for name in names},
+                {name: [(here[name].pearson_low, here[name].pearson_high)] for name in names},
+                title=f"α = {fraction:g}",
+                axes=panel,
+            )
+        save_png(figure, path)
 
 
 if __name__ == "__main__":

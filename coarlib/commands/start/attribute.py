@@ -6,8 +6,8 @@
 Starts with a few gradient passes and ablations, keeps a quarter of the ablations aside to judge,
 buys what is forecast to bring most for its cost, and stops at the wanted held-out correlation, the
 budget (in forward passes over the examples) or the time. Whatever is bought is kept: the same
-command goes on where it was stopped, and several may run at once. Writes OUT/attributions,
-OUT/purchases.json (what was bought, and why) and a report.
+command goes on where it was stopped, and several share the work by --claim. Writes
+OUT/attributions, OUT/purchases.json (what was bought, and why) and a report.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ COMMAND = Command(
         ),
         "seed": common.seed("of the masks"),
         "device": common.device(),
+        "claim": common.flag("share the work with others started so"),
         "dry_run": common.flag("say where it would start, and stop"),
     },
 )
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fraction=fraction,
         seed=args.seed,
         device=args.device,
+        share=args.claim,
         quiet=args.quiet,
     )
     found.save(result)
