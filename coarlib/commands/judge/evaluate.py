@@ -2,9 +2,9 @@
 
     coar evaluate OUT --task digits --fractions 0.05,0.1,0.2 --ablations 200
 
-Writes evaluation.csv, evaluation.json, evaluation.png and cost.png (accuracy against cost), and says
-what is better than the attributions beyond the paired interval; baselines are kept beside them and
-not computed twice.
+Writes evaluation.csv, evaluation.json, evaluation.png and cost.png (accuracy against cost), and
+says what is better than the attributions beyond the paired interval; baselines are kept beside
+them and not computed twice.
 """
 
 from __future__ import annotations
