@@ -190,17 +190,19 @@ def compare(
             scores = score_arrays(predicted, outputs)
             first = first or scores
             line = _line(name, method, fraction, predicted, outputs)
-            lines.append(replace(line, **_difference(scores, first)))
+            by, low, high = _difference(scores, first)
+            lines.append(replace(line, difference=by, difference_low=low, difference_high=high))
     return lines
 
 
-def _difference(scores: HeldOut, first: HeldOut) -> dict[str, float]:
+def _difference(scores: HeldOut, first: HeldOut) -> tuple[float, float, float]:
     """How much better than the first method one is, from paired resamples of the rows."""
     change = scores.replicas - first.replicas
     difference = scores.mean - first.mean
     interval, _ = difference_interval(difference, change, scores.num_rows)
-    low, high = (difference, difference) if scores is first else (interval.low, interval.high)
-    return {"difference": difference, "difference_low": low, "difference_high": high}
+    if scores is first:
+        return 0.0, 0.0, 0.0
+    return difference, interval.low, interval.high
 
 
 def _line(
