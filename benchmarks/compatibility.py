@@ -9,7 +9,6 @@ it is not installed the test is skipped, and the table says so.
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import reporting
@@ -32,6 +31,8 @@ CASES = [
      [f"{INTEROP}test_bank_exports.py::test_dattri_measures_what_the_store_holds"]),
     ("dattri", "dattri", "in", "its published benchmarks (import_bank --format dattri)",
      [f"{INTEROP}test_bank_formats.py::test_folders[dattri]"]),
+    ("ffcv", "ffcv", "both", ".beton files, with the program itself",
+     ["tests/beton/test_ffcv.py"]),
     ("quanda", None, "both", "configuration, checkpoints, logits, explanations (0.5.0)",
      [f"{INTEROP}test_quanda.py",
       f"{INTEROP}test_bank_exports.py::"
@@ -69,34 +70,33 @@ by its description, for the version in brackets.
 
 
 def main():
-    lines, rows = [], []
-    for system, package, direction, what, tests in CASES:
-        found = outcome(tests)
-        version = "" if package is None else version_of(package)
-        said = f"{found['passed']} passed"
-        if found["skipped"]:
-            said += f", {found['skipped']} skipped (not installed)"
-        if found["failed"]:
-            said += f", {found['failed']} failed"
-        lines.append(f"| {system} | {direction} | {version or '–'} | {what} | {said} |\n")
-        rows.append({"system": system, "direction": direction, "version": version, **found})
-        print(lines[-1], end="", flush=True)
-    (ROOT / "docs" / "compatibility.md").write_text(HEAD + "".join(lines), encoding="utf-8")
+    rows = []
+    for system, package, direction, _, tests in CASES:
+        version = "" if package is None else reporting.versions(package)[package] or "not installed"
+        rows.append({"system": system, "direction": direction, "version": version})
+        rows[-1] |= outcome(tests)
+        print(rows[-1], flush=True)
     reporting.save("compatibility", {"cases": rows}, "numpy", "torch")
+    (ROOT / "docs" / "compatibility.md").write_text(page(rows), encoding="utf-8")
 
 
-def version_of(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def page(rows):
+    """Return the page of the docs for rows of a result."""
+    lines = []
+    for (system, _, direction, what, _), row in zip(CASES, rows, strict=True):
+        said = [f"{row['passed']} passed"]
+        said += [f"{row['skipped']} skipped (not installed)"] * bool(row["skipped"])
+        said += [f"{row['failed']} failed"] * bool(row["failed"])
+        version = row["version"] or "–"
+        lines.append(f"| {system} | {direction} | {version} | {what} | {', '.join(said)} |\n")
+    return HEAD + "".join(lines)
 
 
 def outcome(tests):
     """Run tests and count what became of them."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, "-rN", *tests], cwd=ROOT, capture_output=True, text=True,
-                          env=None, check=False)  # fmt: skip
+                          check=False)  # fmt: skip
     found = {key: 0 for key in ("passed", "skipped", "failed")}
     for line in done.stdout.splitlines():
         if progress := re.fullmatch(r"([.sFEx]+)\s*(\[ *\d+%\])?", line.strip()):
