@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -299,6 +299,7 @@ class _Flags:
     """Why targets are undefined or odd, bool [T] each."""
 
     nan_score: NDArray[np.bool_]
+    flat_score: NDArray[np.bool_]
     infinite: NDArray[np.bool_]
 
     @classmethod
@@ -307,21 +308,25 @@ class _Flags:
         infinite = np.zeros(len(predicted), dtype=bool)
         if true.dtype.kind == "f":
             infinite = np.isinf(true).any(axis=tuple(range(true.ndim - 1)))
-        return cls(np.asarray(np.isnan(predicted).any(axis=1)), infinite)
+        flat = np.asarray((predicted == predicted[:, :1]).all(axis=1))
+        return cls(np.asarray(np.isnan(predicted).any(axis=1)), flat, infinite)
 
     @classmethod
     def join(cls, parts: list[_Flags]) -> _Flags:
         """Put successive blocks of targets together."""
         none = np.zeros(0, dtype=bool)
         return cls(
-            np.concatenate([none, *(part.nan_score for part in parts)]),
-            np.concatenate([none, *(part.infinite for part in parts)]),
+            *(
+                np.concatenate([none, *(getattr(part, field.name) for part in parts)])
+                for field in fields(cls)
+            )
         )
 
     def warn(self, result: Correlation, nonfinite: NonFinite) -> None:
         """Name undefined and infinite targets, at the caller of :func:`lds`."""
         warn_of_infinite(self.infinite & ~np.isnan(result.r), nonfinite, stacklevel=3)
         infinite = self.infinite & ~self.nan_score
+        flat = result.constant & ~infinite & self.flat_score
         reasons = [
             f"{int(flags.sum())} of {flags.size} targets {why} (target "
             f"{named(np.flatnonzero(flags))})"
@@ -329,7 +334,8 @@ class _Flags:
                 (result.has_nan & self.nan_score, "have scores that are not finite"),
                 (result.has_nan & ~self.nan_score & ~infinite, "have NaN outputs"),
                 (np.isnan(result.r) & infinite, "have infinite outputs"),
-                (result.constant & ~infinite, "are constant"),
+                (flat, "have scores whose sums over the subsets never vary"),
+                (result.constant & ~infinite & ~flat, "have outputs that never vary"),
             )
             if flags.any()
         ]

@@ -245,7 +245,10 @@ def batch_of(store: Path, row: int) -> Batch:
     """
     found = [batch for batch in read_batches(store) if batch.holds(row)]
     if not found:
-        raise StoreError(f"no worker of {store} has recorded row {row}")
+        words = f"no worker of {store} has recorded row {row}"
+        if damaged := damaged_lines(store):
+            words += f"; damaged lines of the logs: {len(damaged)}, the first is {damaged[0]}"
+        raise StoreError(words)
     digest = digest_of(store, row)
     authors = [batch for batch in found if digest is not None and batch.wrote(row, digest)]
     return max(authors or found, key=lambda batch: batch.started)

@@ -264,6 +264,37 @@ def test_only_the_rows_of_the_fit_are_verified(tmp_path, fit_args, filled_store)
     main(fit_args(cfg__out_dir=tmp_path / "unverified", data__verify=0))
 
 
+@pytest.mark.parametrize(
+    ("how", "left_out", "said"),
+    [
+        ("rows", [], "rows were left out because of 2 of 5 targets (target 1, 3)"),
+        ("targets", [1, 3], "targets with NaN or infinite outputs: 2 of 5 targets (target 1, 3)"),
+        ("alone", [], "targets with NaN or infinite outputs: 2 of 5 targets (target 1, 3)"),
+    ],
+)
+def test_outputs_that_are_not_finite(tmp_path, fit_args, capsys, how, left_out, said):
+    weight = linear_store(tmp_path / "store")
+    outputs = np.load(tmp_path / "store" / "test_margins.npy")
+    outputs[[4, 7], 1], outputs[50, 3] = np.inf, np.nan
+    np.save(tmp_path / "store" / "test_margins.npy", outputs)
+    main([*fit_args(), "--nonfinite", how])
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+    found = Attributions.load(tmp_path / "out").weight
+    assert np.flatnonzero(np.isnan(found).any(0)).tolist() == left_out
+    kept = np.setdiff1d(np.arange(5), left_out)
+    np.testing.assert_allclose(found[:, kept], weight[:, kept], atol=TRUE_EFFECT)
+
+
+def test_a_word_that_is_no_way_to_leave_out_is_refused(tmp_path, fit_args):
+    linear_store(tmp_path / "store")
+    with pytest.raises(ArgumentError, match="rows, targets, alone"):
+        main([*fit_args(), "--nonfinite", "drop"])
+    with pytest.raises(ArgumentError, match="goes with other solvers than fast_l1"):
+        main([*fit_args(cfg__solver="fast_l1"), "--nonfinite", "alone"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_is_never_overwritten(tmp_path, fit_args):
     linear_store(tmp_path / "store")
     main(fit_args())

@@ -8,7 +8,7 @@ import pytest
 
 import coarlib as cl
 from coarlib.commands.judge.score_lds import main
-from coarlib.errors import CoarlibError, TornRowError
+from coarlib.errors import CoarlibError, ScoringError, TornRowError
 from coarlib.interop.banks import write_bank
 from coarlib.scoring import lds
 
@@ -64,12 +64,49 @@ def test_a_range_of_rows(case, capsys):
     assert printed.err == ""
 
 
-def test_undefined_targets_are_counted_and_json_stays_json(case, capsys):
+def test_undefined_targets_are_counted_and_named(case, capsys):
     folder, scores, _, _ = case
-    np.save(folder / "zero.npy", scores * 0)
+    scores[:, 1:] = 0
+    np.save(folder / "zero.npy", scores)
     main(arguments(folder, data__scores=folder / "zero.npy", cfg__out=folder / "r.json"))
-    assert "5 constant, 0 with scores" in capsys.readouterr().out
-    assert json.loads((folder / "r.json").read_text())["mean"] is None
+    printed = capsys.readouterr()
+    assert "over 1 targets" in printed.out and "4 constant, 0 with scores" in printed.out
+    assert "4 of 5 targets have scores whose sums over the subsets never vary" in printed.err
+    assert json.loads((folder / "r.json").read_text())["mean"] is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "why"),
+    [
+        (np.zeros((20, 5)), "5 of 5 targets have scores whose sums over the subsets never vary"),
+        (np.full((20, 5), np.nan), "5 of 5 targets have scores that are not finite"),
+    ],
+)
+def test_scores_without_any_correlation_are_one_sentence(case, capsys, scores, why):
+    folder, *_ = case
+    np.save(folder / "odd.npy", scores)
+    words = folder / "store", folder / "scores.npy", folder / "odd.npy", "--out", folder / "r.json"
+    with pytest.raises(ScoringError, match=f"odd.npy cannot be scored: no .*{why}") as caught:
+        main(list(map(str, words)))
+    assert "\n" not in str(caught.value) and not list(folder.glob("r*.json"))
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_a_note_where_shapes_cannot_tell_examples_from_targets(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    scores, masks = rng.normal(size=(6, 6)), rng.random((60, 6)) < 0.5
+    store = write_bank(tmp_path / "store", masks, masks @ scores + rng.normal(size=(60, 6)))
+    expected = lds(scores, masks, store.array("test_margins")).mean
+    noted = "N = T = 6 its shape cannot tell: if it is [test, train], say --transposed"
+    for name, matrix, words in (("right", scores, []), ("turned", scores.T, ["--transposed"])):
+        np.save(tmp_path / f"{name}.npy", matrix)
+        main([str(store.path), str(tmp_path / f"{name}.npy"), *words])
+        printed = capsys.readouterr()
+        assert (noted in printed.err) == (not words)
+        assert f"rows: {expected:.4f}" in printed.out
+    cl.fit(masks[:40], store.array("test_margins")[:40]).save(tmp_path / "fit")
+    main([str(store.path), str(tmp_path / "fit")])
+    assert "its shape" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

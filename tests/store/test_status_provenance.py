@@ -9,7 +9,9 @@ import pytest
 from paths import ROOT
 
 from coarlib.cluster.overview import Overview
+from coarlib.commands.store import provenance as provenance_command
 from coarlib.commands.store import status as status_command
+from coarlib.commands.store.make_dataset import main as make_dataset
 from coarlib.errors import StoreError
 from coarlib.store import RowWriter, Store
 from coarlib.store.claims import Claims, settle_block_rows
@@ -20,13 +22,10 @@ TASK = ROOT / "tests" / "zoo" / "linear_task.py"
 
 
 @pytest.fixture
-def filled(store, command):
+def filled(store, capsys):
     """Rows 0..9 filled by a real worker."""
-    done = command(
-        "coarlib.commands.store.make_dataset",
-        *("--expt.base_dir", store.path, "--expt.task", TASK, "--expt.end_index", 10),
-    )
-    assert done.returncode == 0, done.stderr
+    make_dataset([str(store.path), "--task", str(TASK), "--end_index", "10"])
+    capsys.readouterr()
     return store
 
 
@@ -128,6 +127,26 @@ def test_a_log_cut_short_by_a_crash_is_still_read(filled):
     (log,) = (filled.path / "workers").glob("*.jsonl")
     log.write_bytes(log.read_bytes()[:-40])
     assert batch_of(filled.path, 0).holds(0)
+
+
+def test_a_damaged_first_line_of_a_log_is_said(filled, capsys):
+    (log,) = (filled.path / "workers").glob("*.jsonl")
+    whole = log.read_bytes()
+    for damaged in (whole.replace(b'"host"', b'"hosu"', 1), whole.replace(b'"worker"', b"\xff", 1)):
+        log.write_bytes(damaged)
+        provenance_command.main([str(filled.path), "5", "--json"])
+        shown = capsys.readouterr()
+        facts = json.loads(shown.out)
+        assert facts["rows_of_batch"] == [[4, 8]] and facts["completed"] and "task" not in facts
+        assert f"the first line of {log} is damaged" in shown.err and shown.err.count("\n") == 1
+    log.write_bytes(whole)
+    provenance_command.main([str(filled.path), "5", "--json"])
+    assert capsys.readouterr().err == ""
+    log.write_bytes(whole.replace(b'{"rows"', b'{"rowt"'))
+    with pytest.raises(
+        StoreError, match=rf"recorded row 5; damaged lines.*: 3, the first is {log}:2"
+    ):
+        provenance_command.main([str(filled.path), "5"])
 
 
 def test_recomputing_a_row(filled, command):

@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, LDSResult] = {}
     for name, matrix in scores.items():
         known = next((result.ceiling for result in found.values()), None)
-        found[name] = _score(store, rows, matrix, args, known)
+        _note_of_square(name, matrix, args)
+        found[name] = _score(store, rows, name, matrix, args, known)
     for name, result in found.items():
         if len(found) > 1:
             print(f"{name}:")
@@ -124,14 +125,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(next_step("scoreboard", out.parent))
 
 
-def _score(
+def _note_of_square(name: str, scores: NDArray[Any], args: SimpleNamespace) -> None:
+    """Say that the shape of a file's scores cannot tell [N, T] from [T, N], where N = T > 1."""
+    known = args.transposed or fitted_masks(args.scores[name]) is not None
+    if scores.shape[0] == scores.shape[1] > 1 and not known:
+        print(
+            f"note: {args.scores[name]} is taken as [N, T]; with N = T = {len(scores)} its shape "
+            "cannot tell: if it is [test, train], say --transposed",
+            file=sys.stderr,
+        )
+
+
+def _score(  # noqa: PLR0917
     store: Store,
     rows: NDArray[np.int64],
+    name: str,
     scores: NDArray[Any],
     args: SimpleNamespace,
     ceiling: NoiseCeiling | None,
 ) -> LDSResult:
-    """Score one matrix; what is odd about targets or rows goes to stderr in a sentence each."""
+    """Score one matrix; what is odd about targets or rows goes to stderr in a sentence each.
+
+    If no target has a correlation, that is a ScoringError.
+    """
     x_name, y_name = store.masks_name(args.x_name), store.outputs_name(args.y_name)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -149,6 +165,10 @@ def _score(
             seed=args.seed,
             quiet=False,
         )
+    if result.num_scored == 0:
+        undefined = (w for w in said if issubclass(w.category, UndefinedCorrelationWarning))
+        why = next((str(warning.message) for warning in undefined), "there are no targets")
+        raise ScoringError(f"{args.scores[name]} cannot be scored: {why}")
     for warning in said:
         if issubclass(warning.category, RowsLeftOutWarning):
             failed = rows[result.failed_rows]
@@ -172,6 +192,8 @@ def _print_metric(
     outputs = mean_over_runs(_take(store.array(store.outputs_name(args.y_name)), rows))
     values = evaluate(name, scores.T if args.transposed else scores, masks, outputs)
     defined = values[~np.isnan(values)]
+    if not defined.size:
+        raise ScoringError(f"{name} is defined for none of the {values.size} targets")
     print(f"{name}: {defined.mean():.4f} (mean over {len(defined)} targets)")
 
 

@@ -6,6 +6,7 @@ coar provenance STORE ROW [--json]
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from coarlib.commands.leaving import after_rows, next_step
 from coarlib.errors import printable
 from coarlib.setups import is_shipped
 from coarlib.store import Store
+from coarlib.store.layout import WORKERS_DIR
 from coarlib.store.provenance import batch_of
 
 COMMAND = Command(
@@ -41,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows_of_batch": [list(pair) for pair in batch.ranges],
         **batch.worker,
     }
+    if "host" not in batch.worker:  # the first line of the log, which says who, was passed over
+        log = store.path / WORKERS_DIR / f"{batch.worker['worker']}.jsonl"
+        print(
+            f"warning: the first line of {log} is damaged, so who computed the row, from which "
+            "task and with which versions is not known",
+            file=sys.stderr,
+        )
     if args.json:
         print(json.dumps(facts))
         return
