@@ -8,11 +8,13 @@ minutes.
 """
 
 import inspect
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
 import coarlib as cl
@@ -40,10 +42,19 @@ Every figure is a function of `coarlib.plots`, or `cl.plots`: it returns a matpl
 `axes=` to draw into yours, and has colours that colour-blind readers can tell apart. Below are
 small real runs on handwritten digits; `benchmarks/gallery.py` draws them.
 """
+TITLES = {"digits": "digits, 240 filters", "resnet20": "ResNet-20, 688 filters"}
+WORDS = {
+    "rows, shared prior": "ablations alone",
+    "passes": "gradient passes",
+    "joined": "half passes, half ablations",
+    "joined, all orders": "the same, all orders",
+    "leave one out": "leave-one-out",
+}
 GROUPS = {
     "Does it work?": (
         "method_distributions", "correlation_histogram", "ranked_correlations",
-        "predicted_against_true", "correlation_against_fraction", "learning_curve",
+        "predicted_against_true", "correlation_against_cost", "correlation_against_fraction",
+        "learning_curve",
     ),
     "What decides an output?": ("attribution_bars", "layer_map", "nearest_examples"),
     "Which training data?": ("helpful_and_harmful", "lds_distribution", "scoreboard"),
@@ -61,10 +72,17 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drawn = {**of_components(place), **of_training(place), **of_retraining(place)}
+    drawn["correlation_against_cost"] = frontier(["digits"])
+    save_png(frontier(TITLES), DOCS / "pictures" / "frontier.png")
     if set(drawn) != {name for names in GROUPS.values() for name in names}:
         raise SystemExit(f"not all figures are drawn: {sorted(drawn)}")
     for name, figure in drawn.items():
         save_png(figure, PICTURES / f"{name}.png")
+    write_page()
+    print(f"wrote docs/gallery.md and {len(drawn)} pictures")
+
+
+def write_page():
     page = [HEAD]
     for group, names in GROUPS.items():
         page.append(f"## {group}\n")
@@ -75,7 +93,33 @@ def main():
             page.append(f"**[`{name}`]({link})** – {first}\n")
             page.append(f"![{alt[0].upper()}{alt[1:]}](pictures/gallery/{name}.png)\n")
     (DOCS / "gallery.md").write_text("\n".join(page), encoding="utf-8")
-    print(f"wrote docs/gallery.md and {len(drawn)} pictures")
+
+
+def frontier(names):
+    """Accuracy against cost, as benchmarks/frontier.py measured it."""
+    path = Path(__file__).parent / "results" / "frontier.json"
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(5.6 * len(names), 3.8), squeeze=False, layout="constrained"
+    )
+    for panel, name in zip(axes[0], names, strict=True):
+        lines = results[name]
+        methods = dict.fromkeys(line["method"] for line in lines)
+        points = {
+            WORDS.get(method, method): tuple(
+                zip(
+                    *sorted(
+                        (line["forward_passes"], line["correlation"])
+                        for line in lines
+                        if line["method"] == method
+                    ),
+                    strict=True,
+                )
+            )
+            for method in methods
+        }
+        plots.correlation_against_cost(points, {}, title=TITLES[name], axes=panel)
+    return figure
 
 
 def of_components(place):
