@@ -12,6 +12,7 @@ from coarlib.baselines.evaluation import (
     Scores,
     baseline,
     compare,
+    differences,
     fresh_masks,
     measure,
     table,
@@ -172,3 +173,26 @@ def test_bad_arguments_are_refused(tmp_path, change, message):
     }
     with pytest.raises(CoarlibError, match=message):
         evaluate.main([word for pair in arguments.items() for word in pair])
+
+
+def test_differences_are_paired_and_said_where_they_are_sure():
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(30, 4))
+    noise = rng.normal(size=weight.shape)
+    methods = {
+        "fitted": Scores(weight + noise, 100),
+        "better": Scores(weight + 0.3 * noise, 40),
+        "worse": Scores(weight + 3 * noise, 3),
+    }
+    lines = compare(methods, [0.3], 200, lambda masks: masks @ weight, 30)
+    fitted, better, worse = lines
+    assert (fitted.difference, fitted.difference_low, fitted.difference_high) == (0, 0, 0)
+    for line in (better, worse):
+        assert line.difference == pytest.approx(line.pearson - fitted.pearson)
+        assert line.difference_low < line.difference < line.difference_high
+    width = better.difference_high - better.difference_low
+    assert width < fitted.pearson_high - fitted.pearson_low  # rows that are hard are so for both
+    text = differences(lines)
+    assert text.startswith("better than fitted") and "better at α = 0.3" in text
+    assert "worse" not in text and "for 40 passes" in text
+    assert differences([fitted, worse]).startswith("no method predicts better than fitted")
