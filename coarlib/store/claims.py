@@ -230,9 +230,11 @@ class Claims:
 
     def _may_double(self, piece: Piece) -> bool:
         """Whether the last row of a living worker has stood still for long enough."""
+        if len(piece.rows) > 1:
+            return False
         still = self._unchanged_for(("row", str(piece.owner)), int(piece.rows[0]))
         within_bounds = self.doubled < 1 + MOST_DOUBLED * self.written
-        return len(piece.rows) == 1 and still > self.pace.patience() and within_bounds
+        return within_bounds and still > self.pace.patience()
 
     def _is_stale(self, claim: Claim) -> bool:
         file = self._file(claim)

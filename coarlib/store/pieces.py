@@ -79,7 +79,7 @@ def pieces(
         Every claimed row of the block with its claim of the highest generation.
     """
     starts = sorted({first_row, *owners})
-    edges = np.searchsorted(open_rows, [*starts, np.iinfo(np.int64).max]).tolist()
+    edges = [*np.searchsorted(open_rows, starts).tolist(), len(open_rows)]
     found = [
         Piece(start, open_rows[low:high], owners.get(start))
         for start, (low, high) in zip(starts, pairwise(edges), strict=True)

@@ -2,17 +2,19 @@
 
     coar make_dataset STORE --task digits
     coar make_dataset STORE --task my_task.py:MyTask --set batch_size=50 --rows 0:100
+    coar make_dataset STORE --task digits --part auto/64
 
 Rows that are completed already are skipped, so the same command resumes after any crash, and any
-number of workers may fill disjoint (or even the same) ranges at once, or share them out by
---claim. Each set-up has its own estimate.<set-up>.make_dataset, which knows its task. Arguments
-that a datamodels-style module parses itself, such as --training.lr 0.1, are passed on to it.
+number of workers may fill disjoint (or even the same) ranges at once (--part 3/8), or share them
+out by --claim. Each set-up has its own estimate.<set-up>.make_dataset, which knows its task.
+Arguments that a datamodels-style module parses itself, such as --training.lr 0.1, are passed on.
 SIGTERM, SIGUSR1 and Ctrl-C finish the rows in hand and exit with 75; a second signal drops them and
 exits with 76.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.cluster.parts import part_of
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.leaving import after_rows, again
@@ -42,6 +45,12 @@ WORKER = {
     "start_index": Param(Whole(), "first row to fill", default=0, also=("expt.start_index",)),
     "end_index": Param(
         Whole(), "row after the last one to fill; -1 = all", default=-1, also=("expt.end_index",)
+    ),
+    "part": Param(
+        str,
+        "fill part I of N of these rows, I/N from 0/N on; auto/N or auto: I, or both, as the job "
+        "system numbers this job",
+        also=("expt.part",),
     ),
     "num_partitions": Param(
         Whole(1),
@@ -202,6 +211,10 @@ def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
         args.start_index, args.end_index = common.rows_of(args.rows, store.num_models)
     end = store.num_models if args.end_index == -1 else args.end_index
     rows = row_range(args.start_index, end, store.num_models)
+    if args.part is not None:
+        if {"num_partitions", "partition_index"} & args.given:
+            raise ArgumentError("--part takes the place of --num_partitions and --partition_index")
+        args.partition_index, args.num_partitions = part_of(args.part, os.environ)
     if args.partition_index >= args.num_partitions:
         raise ArgumentError(
             f"--partition_index is {args.partition_index} but there are "
