@@ -13,7 +13,14 @@ from coarlib.errors import RegressionError
 from coarlib.regression.rows.blocks import BLOCK_BYTES
 from coarlib.regression.solvers import ConjugateGradients, Size, Solver
 
-__all__ = ["Prediction", "choose_form", "predict"]
+__all__ = [
+    "Prediction",
+    "choose_form",
+    "duration",
+    "predict",
+    "seconds_of",
+    "summing_bytes",
+]
 
 GIB = 2**30
 BASE_BYTES = 0.4 * GIB  # Python, torch and compiled code
@@ -31,7 +38,7 @@ class Prediction:
     seconds: float
 
     def __str__(self) -> str:
-        return f"about {self.peak_bytes / GIB:.1f} GiB and {_duration(self.seconds)}"
+        return f"about {self.peak_bytes / GIB:.1f} GiB and {duration(self.seconds)}"
 
 
 def predict(solver: Solver, size: Size) -> Prediction:
@@ -44,14 +51,25 @@ def predict(solver: Solver, size: Size) -> Prediction:
         Its form is ``"primal"`` (N × N matrices), ``"dual"`` (n × n matrices) or ``"stream"``
         (neither).
     """
-    work = 2.0 * size.total * size.features * size.targets  # float32
+    summing, solving = seconds_of(solver, size)
+    return Prediction(size.form, _peak_bytes(solver, size), summing + solving)
+
+
+def seconds_of(solver: Solver, size: Size, exact: bool = False) -> tuple[float, float]:
+    """Return the seconds of summing the rows (``exact``: in float64, as shares) and of solving."""
+    work = 2.0 * size.total * size.features * size.targets
     if size.form == "primal":
         work += size.total * size.features**2 / BIT_SPEED
     elif size.form == "dual":
         work += 4.0 * size.total**2 * size.features
-    wide = FITS * solver.work(size)
-    seconds = work / _speed(torch.float32) + wide / _speed(torch.float64)
-    return Prediction(size.form, _peak_bytes(solver, size), seconds)
+    wide = _speed(torch.float64)
+    return work / (wide if exact else _speed(torch.float32)), FITS * solver.work(size) / wide
+
+
+def summing_bytes(size: Size) -> float:
+    """Bytes of a job that sums a share of the rows in the primal form."""
+    sums = 8.0 * size.features * (size.features + size.targets)
+    return BASE_BYTES + BLOCK_BYTES * 1.5 + 2 * sums
 
 
 def _peak_bytes(solver: Solver, size: Size) -> float:
@@ -149,7 +167,8 @@ def _shards_that_fit(solver: Solver, size: Size, forms: Sequence[str], allowed: 
     return "no block of targets would fit"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,11 +15,14 @@ it is started again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from coarlib.cluster.fit_plan import plan_fit
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, ChoiceOrClass
@@ -29,12 +32,13 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, RegressionError
 from coarlib.interop.fast_l1 import fit_with_fast_l1
 from coarlib.regression.attributions import DATAMODELS, Attributions
+from coarlib.regression.budget import choose_form
 from coarlib.regression.fit import default_held_out
 from coarlib.regression.fit_and_score import FitOptions
 from coarlib.regression.moments.checkpoint import PARTIAL, discard_partial
 from coarlib.regression.nonfinite import NONFINITE_ROWS, fit_finite
 from coarlib.regression.rows import RowSource, open_rows, verified_note
-from coarlib.regression.solvers import SOLVERS
+from coarlib.regression.solvers import SOLVERS, Size, Solver
 from coarlib.regression.split import Split, split_rows
 from coarlib.regression.surrogate import SURROGATE, surrogate_and_score
 
@@ -164,6 +168,9 @@ COMMAND = Command(
         **ROWS,
         **SOLVING,
         "surrogate": common.flag("fit a predictor with interactions of all orders, too"),
+        "plan": Param(
+            Whole(2), "say what goes where and how long if it is cut into so many jobs, and stop"
+        ),
         "dry_run": common.flag("say what would be fitted and how large it is, and stop"),
     },
     IGNORED,
@@ -189,6 +196,9 @@ def fit(args: Arguments) -> None:
     else:
         size = len(split.train), source.num_features
         solver = solver_from(args, *size, target_range(args))
+    if getattr(args, "plan", None) is not None:
+        print(_plan(args, source, split, solver))
+        return
     if getattr(args, "dry_run", False):
         print(
             f"{len(split.train)} rows of {args.store} would be fitted and {len(split.validation)} "
@@ -221,6 +231,17 @@ def fit(args: Arguments) -> None:
         f"saved {out_dir / DATAMODELS} ({attributions.num_features} × {attributions.num_targets})"
     )
     print(next_step("report", out_dir))
+
+
+def _plan(args: Arguments, source: RowSource, split: Split, solver: Solver | None) -> str:
+    """Return what goes where, the quickest way first."""
+    if solver is None:
+        raise ArgumentError("--plan goes with other solvers than fast_l1")
+    size = Size(len(split.train), len(split.validation), source.num_features, source.num_targets)
+    size = replace(size, form=choose_form(solver, size, math.inf).form)
+    words = again(args, plan=None).split("run_regression ", 1)[1]
+    ways = plan_fit(solver, size, args.plan, words)
+    return "\n".join(map(str, ways))
 
 
 def rows_of(args: Arguments) -> tuple[RowSource, Split]:
