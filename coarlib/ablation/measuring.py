@@ -99,7 +99,7 @@ class MeasuringTask(Task):
         if ablation is None:
             raise ComponentError("call prepare(device) before rows(…)")
         ablation.components.check_masks(masks)
-        kept = torch.tensor(masks)
+        kept = torch.from_numpy(masks.copy(order="C"))
         shape = len(masks), len(self._examples)
         found = {key: torch.empty(shape, device=self._device) for key in self.outputs}
         size = min(self.batch_size, len(self._examples))

@@ -54,7 +54,12 @@ class Choice(Checker):
     """Reads one of a few words (fastargs' ``OneOf`` lists them in a random order)."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.words = tuple(words)  # of which the nearest is named
+        self._words = words if isinstance(words, Mapping) else tuple(words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words there are now, of which the nearest is named: a registry may grow."""
+        return tuple(self._words)
 
     def check(self, value: object) -> str:
         """Return the word; ValueError for any other."""

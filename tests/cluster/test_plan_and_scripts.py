@@ -140,14 +140,17 @@ def test_bash_accepts_every_script(change):
 
 def test_words_reach_the_command_as_they_are(tmp_path):
     plan = parse_plan({**FULL, "environment": {"python": str(tmp_path / "python")}})
-    (tmp_path / "python").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >>"$(dirname "$0")/seen"\n')
+    (tmp_path / "python").write_text(
+        '#!/bin/bash\nprintf "%s\\n" "$@" >"$(dirname "$0")/seen.$$"\n'
+    )
     (tmp_path / "python").chmod(0o755)
     script = fill_script(plan, 25, Blocks("0-2"), "log").replace("module load cuda", "")
     result = subprocess.run(
         ["bash"], input=script, env={"SLURM_ARRAY_TASK_ID": "2", "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    seen = (tmp_path / "seen").read_text().splitlines()
+    files = tmp_path.glob("seen.*")  # one of each worker: they run side by side
+    seen = [line for file in files for line in file.read_text().splitlines()]
     assert result.returncode == 0, result.stderr
     assert "rows 20 to 24 of out/store, 2 workers" in result.stdout
     assert seen.count('{"path": "it\'s here", "sizes": [1, 2]}') == 2

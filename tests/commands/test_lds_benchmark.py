@@ -74,7 +74,7 @@ def test_the_published_configuration_is_one():
 
 def test_subsets_that_scores_were_fitted_on_are_left_out_for_all(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    masks, outputs = rng.random((60, 10)) < 0.5, rng.normal(size=(60, 3)).astype("f4")
+    masks, outputs = rng.random((60, 30)) < 0.5, rng.normal(size=(60, 3)).astype("f4")
     bank = write_bank(tmp_path / "bank", masks, outputs)
     cl.fit(masks[:40], outputs[:40], solver="ridge").save(tmp_path / "fit")
     words = ["--bank", str(bank.path), "--out", str(tmp_path), "--scores", f"A={tmp_path / 'fit'}"]

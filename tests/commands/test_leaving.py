@@ -11,7 +11,7 @@ from coarlib.commands.__main__ import load, modules
 from coarlib.store import Store
 
 # demo and the commands of a queue have tests of their own; completion's output is a script.
-ELSEWHERE = {"demo", "completion", "cancel", "logs"}
+ELSEWHERE = {"demo", "completion", "cancel", "logs", "warmup"}
 LOSSES = """
 from coarlib import outputs
 from task import MineTask
@@ -42,6 +42,8 @@ STEPS = [
      "add_output s losses --task losses.py"),
     ("add_output s losses --task losses.py", "s/added/losses/arguments.yaml",
      "run_regression s --y_name losses"),
+    (f"gradient_passes s {TASK} --passes 8", None, "run_regression s"),
+    ("attribute mine/task.py --out a --budget 200", "a/arguments.yaml", "evaluate a/attributions"),
     ("write_dataset s --out s.beton", "s.arguments.yaml", "run_regression s.beton"),
     ("run_regression s --solver ridge --dry_run", None, "run_regression s --solver ridge"),
     ("run_regression s --solver ridge --targets 0:20", "s_attributions/arguments.yaml",

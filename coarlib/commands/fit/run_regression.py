@@ -16,6 +16,7 @@ it is started again.
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ SOLVING = {
         "where to write the result, never overwritten; default: beside the store", "cfg.out_dir"
     ),
     "solver": Param(
-        ChoiceOrClass((*SOLVERS, FAST_L1)),
+        ChoiceOrClass(ChainMap({FAST_L1: Solver}, SOLVERS)),
         f"{', '.join((*SOLVERS, FAST_L1))}; or file.py:Class; default: see above",
         also=("cfg.solver",),
     ),
