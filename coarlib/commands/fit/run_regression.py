@@ -20,6 +20,7 @@ from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ SOLVING = {
         "where to write the result, never overwritten; default: beside the store", "cfg.out_dir"
     ),
     "solver": Param(
-        ChoiceOrClass(ChainMap({FAST_L1: Solver}, SOLVERS)),
+        ChoiceOrClass(ChainMap[str, Any]({FAST_L1: None}, SOLVERS)),
         f"{', '.join((*SOLVERS, FAST_L1))}; or file.py:Class; default: see above",
         also=("cfg.solver",),
     ),
