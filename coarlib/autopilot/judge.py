@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.gradient_passes import PassSums, read_passes
 from coarlib.regression import Attributions, StoreRows
-from coarlib.regression.fit import fit
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.heldout import HeldOut, score_rows
 from coarlib.regression.solvers import Bayes, SharedPrior, Solver
 from coarlib.regression.split import Split
 from coarlib.regression.tables import layers_of
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["Forecast", "Judgement", "final_fit", "forecast", "judge"]
 
@@ -84,29 +80,12 @@ def judge(holdings: Holdings, amounts: Amounts, judged_on: int) -> Judgement:
     groups = None if source.components is None else layers_of(source.components)
     rows = holdings.fitted(amounts.rows)
     solver = _solver(passes, groups)
-    found = fit(_Some(source, rows), solver, held_out=0)
+    alone = Split(rows, np.zeros(0, np.int64))
+    found = fit_and_score(source, alone, solver, _quietly("cpu"))
     scores = score_rows(found.predict, source, holdings.judging(judged_on))
     noise = found.summary.get("noise")
     ceiling = float("nan") if not noise else float(np.sqrt(max(0.0, 1 - noise[0])))
     return Judgement(amounts, scores, solver.name, ceiling)
-
-
-class _Some:
-    """Some rows of a source, as a source."""
-
-    def __init__(self, source: StoreRows, positions: NDArray[np.int64]) -> None:
-        self._source, self._positions = source, positions
-        self.row_ids = source.row_ids[positions]
-        self.num_features, self.num_targets = source.num_features, source.num_targets
-        self.output_dtype, self.description = source.output_dtype, source.description
-
-    def identity(self, row_ids: NDArray[np.int64]) -> str:
-        """As of the whole source."""
-        return self._source.identity(row_ids)
-
-    def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        """Read rows by position among these."""
-        return self._source.read(self._positions[positions])
 
 
 def forecast(holdings: Holdings, now: Judgement) -> Forecast:
@@ -130,5 +109,10 @@ def final_fit(holdings: Holdings, amounts: Amounts, device: torch.device) -> Att
     passes = read_passes(holdings.store, most=amounts.passes) if amounts.passes else None
     groups = None if source.components is None else layers_of(source.components)
     split = Split(holdings.fitted(amounts.rows), holdings.judging(amounts.rows))
-    how = FitOptions(device=device, quiet=True, with_curve=False, say=lambda line: None)
-    return fit_and_score(source, split, _solver(passes, groups), how)
+    return fit_and_score(source, split, _solver(passes, groups), _quietly(device))
+
+
+def _quietly(device: torch.device | str) -> FitOptions:
+    return FitOptions(
+        device=torch.device(device), quiet=True, with_curve=False, say=lambda line: None
+    )
