@@ -51,15 +51,15 @@ def subsets_of_examples(subsets=100, examples=5000, targets=1000):
 
     doubles, as_doubles = scores.astype("f8"), masks.astype("f8")
     calls = {
-        "coarlib": lambda: lds(scores, masks, margins, resamples=0),
-        "coarlib with interval (1000 resamples)": lambda: lds(scores, masks, margins),
+        "coarlib": lambda: lds(scores, masks, margins, interval=False),
+        "coarlib with interval": lambda: lds(scores, masks, margins),
         "TRAK form (product + scipy loop)": trak_form,
         "limit: float64 product": lambda: as_doubles @ doubles,
     }
     if dattri:
         calls["dattri.metric.lds"] = lambda: dattri.lds(torch_scores, truth)
     times = reporting.best_times(5, **calls)
-    found = lds(scores, masks, margins, resamples=0)
+    found = lds(scores, masks, margins, interval=False)
     exact = masks.astype("f8") @ doubles
     r, p = np.array([spearmanr(exact[:, t], margins[:, t]) for t in range(targets)]).T
     difference = {

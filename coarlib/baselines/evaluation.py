@@ -23,8 +23,8 @@ from coarlib.errors import ScoringError, nearest
 from coarlib.masks import MaskDesign, draw
 from coarlib.progress import Progress
 from coarlib.regression.heldout import HeldOut, score_arrays
-from coarlib.scoring import bootstrap_interval, correlate
-from coarlib.statistics.bootstrap import difference_interval
+from coarlib.scoring import correlate, correlation_interval
+from coarlib.statistics.intervals import difference_interval
 
 BASELINES = ("leave_one_out", *METHODS, "random")
 SHOWN: tuple[Literal["pearson", "spearman"], ...] = ("pearson", "spearman")
@@ -196,10 +196,9 @@ def compare(
 
 
 def _difference(scores: HeldOut, first: HeldOut) -> tuple[float, float, float]:
-    """How much better than the first method one is, from paired resamples of the rows."""
-    change = scores.replicas - first.replicas
+    """How much better than the first method one is, over the same rows."""
     difference = scores.mean - first.mean
-    interval, _ = difference_interval(difference, change, scores.num_rows)
+    interval, _ = difference_interval(difference, scores.influence - first.influence)
     if scores is first:
         return 0.0, 0.0, 0.0
     return difference, interval.low, interval.high
@@ -214,7 +213,7 @@ def _line(
 ) -> Line:
     values: dict[str, float] = {}
     for kind in SHOWN:
-        interval = bootstrap_interval(predicted, outputs, kind)
+        interval = correlation_interval(predicted, outputs, kind)
         values[kind] = float(np.nanmean(correlate(predicted, outputs, kind).r))
         values[f"{kind}_low"], values[f"{kind}_high"] = interval.low, interval.high
     passes = method.forward_passes

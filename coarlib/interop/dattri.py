@@ -69,7 +69,7 @@ def lds(score: Any, ground_truth: tuple[Any, Any]) -> tuple[torch.Tensor, torch.
     scores = as_array(score, "score")
     values, indices = ground_truth
     masks = scoring.masks_from_indices(_as_lists(indices), scores.shape[0])
-    result = scoring.lds(scores, masks, values, resamples=0)
+    result = scoring.lds(scores, masks, values, interval=False)
     return _tensor(result.correlation, score), _tensor(result.p_value, score)
 
 

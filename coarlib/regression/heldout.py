@@ -14,19 +14,12 @@ from coarlib.errors import RegressionError
 from coarlib.regression.problem import target_blocks
 from coarlib.regression.rows import RowSource
 from coarlib.regression.rows.blocks import read_blocks
-from coarlib.statistics.bootstrap import (
-    FEWEST_ROWS,
-    Interval,
-    correlation_limits,
-    spread_of_subsamples,
-    subsamples,
-)
+from coarlib.statistics.influence import influences
+from coarlib.statistics.intervals import FEWEST_ROWS, Interval, correlation_limits
 from coarlib.statistics.ranks import doubled_ranks
-from coarlib.statistics.replicates import pearson_replicates
 
 __all__ = ["HeldOut", "score_arrays", "score_rows"]
 
-RESAMPLES = 400
 LEVEL = 0.95
 SCORE_TARGETS = 512
 
@@ -49,8 +42,9 @@ class HeldOut:
         95% interval (over rows) of each Pearson correlation; NaN from fewer than 20 rows.
     mean, mean_low, mean_high : float
         Mean Pearson correlation over targets with its 95% interval over rows.
-    replicas : float64 [R]
-        Its replicates, see `coarlib.statistics.bootstrap` (not saved; none from too few rows).
+    influence : float64 [K]
+        Of each row on the mean, see `coarlib.statistics.influence` (not saved; NaN from too few
+        rows).
     """
 
     num_rows: int
@@ -63,7 +57,7 @@ class HeldOut:
     mean: float
     mean_low: float
     mean_high: float
-    replicas: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+    influence: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def interval(self) -> Interval:
@@ -120,7 +114,7 @@ class HeldOut:
         )
 
 
-def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0) -> HeldOut:
+def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any]) -> HeldOut:
     """Score predictions [K, T] against outputs [K, T]; rows with a non-finite output are dropped.
 
     Raises
@@ -138,32 +132,26 @@ def score_arrays(predictions: NDArray[Any], outputs: NDArray[Any], seed: int = 0
     rows, targets = outputs.shape
     if rows < 2:
         raise RegressionError(f"{rows} held-out rows are too few to score; at least 2 are needed")
-    parts = subsamples(rows, RESAMPLES if rows >= FEWEST_ROWS else 0, seed)
     scores, limits = np.full((4, targets), np.nan), np.full((2, targets), np.nan)
-    sums, counts = np.zeros(len(parts)), np.zeros(len(parts), np.int64)
+    influence = np.zeros(rows) if rows >= FEWEST_ROWS else np.full(rows, np.nan)
     for chosen in target_blocks(targets, SCORE_TARGETS):
         p = _centred(predictions[:, chosen])
         y = _centred(outputs[:, chosen])
         scores[:, chosen] = _scores(p, y)
-        if len(parts):
-            found = pearson_replicates(p.T, y.T, parts)
-            silent = np.isnan(scores[2, chosen]) & ~np.isnan(scores[0, chosen])
-            found[:, silent] = 0
-            around = spread_of_subsamples(scores[0, chosen], found, rows)
-            ends = correlation_limits(scores[0, chosen], around, rows, LEVEL)
-            limits[:, chosen] = np.where(silent, np.nan, ends)
-            sums += np.nansum(found, axis=1)
-            counts += (~np.isnan(found)).sum(axis=1)
+        told = np.flatnonzero(~np.isnan(scores[2, chosen]))  # both vary
+        if rows >= FEWEST_ROWS and len(told):
+            found = influences(p.T[told], y.T[told], "pearson")
+            limits[:, chosen][:, told] = correlation_limits(scores[0, chosen][told], found, LEVEL)
+            influence += found.sum(axis=0)
     pearson, spearman, slope, r_squared = scores
     mean = _mean(pearson)
-    with np.errstate(invalid="ignore"):
-        replicas = spread_of_subsamples(mean, sums / counts, rows)
-    low, high = correlation_limits(mean, replicas, rows, LEVEL)
+    influence /= max(int((~np.isnan(pearson)).sum()), 1)
+    low, high = correlation_limits(mean, influence, LEVEL)
     if np.isnan(slope).all():  # nothing predicted varies: there is no spread to tell of
         low = high = np.full((), np.nan)
     bounds = float(low), float(high)
     return HeldOut(
-        rows, pearson, spearman, slope, r_squared, limits[0], limits[1], mean, *bounds, replicas
+        rows, pearson, spearman, slope, r_squared, limits[0], limits[1], mean, *bounds, influence
     )
 
 
@@ -171,7 +159,6 @@ def score_rows(
     predict: Callable[[NDArray[np.bool_]], NDArray[Any]],
     source: RowSource,
     positions: NDArray[np.int64] | None = None,
-    seed: int = 0,
 ) -> HeldOut:
     """Score a predictor ``masks [B, N] -> [B, T]`` on rows of a source (see `score_arrays`)."""
     pairs = [(predict(m), y) for _, m, y in read_blocks(source, positions)]
@@ -179,7 +166,7 @@ def score_rows(
         raise RegressionError("there are no held-out rows to score")
     predictions = np.concatenate([np.asarray(p, np.float32) for p, _ in pairs])
     outputs = np.concatenate([y for _, y in pairs])
-    return score_arrays(predictions, outputs, seed)
+    return score_arrays(predictions, outputs)
 
 
 def _centred(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -21,10 +21,12 @@ from coarlib.regression.moments import Moments
 from coarlib.regression.problems import problem_of, solve
 from coarlib.regression.rows import RowSource
 from coarlib.regression.solvers import Solver, solver_of
+from coarlib.statistics.intervals import draws
 
 __all__ = ["LearningCurve", "learning_curve"]
 
 POINTS = 6
+DRAWS = 400
 Z = 1.96
 SMALLEST_ROWS = 16
 
@@ -164,7 +166,7 @@ def learning_curve(
     wanted = rows[-1] * np.array(multiples, np.int64)
     mean = np.array([score.mean for score in scores])
     low, high = (np.array([getattr(s, key) for s in scores]) for key in ("mean_low", "mean_high"))
-    replicas = np.stack([score.replicas for score in scores])
+    replicas = draws(mean, np.stack([score.influence for score in scores]), DRAWS)
     features = int((~total.constant_features).sum()) if total is not None else 0
     ahead = extrapolate(rows, mean, replicas, wanted, features=features, shrinks=solver.shrinks)
     return LearningCurve(rows, mean, low, high, wanted[: len(ahead[0])], *ahead, solver.name)

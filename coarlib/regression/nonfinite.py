@@ -195,7 +195,7 @@ def _joined_scores(held: list[Any], spread: Any) -> HeldOut:
     arrays = {
         item.name: spread([getattr(x, item.name) for x in held])
         for item in fields(HeldOut)
-        if item.name not in ("replicas",) and isinstance(getattr(held[0], item.name), np.ndarray)
+        if item.name not in ("influence",) and isinstance(getattr(held[0], item.name), np.ndarray)
     }
     return replace(held[0], **arrays)
 

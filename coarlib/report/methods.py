@@ -17,7 +17,7 @@ from coarlib.regression import Attributions
 from coarlib.regression.result_files import fitted_masks
 from coarlib.report.learning import Unseen
 from coarlib.report.provenance import duration, read_run
-from coarlib.scoring import bootstrap_interval, correlate
+from coarlib.scoring import correlate, correlation_interval
 from coarlib.scoring.score_files import load_scores
 from coarlib.store import Store
 
@@ -140,7 +140,7 @@ def judge(
                 )
         scores = np.asarray(baseline.scores[:, curve.targets], np.float64)
         predicted = curve.masks.astype(np.float64) @ scores
-        interval = bootstrap_interval(predicted, curve.true, "pearson")
+        interval = correlation_interval(predicted, curve.true, "pearson")
         r = correlate(predicted, curve.true, "pearson").r
         known = r[np.isfinite(r)]
         mean = float(known.mean()) if known.size else float("nan")

@@ -11,7 +11,6 @@ from coarlib.scoring.removal import RemovalCurve, brittleness, removal_curve, re
 from coarlib.scoring.rows import RowsLeftOutWarning
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import masks_from_indices
-from coarlib.statistics.bootstrap import Interval, bootstrap_interval
 from coarlib.statistics.correlation import (
     Correlation,
     UndefinedCorrelationWarning,
@@ -20,6 +19,7 @@ from coarlib.statistics.correlation import (
     pearson,
     spearman,
 )
+from coarlib.statistics.intervals import Interval, correlation_interval
 
 __all__ = [
     "Comparison",
@@ -33,10 +33,10 @@ __all__ = [
     "RemovalCurve",
     "RowsLeftOutWarning",
     "UndefinedCorrelationWarning",
-    "bootstrap_interval",
     "brittleness",
     "compare",
     "correlate",
+    "correlation_interval",
     "flip_label",
     "group_loo",
     "kendall",

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import BLOCK_BYTES, as_array, blocks
-from coarlib.statistics.bootstrap import Interval, RowBootstrap, correlation_limits, rows_of
 from coarlib.statistics.correlation import Correlation, Kind, correlate, join
+from coarlib.statistics.intervals import (
+    Interval,
+    MeanInfluence,
+    correlation_limits,
+    rows_of,
+    standard_error,
+)
 
 __all__ = ["NoiseCeiling", "noise_ceiling"]
 
@@ -32,10 +38,10 @@ class NoiseCeiling:
         expectation, which is the best that any prediction can do. A mean LDS is judged against it.
         0 where the reliability does not exceed its standard error.
     interval : Interval
-        Of the ceiling, resampling subsets.
+        Of the ceiling, for the subsets being random.
     num_runs, num_splits : int
-    replicates : float64 [resamples]
-        The ceiling in each resample, paired with those of an LDS of the same seed.
+    influence : float64 [M]
+        Of each subset on the ceiling; 0 for one that was left out.
     """
 
     reliability: NDArray[np.float64]
@@ -43,7 +49,7 @@ class NoiseCeiling:
     interval: Interval
     num_runs: int
     num_splits: int
-    replicates: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+    influence: NDArray[np.float64] = field(repr=False)
 
 
 def noise_ceiling(
@@ -51,7 +57,6 @@ def noise_ceiling(
     kind: Kind = "spearman",
     *,
     splits: int = 20,
-    resamples: int = 200,
     level: float = 0.95,
     seed: int = 0,
 ) -> NoiseCeiling:
@@ -73,8 +78,10 @@ def noise_ceiling(
         As in the LDS that is judged.
     splits : int
         How many random splits to average; all of them where there are no more than that.
-    resamples, level, seed
-        Of the interval, see :class:`coarlib.statistics.bootstrap.RowBootstrap`.
+    level : float
+        Of the interval.
+    seed : int
+        Of the splits, where they are drawn.
 
     Returns
     -------
@@ -96,25 +103,29 @@ def noise_ceiling(
     runs = runs[~failed] if failed.any() else runs
     count, num_runs, targets = runs.shape
     halves = _splits(num_runs, splits, seed)
-    bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed)
+    pooled = MeanInfluence(count, kind)
     parts = []
     for piece in blocks(targets, BLOCK_BYTES // (32 * max(count, 1))):
         block = np.asarray(runs[:, :, piece], dtype=np.float64)
-        parts.append(_half_correlations(block, halves, kind, bootstrap))
+        parts.append(_half_correlations(block, halves, kind, pooled))
     half = join(parts)
     half.warn()
     times = num_runs / (num_runs // 2)
-    low, high = correlation_limits(bootstrap.estimate, bootstrap.replicates, count, level)
-    ends = _root(_spearman_brown(np.array([low, high]), times))
-    pooled = _unbiased(bootstrap.estimate, count)
-    certain = not pooled <= np.std(bootstrap.replicates)  # also where no interval is known
+    ends = correlation_limits(pooled.estimate, pooled.influence, level)
+    low, high = _root(_spearman_brown(np.array(ends), times))
+    best = _unbiased(pooled.estimate, count)
+    certain = not best <= standard_error(pooled.influence)  # also where no interval is known
+    mean = float(_root(_spearman_brown(best, times))) if certain else 0.0
+    influence = np.zeros(len(failed))
+    slope = times / (1 + (times - 1) * best) ** 2 / (2 * mean) if mean > 0 else np.nan
+    influence[~failed] = slope * pooled.influence * len(failed) / max(count, 1)
     return NoiseCeiling(
         reliability=_spearman_brown(half.r, times),
-        mean=float(_root(_spearman_brown(pooled, times))) if certain else 0.0,
-        interval=Interval(float(ends[0]), float(ends[1]), level, count),
+        mean=mean,
+        interval=Interval(float(low), float(high), level, count),
         num_runs=num_runs,
         num_splits=len(halves),
-        replicates=_root(_spearman_brown(bootstrap.replicates, times)),
+        influence=influence,
     )
 
 
@@ -122,14 +133,14 @@ def _half_correlations(
     runs: NDArray[np.float64],
     halves: list[tuple[list[int], list[int]]],
     kind: Kind,
-    bootstrap: RowBootstrap,
+    pooled: MeanInfluence,
 ) -> Correlation:
     """Mean over splits of the correlation of two halves of [M, R, t]; counts each into both."""
     parts = []
     for first, second in halves:
         a, b = runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
         found = correlate(a, b, kind)
-        bootstrap.add(rows_of(a, kind), rows_of(b, kind), found.r)
+        pooled.add(rows_of(a, kind), rows_of(b, kind), found.r)
         parts.append(found)
     return replace(parts[0], r=np.mean([part.r for part in parts], axis=0))
 

@@ -10,7 +10,7 @@ from coarlib.errors import ScoringError
 from coarlib.scoring.lds import LDSResult
 from coarlib.scoring.regime import Regime
 from coarlib.scoring.rows import named
-from coarlib.statistics.bootstrap import Interval, difference_interval
+from coarlib.statistics.intervals import Interval, difference_interval
 
 __all__ = ["Comparison", "compare"]
 
@@ -24,7 +24,7 @@ class Comparison:
     difference : float
         Mean LDS of A minus that of B.
     interval : Interval
-        Of the difference, from paired resamples of the rows.
+        Of the difference, over the same rows.
     p : float
         Two-sided p-value of no difference; NaN where there is no interval.
     means : tuple of two float
@@ -54,7 +54,7 @@ def compare(a: LDSResult, b: LDSResult, *, level: float = 0.95) -> Comparison:
     Parameters
     ----------
     a, b : LDSResult
-        Of :func:`coarlib.scoring.lds` with one seed and number of resamples.
+        Of :func:`coarlib.scoring.lds`, with intervals.
     level : float
 
     Returns
@@ -64,7 +64,7 @@ def compare(a: LDSResult, b: LDSResult, *, level: float = 0.95) -> Comparison:
     Raises
     ------
     ScoringError
-        If they were measured in different regimes or on different targets, or without resamples.
+        If they were measured in different regimes or on different targets, or without intervals.
     """
     for one in (a, b):
         if not isinstance(one, LDSResult):
@@ -79,13 +79,10 @@ def compare(a: LDSResult, b: LDSResult, *, level: float = 0.95) -> Comparison:
             f"only one of the two has a correlation for {len(only_one)} targets (target "
             f"{named(only_one)}); leave these out of both"
         )
-    if a.seed != b.seed or a.replicates.size != b.replicates.size:
+    if not a.influence.size or not b.influence.size:
         raise ScoringError(
-            "a paired difference needs one seed and number of resamples, not "
-            f"{a.seed} with {a.replicates.size} and {b.seed} with {b.replicates.size}"
+            "one of these scores was computed with interval=False: no interval is known"
         )
-    if not a.replicates.size:
-        raise ScoringError("these scores were computed without resamples, so no interval is known")
     difference = a.mean - b.mean
-    interval, p = difference_interval(difference, a.replicates - b.replicates, a.num_subsets, level)
+    interval, p = difference_interval(difference, a.influence - b.influence, level)
     return Comparison(difference, interval, p, (a.mean, b.mean), a.regime)

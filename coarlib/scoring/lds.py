@@ -23,7 +23,6 @@ from coarlib.scoring.regime import Regime, regime_of
 from coarlib.scoring.rows import ScoredRows, mean_over_runs, named, scored_rows
 from coarlib.scoring.subset_sums import subset_sums
 from coarlib.statistics.arrays import BLOCK_BYTES, blocks
-from coarlib.statistics.bootstrap import Interval, RowBootstrap, ratio_interval
 from coarlib.statistics.correlation import (
     Correlation,
     Kind,
@@ -33,6 +32,7 @@ from coarlib.statistics.correlation import (
     pearson_of,
     rank_correlation,
 )
+from coarlib.statistics.intervals import Interval, MeanInfluence, ratio_interval
 from coarlib.statistics.ranks import doubled_ranks
 
 __all__ = ["LDSResult", "lds"]
@@ -50,7 +50,7 @@ class LDSResult:
     mean : float
         Mean correlation over the defined targets: *the* LDS. NaN if no target is defined.
     interval : Interval or None
-        Interval of the mean, resampling subsets; None with ``resamples=0``.
+        Interval of the mean, for the subsets being random; None with ``interval=False``.
     num_constant, num_nan_scores, num_nan_outputs : int
         Targets left out: predictions or outputs are constant; scores are not finite; outputs hold
         a NaN (or, for Pearson's correlation, an infinity).
@@ -66,10 +66,8 @@ class LDSResult:
     regime : Regime
     ceiling : NoiseCeiling or None
         What a perfect method would reach, where there are several runs of a subset.
-    replicates : float64 [resamples]
-        Mean correlation in each resample, moved to the spread of ``mean``. With one seed,
-        replicates of two methods on the same rows are paired.
-    seed : int
+    influence : float64 [M]
+        Of each row on ``mean``; empty with ``interval=False``.
     """
 
     correlation: NDArray[np.float64]
@@ -86,8 +84,7 @@ class LDSResult:
     includes_fitted: bool
     regime: Regime
     ceiling: NoiseCeiling | None
-    replicates: NDArray[np.float64]
-    seed: int
+    influence: NDArray[np.float64]
 
     @property
     def kind(self) -> Kind:
@@ -118,13 +115,12 @@ class LDSResult:
 
     @property
     def share_interval(self) -> Interval | None:
-        """Interval of the share of the ceiling, from paired resamples; None without a ceiling."""
+        """Interval of the share of the ceiling, over the same rows; None without a ceiling."""
         if self.ceiling is None or self.interval is None:
             return None
         return ratio_interval(
-            (self.mean, self.replicates),
-            (self.ceiling.mean, self.ceiling.replicates),
-            self.num_subsets,
+            (self.mean, self.influence),
+            (self.ceiling.mean, self.ceiling.influence),
             self.interval.level,
         )
 
@@ -167,9 +163,8 @@ def lds(
     output: str | None = None,
     seeds: str | None = None,
     ceiling: NoiseCeiling | None = None,
-    resamples: int = 1000,
+    interval: bool = True,
     level: float = 0.95,
-    seed: int = 0,
     quiet: bool = True,
 ) -> LDSResult:
     """Correlate summed scores of subsets with the outputs measured on them.
@@ -210,12 +205,12 @@ def lds(
         For the :class:`Regime`: name of the output; "same" or "fresh" seeds as the attributed
         model.
     ceiling : NoiseCeiling, optional
-        Of these rows, correlation and seed, where it is known already, so that it is not computed
+        Of these rows and this correlation, where it is known already, so that it is not computed
         for every method.
-    resamples : int
-        Resamples of the subsets; 0 for no interval.
-    level, seed
-        Coverage and seed of the interval; see :class:`coarlib.statistics.bootstrap.RowBootstrap`.
+    interval : bool
+        Estimate intervals and the ceiling.
+    level : float
+        Coverage of the intervals.
     quiet : bool
         Show no progress.
 
@@ -242,9 +237,7 @@ def lds(
     )
     given.warn()
     count, targets = len(given.rows), given.scores.shape[1]
-    bootstrap = None
-    if resamples != 0:
-        bootstrap = RowBootstrap(count, kind, resamples=resamples, seed=seed)
+    mean = MeanInfluence(count, kind) if interval else None
     block = BLOCK_BYTES // (8 * max(*given.masks.shape, 1))
     kept = given.used_masks()
     parts: list[tuple[Correlation, _Flags]] = []
@@ -254,23 +247,23 @@ def lds(
             outputs = given.used_outputs(piece)
             flags = _Flags.of(predicted, outputs)
             true = mean_over_runs(outputs if nonfinite == "keep" else without_infinite(outputs))
-            found = _score_block(predicted, true, kind, higher_is_better, bootstrap)
+            found = _score_block(predicted, true, kind, higher_is_better, mean)
             if nonfinite == "alone":
                 for these, rows in targets_by_rows(found.has_nan & ~flags.nan_score, true):
                     some = predicted[these][:, rows], true[rows][:, these]
-                    found.put(these, _score_block(*some, kind, higher_is_better, bootstrap, rows))
+                    found.put(these, _score_block(*some, kind, higher_is_better, mean, rows))
             parts.append((found, flags))
             progress.advance(predicted.shape[0])
     result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
     flags.warn(result, nonfinite)
     defined = ~np.isnan(result.r)
-    if ceiling is None and resamples and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
-        ceiling = _ceiling(given, kind, level, seed)
+    if ceiling is None and interval and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
+        ceiling = _ceiling(given, kind, level)
     return LDSResult(
         correlation=result.r,
         p_value=result.p,
         mean=float(result.r[defined].mean()) if defined.any() else np.nan,
-        interval=bootstrap.interval(level) if bootstrap else None,
+        interval=mean.interval(level) if mean else None,
         num_constant=int(result.constant.sum()),
         num_nan_scores=int((result.has_nan & flags.nan_score).sum()),
         num_nan_outputs=int((result.has_nan & ~flags.nan_score).sum()),
@@ -283,15 +276,14 @@ def lds(
             given.masks, given.outputs, given.rows, kind=kind, output=output, seeds=seeds
         ),
         ceiling=ceiling,
-        replicates=bootstrap.replicates if bootstrap else np.empty(0),
-        seed=seed,
+        influence=mean.influence if mean else np.empty(0),
     )
 
 
-def _ceiling(given: ScoredRows, kind: Kind, level: float, seed: int) -> NoiseCeiling:
+def _ceiling(given: ScoredRows, kind: Kind, level: float) -> NoiseCeiling:
     with warnings.catch_warnings():  # the LDS has named the targets
         warnings.simplefilter("ignore", UndefinedCorrelationWarning)
-        return noise_ceiling(given.used_outputs(), kind, level=level, seed=seed)
+        return noise_ceiling(given.used_outputs(), kind, level=level)
 
 
 @dataclass(frozen=True)
@@ -349,7 +341,7 @@ def _score_block(  # noqa: PLR0917
     true: NDArray[Any],
     kind: Kind,
     higher_is_better: bool,
-    bootstrap: RowBootstrap | None,
+    mean: MeanInfluence | None,
     rows: NDArray[np.bool_] | None = None,
 ) -> Correlation:
     """Correlate predictions [B, M] with outputs [M, B], which are those of some rows."""
@@ -363,6 +355,6 @@ def _score_block(  # noqa: PLR0917
         (a, nan_a), (b, nan_b) = doubled_ranks(predicted, axis=1), doubled_ranks(true)
         b = b if higher_is_better else -b
         result = rank_correlation(a, b, nan_a | nan_b, kind)
-    if bootstrap is not None:
-        bootstrap.add(a, b, result.r, rows)
+    if mean is not None:
+        mean.add(a, b, result.r, rows)
     return result

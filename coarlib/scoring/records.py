@@ -11,7 +11,7 @@ import numpy as np
 from coarlib.files import whole_file
 from coarlib.scoring.comparison import Comparison
 from coarlib.scoring.lds import LDSResult
-from coarlib.statistics.bootstrap import Interval
+from coarlib.statistics.intervals import Interval
 
 __all__ = ["comparison_record", "finite", "interval_record", "lds_record", "write_lds"]
 
@@ -76,7 +76,7 @@ def write_lds(path: Path, result: LDSResult, also: dict[str, Any]) -> None:
             file,
             correlation=result.correlation,
             p_value=result.p_value,
-            replicates=result.replicates,
+            influence=result.influence,
             rows=result.rows,
         )
     with whole_file(path, "w") as file:

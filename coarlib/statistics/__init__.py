@@ -1,1 +1,1 @@
-"""Correlation, ranks, bootstrap and replicates; imports no other room."""
+"""Correlation, ranks, influences and intervals; imports no other room."""

@@ -48,7 +48,7 @@ def plan_for(directory, **changes):
             {
                 "name": "score",
                 "run": f"score_lds --data.store {store} --data.scores {fit} --data.rows 700:800 "
-                f"--cfg.resamples 100 --cfg.out {directory / 'lds.json'}",
+                f"--cfg.out {directory / 'lds.json'}",
             },
             {
                 "name": "report",

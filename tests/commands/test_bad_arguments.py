@@ -30,7 +30,7 @@ COMMANDS = {
     "moments": f"{FIT} --cfg.out_dir=new --shard.index=0 --shard.count=2",
     "fit_targets": f"{FIT} --cfg.out_dir=new --shard.index=0 --shard.count=2",
     "score_lds": "--data.store=store --data.scores=attributions --data.rows=40:60 "
-    "--cfg.resamples=20",
+    "--cfg.kind=pearson",
     "power": "store",
     "verify": "store",
     "status": "store",
@@ -116,7 +116,6 @@ def test_nonsense_gets_one_sentence(folder, tmp_path, name):
 @pytest.mark.parametrize(
     "line",
     [
-        "score_lds store attributions --rows 40:60 --resamples 999999999999999",
         "status store --interval nan",
         "run_regression store --y_name margins --out new --manual_max_lambda nan",
         f"make_dataset store --task {TASK} --threads 99999999999",

@@ -57,8 +57,8 @@ def test_completed_rows_are_scored_printed_and_written(case, capsys):
 
 def test_a_range_of_rows(case, capsys):
     folder, scores, masks, margins = case
-    main(arguments(folder, data__rows="20:29", cfg__kind="pearson", cfg__resamples=0))
-    expected = lds(scores, masks[20:29], margins[20:29], "pearson", resamples=0)
+    main(arguments(folder, data__rows="20:29", cfg__kind="pearson", interval=False))
+    expected = lds(scores, masks[20:29], margins[20:29], "pearson", interval=False)
     printed = capsys.readouterr()
     assert f"over 5 targets and 9 rows: {expected.mean:.4f}\n" in printed.out
     assert printed.err == ""
@@ -118,7 +118,7 @@ def test_a_note_where_shapes_cannot_tell_examples_from_targets(tmp_path, capsys)
         ({"data__x_name": "mask"}, "did you mean 'masks'"),
         ({"cfg__out": "result.txt"}, "must end in .json"),
         ({"cfg__kind": "r2"}, "one of spearman, pearson, kendall"),
-        ({"cfg__resamples": -1}, "resamples"),
+        ({"interval": "maybe"}, "interval"),
     ],
 )
 def test_bad_arguments_are_one_sentence(case, changed, words):
@@ -141,11 +141,11 @@ def test_scores_of_another_model_exit_with_2(case, command):
 def test_torn_rows_are_refused(case):
     folder, _, masks, margins = case
     store = write_bank(folder / "ours", masks, margins)
-    main(arguments(folder, data__store=store.path, cfg__resamples=0))
+    main(arguments(folder, data__store=store.path, interval=False))
     with open(store.path / "test_margins.npy", "r+b") as file:
         file.seek(-3, 2)
         file.write(b"\x11")
-    main(arguments(folder, data__store=store.path, data__rows="0:29", cfg__resamples=0))
+    main(arguments(folder, data__store=store.path, data__rows="0:29", interval=False))
     with pytest.raises(TornRowError, match=r"1 completed rows .*the first is 29"):
         main(arguments(folder, data__store=store.path))
 

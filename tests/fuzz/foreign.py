@@ -368,7 +368,7 @@ def try_files(rng, folder, outcome):
     outcome.counts["refused" if code == 2 else "done"] += 1
     if problem or code == 2:
         return what, problem
-    how = ["--nonfinite", ["keep", "targets", "alone"][rng.integers(3)], "--resamples", 20]
+    how = ["--nonfinite", ["keep", "targets", "alone"][rng.integers(3)]]
     code, said, trace = command("score_lds", store, files[2], *how)
     outcome.counts["scores refused" if code == 2 else "scored"] += 1
     return what, fault(code, said, trace)

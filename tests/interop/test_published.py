@@ -107,7 +107,7 @@ def test_the_benchmark_scores_files_on_a_bank_as_a_configuration_says(tmp_path, 
             "sha256": digest,
             "cache_dir": tmp_path / "cache",
             "out_dir": tmp_path / "out",
-            "resamples": 100,
+            "kind": "spearman",
             "scores": f"{{yes: {tmp_path / 'true.npy'}}}",
         }.items()
     ]
@@ -115,7 +115,7 @@ def test_the_benchmark_scores_files_on_a_bank_as_a_configuration_says(tmp_path, 
     main(["--config", str(config)])
     assert "40 subsets, 5 targets (mybank.tar.gz)" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "mybank" / "lds.json").read_text())["methods"]
-    expected = lds(EFFECTS, MASKS, OUTPUTS, resamples=100)
+    expected = lds(EFFECTS, MASKS, OUTPUTS)
     assert found["True"]["lds"] == pytest.approx(expected.mean, abs=1e-12)
     assert found["True"]["interval"]["low"] == pytest.approx(expected.interval.low)
     assert found["True"]["regime"] == expected.regime.to_json()

@@ -43,7 +43,7 @@ def test_the_interval_of_a_difference_covers_and_p_is_uniform_without_one(kind, 
     for _ in range(200):
         masks = rng.random((50, 80)) < 0.5
         outputs = masks @ effects + 3 * rng.standard_normal((50, 20))
-        scored = [lds(scores, masks, outputs, kind, resamples=100) for scores in (a, b)]
+        scored = [lds(scores, masks, outputs, kind) for scores in (a, b)]
         found.append(compare(*scored))
     truth = np.mean([result.difference for result in found])
     covered = np.mean([r.interval.low <= truth <= r.interval.high for r in found])
@@ -58,8 +58,7 @@ def test_what_cannot_be_compared_is_refused_with_the_difference_named():
         (lds(b, masks, outputs, "pearson"), r"correlation \(spearman and pearson\)"),
         (lds(b, ~masks | (np.arange(80) < 40), outputs), r"fraction that is kept \(50"),
         (lds(b, masks, outputs + 1), "masks and outputs themselves"),
-        (lds(b, masks, outputs, seed=1), "one seed"),
-        (lds(b, masks, outputs, resamples=0), "one seed and number of resamples"),
+        (lds(b, masks, outputs, interval=False), "interval=False"),
     ):
         with pytest.raises(ScoringError, match=words):
             compare(one, other)

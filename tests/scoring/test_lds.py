@@ -36,7 +36,7 @@ def problem(subsets=40, examples=200, targets=12, seed=0):
 )
 def test_lds_is_the_correlation_of_summed_scores_with_outputs(kind, oracle):
     scores, masks, margins = problem()
-    result = lds(scores, masks, margins, kind, resamples=50)
+    result = lds(scores, masks, margins, kind)
     predicted = masks @ scores.astype(float)
     expected = np.array([oracle(x, y) for x, y in zip(predicted.T, margins.T, strict=True)])
     np.testing.assert_allclose(result.correlation, expected[:, 0], atol=TOLERANCE)
@@ -53,7 +53,7 @@ def test_dattris_own_unit_test_vector():
     scores[1, 0], scores[2, 0] = 2, 3
     scores[:, 1] = [1, 1, 2]
     margins = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    result = lds(scores, [[0], [1], [2]], margins, resamples=0)
+    result = lds(scores, [[0], [1], [2]], margins, interval=False)
     np.testing.assert_allclose(result.correlation, [1, 0.8660254], atol=1e-7)
     np.testing.assert_allclose(result.p_value, [0, 1 / 3], atol=1e-7)
 
@@ -72,11 +72,11 @@ def test_sums_that_are_equal_tie_whatever_the_order_of_summation():
     for dtype in ("f4", "f8"):
         given = scores.astype(dtype)
         np.testing.assert_allclose(
-            lds(given, masks, margins, resamples=0).correlation, exact, atol=TOLERANCE
+            lds(given, masks, margins, interval=False).correlation, exact, atol=TOLERANCE
         )
         np.testing.assert_array_equal(
-            lds(given[order], masks[:, order], margins, resamples=0).correlation,
-            lds(given, masks, margins, resamples=0).correlation,
+            lds(given[order], masks[:, order], margins, interval=False).correlation,
+            lds(given, masks, margins, interval=False).correlation,
         )
     careless = masks.astype("f4") @ scores
     broken = [stats.spearmanr(x, y)[0] for x, y in zip(careless.T, margins.T, strict=True)]
@@ -85,21 +85,23 @@ def test_sums_that_are_equal_tie_whatever_the_order_of_summation():
 
 def test_losses_need_the_sign_said():
     scores, masks, margins = problem()
-    better = lds(scores, masks, margins, resamples=0)
+    better = lds(scores, masks, margins, interval=False)
     for kind in ("spearman", "pearson", "kendall"):
-        better = lds(scores, masks, margins, kind, resamples=20)
-        loss = lds(scores, masks, -margins, kind, higher_is_better=False, resamples=20)
+        better = lds(scores, masks, margins, kind)
+        loss = lds(scores, masks, -margins, kind, higher_is_better=False)
         np.testing.assert_allclose(loss.correlation, better.correlation, atol=TOLERANCE)
-        np.testing.assert_allclose(loss.replicates, better.replicates, atol=TOLERANCE)
-        assert lds(scores, masks, -margins, kind, resamples=0).mean == pytest.approx(-better.mean)
+        np.testing.assert_allclose(loss.influence, better.influence, atol=TOLERANCE)
+        assert lds(scores, masks, -margins, kind, interval=False).mean == pytest.approx(
+            -better.mean
+        )
 
 
 def test_runs_are_averaged_before_ranking():
     scores, masks, margins = problem()
     runs = margins[:, None] + np.random.default_rng(1).standard_normal((40, 5, 12))
     np.testing.assert_array_equal(
-        lds(scores, masks, runs, resamples=0).correlation,
-        lds(scores, masks, runs.mean(axis=1), resamples=0).correlation,
+        lds(scores, masks, runs, interval=False).correlation,
+        lds(scores, masks, runs.mean(axis=1), interval=False).correlation,
     )
 
 
@@ -123,7 +125,7 @@ def test_memory_mapped_input_in_blocks_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["coarlib.scoring.lds"], "BLOCK_BYTES", 8 * 200 * 5)
     mapped = lds(*(np.load(path, mmap_mode="r") for path in paths))
     np.testing.assert_array_equal(mapped.correlation, whole.correlation)
-    np.testing.assert_allclose(mapped.replicates, whole.replicates, atol=TOLERANCE)
+    np.testing.assert_allclose(mapped.influence, whole.influence, atol=TOLERANCE)
 
 
 def test_undefined_targets_are_counted_named_and_kept_out_of_the_mean():
@@ -154,8 +156,8 @@ def test_tensors_and_bfloat16_scores():
     scores, masks, margins = problem()
     low = torch.tensor(scores).bfloat16()
     np.testing.assert_array_equal(
-        lds(low, torch.tensor(masks), torch.tensor(margins), resamples=0).correlation,
-        lds(low.float().numpy(), masks, margins, resamples=0).correlation,
+        lds(low, torch.tensor(masks), torch.tensor(margins), interval=False).correlation,
+        lds(low.float().numpy(), masks, margins, interval=False).correlation,
     )
 
 
@@ -191,9 +193,9 @@ def test_a_failed_retraining_is_left_out_by_name():
     )
     runs = margins[:, None] + np.random.default_rng(1).standard_normal((40, 3, 12))
     runs[17, 2] = np.nan  # one run of three: the others are averaged
-    expected = lds(scores, masks, np.nanmean(runs, axis=1), resamples=0)
+    expected = lds(scores, masks, np.nanmean(runs, axis=1), interval=False)
     np.testing.assert_array_equal(
-        lds(scores, masks, runs, resamples=0).correlation, expected.correlation
+        lds(scores, masks, runs, interval=False).correlation, expected.correlation
     )
 
 
@@ -222,7 +224,7 @@ def test_attributions_bring_the_rows_they_were_fitted_on():
 
 def test_the_same_numbers_in_any_container_give_the_same_score():
     scores, masks, margins = problem()
-    expected = lds(scores, masks, margins, resamples=0).correlation
+    expected = lds(scores, masks, margins, interval=False).correlation
     odd_bytes = masks.view(np.uint8) * 7
     lists = [np.flatnonzero(mask).astype(float) for mask in masks]
     for same in (
@@ -236,7 +238,7 @@ def test_the_same_numbers_in_any_container_give_the_same_score():
         np.array(lists, dtype=object),
         [torch.tensor(subset) for subset in lists],
     ):
-        found = lds(scores, same, margins, resamples=0)
+        found = lds(scores, same, margins, interval=False)
         np.testing.assert_array_equal(found.correlation, expected)
     for same in (
         margins.astype(">f8"),
@@ -248,12 +250,12 @@ def test_the_same_numbers_in_any_container_give_the_same_score():
         margins * 1e300,
     ):
         for kind in ("spearman", "pearson"):
-            a = lds(scores, masks, same, kind, resamples=0).correlation
-            b = lds(scores, masks, margins, kind, resamples=0).correlation
+            a = lds(scores, masks, same, kind, interval=False).correlation
+            b = lds(scores, masks, margins, kind, interval=False).correlation
             np.testing.assert_allclose(a, b, atol=1e-12)
-    turned = lds(scores.T, masks, margins, transposed=True, resamples=0)
+    turned = lds(scores.T, masks, margins, transposed=True, interval=False)
     np.testing.assert_array_equal(turned.correlation, expected)
-    one = lds(scores[:, 0], masks, margins[:, 0], resamples=0)
+    one = lds(scores[:, 0], masks, margins[:, 0], interval=False)
     assert one.correlation == expected[:1]
 
 
@@ -264,8 +266,8 @@ def test_values_under_a_numpy_mask_are_not_used():
     hidden = np.ma.masked_equal(bad, -9999.0)
     kept = np.arange(40) != 5
     with pytest.warns(RowsLeftOutWarning, match="row 5"):
-        found = lds(scores, masks, hidden, resamples=0)
-    expected = lds(scores, masks[kept], margins[kept], resamples=0)
+        found = lds(scores, masks, hidden, interval=False)
+    expected = lds(scores, masks[kept], margins[kept], interval=False)
     np.testing.assert_array_equal(found.correlation, expected.correlation)
     with pytest.raises(ScoringError, match="hides 40 booleans"):
         lds(scores, np.ma.masked_array(masks, np.eye(40, 200, dtype=bool)), margins)
@@ -274,9 +276,9 @@ def test_values_under_a_numpy_mask_are_not_used():
 def test_infinite_outputs_are_counted_and_named():
     scores, masks, margins = problem()
     margins[3, 7] = np.inf
-    assert lds(scores, masks, margins, resamples=0).num_infinite == 1
+    assert lds(scores, masks, margins, interval=False).num_infinite == 1
     with pytest.warns(UndefinedCorrelationWarning, match=r"infinite outputs \(target 7\)"):
-        found = lds(scores, masks, margins, "pearson", resamples=0)
+        found = lds(scores, masks, margins, "pearson", interval=False)
     assert np.flatnonzero(np.isnan(found.correlation)).tolist() == [7]
     for bad in ([[0.5]] * 40, [[float("nan")]] * 40, [[250]] * 40):
         with pytest.raises(ScoringError, match="subset 0"):
@@ -306,7 +308,7 @@ def test_the_share_of_the_ceiling_covers():
     for trial in range(150):
         scores, masks, margins = problem(subsets=80, targets=20, seed=trial)
         runs = margins[:, None] + 8 * rng.standard_normal((80, 2, 20))
-        found = lds(scores, masks, runs, "pearson", resamples=200)
+        found = lds(scores, masks, runs, "pearson")
         shares.append(found.share_of_ceiling)
         intervals.append(found.share_interval)
     truth = np.mean(shares)
@@ -323,7 +325,7 @@ def test_dattri_agrees_where_its_float32_sums_do_not_matter():
     theirs = metric.lds(
         torch.tensor(scores).double(), (torch.tensor(margins), torch.tensor(indices))
     )
-    mine = lds(scores, masks_from_indices(indices, 200), margins, resamples=0)
+    mine = lds(scores, masks_from_indices(indices, 200), margins, interval=False)
     np.testing.assert_allclose(mine.correlation, theirs[0], atol=TOLERANCE)
     np.testing.assert_allclose(mine.p_value, theirs[1], atol=TOLERANCE)
 
@@ -346,13 +348,13 @@ def test_rows_that_are_infinite_are_left_out_for_their_target_alone(kind):
     with pytest.warns(
         InfiniteOutputsWarning, match=r"2 of 6 targets .*\(target 1, 4\), whose rows"
     ):
-        found = lds(scores, masks, holed, kind, nonfinite="alone", resamples=200)
+        found = lds(scores, masks, holed, kind, nonfinite="alone")
     for target, left_out in ((0, []), (1, [3, 50]), (2, [7]), (3, []), (4, [3, 50])):
         rows = np.setdiff1d(np.arange(120), left_out)
         alone = lds(scores[:, [target]], masks[rows], outputs[rows][:, [target]], kind)
         assert found.correlation[target] == pytest.approx(alone.mean, abs=1e-12)
     assert np.isnan(found.correlation[5]) and found.num_scored == 5
-    whole = lds(scores[:, :5], masks, outputs[:, :5], kind, resamples=200)
+    whole = lds(scores[:, :5], masks, outputs[:, :5], kind)
     assert found.interval.low == pytest.approx(whole.interval.low, abs=0.02)
     assert found.interval.high == pytest.approx(whole.interval.high, abs=0.02)
 
@@ -360,10 +362,10 @@ def test_rows_that_are_infinite_are_left_out_for_their_target_alone(kind):
 def test_targets_that_are_infinite_are_named_and_dropped_on_request():
     scores, masks, _, holed = with_infinite_targets()
     with pytest.warns(InfiniteOutputsWarning, match=r"\(target 1, 4\), which rank as very large"):
-        kept = lds(scores, masks, holed, resamples=0)
+        kept = lds(scores, masks, holed, interval=False)
     assert np.flatnonzero(np.isnan(kept.correlation)).tolist() == [2, 5]
     with pytest.warns(UndefinedCorrelationWarning, match=r"infinite outputs \(target 1, 4, 5\)"):
-        dropped = lds(scores, masks, holed, nonfinite="targets", resamples=0)
+        dropped = lds(scores, masks, holed, nonfinite="targets", interval=False)
     assert np.flatnonzero(np.isnan(dropped.correlation)).tolist() == [1, 2, 4, 5]
     assert dropped.mean == pytest.approx(kept.correlation[[0, 3]].mean())
     with pytest.raises(ScoringError, match="nonfinite must be keep, targets, alone"):
@@ -374,9 +376,9 @@ def test_infinite_runs_are_left_out_of_the_mean():
     scores, masks, outputs, _ = with_infinite_targets()
     runs = np.stack([outputs, outputs + 1], 1)
     runs[5, 0, 3] = np.inf
-    found = lds(scores, masks, runs, nonfinite="alone", resamples=0)
+    found = lds(scores, masks, runs, nonfinite="alone", interval=False)
     expected = runs.mean(1)
     expected[5, 3] = runs[5, 1, 3]
     np.testing.assert_allclose(
-        found.correlation, lds(scores, masks, expected, resamples=0).correlation
+        found.correlation, lds(scores, masks, expected, interval=False).correlation
     )

@@ -79,12 +79,12 @@ COMMAND = Command(
             "no if a bank's outputs are losses", "bench.higher_is_better", default=True
         ),
         "kind": _param("kind", Choice(CORRELATIONS), "of correlation", default="spearman"),
-        "resamples": _param(
-            "resamples", Whole(1), "bootstrap resamples of the subsets", default=1000
-        ),
-        "seed": common.seed("seed of the bootstrap", "bench.seed"),
         "dry_run": common.flag("say what would be retrained, and stop"),
     },
+    dict.fromkeys(
+        ("resamples", "bench.resamples", "seed", "bench.seed"),
+        "nothing is drawn for intervals",
+    ),
 )
 
 
@@ -114,8 +114,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             bank.outputs,
             bench.kind,
             higher_is_better=bench.higher_is_better,
-            resamples=bench.resamples,
-            seed=bench.seed,
             fitted=fitted,
             ceiling=next((result.ceiling for result in results.values()), None),
         )

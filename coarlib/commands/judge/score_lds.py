@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.commands import common
-from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice, Paths
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.errors import ArgumentError, ScoringError
@@ -81,15 +81,12 @@ COMMAND = Command(
         "higher_is_better": common.flag(
             "no if the outputs are losses", "cfg.higher_is_better", default=True
         ),
-        "resamples": Param(
-            Whole(0),
-            "resamples of the rows for intervals; 0: none",
-            default=1000,
-            also=("cfg.resamples",),
-        ),
-        "seed": common.seed("seed of the resamples", "cfg.seed"),
+        "interval": common.flag("estimate intervals, and compare", default=True),
     },
-    {"cfg.interval": "there is one kind of interval, the row bootstrap's"},
+    dict.fromkeys(
+        ("cfg.interval", "resamples", "cfg.resamples", "seed", "cfg.seed"),
+        "there is one kind of interval, and nothing is drawn for it",
+    ),
 )  # fmt: skip
 
 
@@ -111,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _print(result, includes_fitted)
         if args.metric is not None:
             _print_metric(args.metric, store, rows, scores[name], args)
-    pairs = _compare(found) if args.resamples else {}
+    pairs = _compare(found) if args.interval else {}
     if out is None:
         print(again(args, out="lds.json"))
         return
@@ -161,8 +158,7 @@ def _score(  # noqa: PLR0917
             nonfinite=args.nonfinite,
             output=y_name,
             ceiling=ceiling,
-            resamples=args.resamples,
-            seed=args.seed,
+            interval=args.interval,
             quiet=False,
         )
     if result.num_scored == 0:

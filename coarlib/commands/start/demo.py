@@ -33,7 +33,7 @@ from coarlib.commands.store import initialize_store, write_dataset
 from coarlib.errors import SetupError
 from coarlib.plots import Explained, plot_attributions
 from coarlib.regression.attributions import Attributions
-from coarlib.scoring import bootstrap_interval, correlate
+from coarlib.scoring import correlate, correlation_interval
 from coarlib.setups import load, names, shipped_file
 from coarlib.store import Store
 
@@ -154,7 +154,7 @@ def _score(attributions: Attributions, rows: Path, singles: Path) -> dict[str, N
     for method, weight in methods.items():
         predicted = masks @ weight
         found[method] = correlate(predicted, truth, "pearson").r
-        interval = bootstrap_interval(predicted, truth, "pearson")
+        interval = correlation_interval(predicted, truth, "pearson")
         print(f"   {method:<24} {np.nanmean(found[method]):+.3f} {interval}")
     return found
 
