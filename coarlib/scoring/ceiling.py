@@ -9,19 +9,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import BLOCK_BYTES, as_array, blocks
+from coarlib.statistics.attenuation import expected_correlation, normal_correlation
 from coarlib.statistics.correlation import Correlation, Kind, correlate, join
+from coarlib.statistics.influence import influences
 from coarlib.statistics.intervals import (
+    FEWEST_ROWS,
     Interval,
-    MeanInfluence,
     correlation_limits,
     rows_of,
     standard_error,
 )
 
 __all__ = ["NoiseCeiling", "noise_ceiling"]
+
+_QUANTILES = (np.arange(64) + 0.5) / 64
+_NARROW = 1e5  # a Beta distribution of that size is as good as a point
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,13 @@ def noise_ceiling(
 ) -> NoiseCeiling:
     """Estimate the noise ceiling of outputs from several runs of each subset.
 
-    The runs are split into two halves, whose means are correlated over subsets. The correlation is
-    averaged over splits *and targets*, carried from half the runs to all of them by the
-    Spearman-Brown formula ``n r / (1 + (n - 1) r)`` with ``n = R / (R // 2)``, and only then is the
-    root taken: roots of single targets' noisy values would average to too much for pure noise and
-    to too little else. The formula is exact for Pearson's correlation and a good approximation for
-    rank correlations; targets of very different noise have a mean ceiling slightly below this one.
+    The runs are split into two halves, whose means are correlated over subsets, averaged over
+    splits. The correlations of normal variables that have these are carried from half the runs to
+    all of them by the Spearman-Brown formula ``n r / (1 + (n - 1) r)`` with ``n = R / (R // 2)``,
+    and their roots are ceilings. Roots of single targets' noisy values would average to too much
+    for pure noise and to too little else, the root of the mean to too much where targets differ:
+    targets are taken as Beta-distributed, with the mean that was found and with the variance that
+    is left when what the subsets' randomness explains is subtracted.
 
     Parameters
     ----------
@@ -103,59 +110,108 @@ def noise_ceiling(
     runs = runs[~failed] if failed.any() else runs
     count, num_runs, targets = runs.shape
     halves = _splits(num_runs, splits, seed)
-    pooled = MeanInfluence(count, kind)
-    parts = []
+    parts, influence, errors = [], np.zeros(count), 0.0
     for piece in blocks(targets, BLOCK_BYTES // (32 * max(count, 1))):
         block = np.asarray(runs[:, :, piece], dtype=np.float64)
-        parts.append(_half_correlations(block, halves, kind, pooled))
+        part, found = _half_correlations(block, halves, kind)
+        parts.append(part)
+        influence += found.sum(axis=0)
+        errors += float((standard_error(found) ** 2).sum())
     half = join(parts)
     half.warn()
-    times = num_runs / (num_runs // 2)
-    ends = correlation_limits(pooled.estimate, pooled.influence, level)
-    low, high = _root(_spearman_brown(np.array(ends), times))
-    best = _unbiased(pooled.estimate, count)
-    certain = not best <= standard_error(pooled.influence)  # also where no interval is known
-    mean = float(_root(_spearman_brown(best, times))) if certain else 0.0
-    influence = np.zeros(len(failed))
-    slope = times / (1 + (times - 1) * best) ** 2 / (2 * mean) if mean > 0 else np.nan
-    influence[~failed] = slope * pooled.influence * len(failed) / max(count, 1)
+    defined = half.r[~np.isnan(half.r)]
+    influence /= max(defined.size, 1)
+    mean = float(defined.mean()) if defined.size else np.nan
+    error = float(standard_error(influence))
+    between = _between(defined, errors / max(defined.size, 1), error**2)
+    carried = _Carried(kind, count, num_runs / (num_runs // 2), between)
+    low, high = carried.ceiling(np.array(correlation_limits(mean, influence, level)))
+    certain = not mean <= error  # also where no interval is known
+    of_all = np.zeros(len(failed))
+    of_all[~failed] = carried.slope(mean) * influence * len(failed) / max(count, 1)
     return NoiseCeiling(
-        reliability=_spearman_brown(half.r, times),
-        mean=mean,
+        reliability=carried.reliability(half.r),
+        mean=float(carried.ceiling(mean)) if certain else 0.0,
         interval=Interval(float(low), float(high), level, count),
         num_runs=num_runs,
         num_splits=len(halves),
-        influence=influence,
+        influence=of_all,
     )
 
 
 def _half_correlations(
-    runs: NDArray[np.float64],
-    halves: list[tuple[list[int], list[int]]],
-    kind: Kind,
-    pooled: MeanInfluence,
-) -> Correlation:
-    """Mean over splits of the correlation of two halves of [M, R, t]; counts each into both."""
-    parts = []
+    runs: NDArray[np.float64], halves: list[tuple[list[int], list[int]]], kind: Kind
+) -> tuple[Correlation, NDArray[np.float64]]:
+    """Mean over splits of the correlation of two halves of [M, R, t], and its influences [t', M].
+
+    The influences are of the t' targets that have a correlation, and NaN from too few rows.
+    """
+    parts, sums = [], 0.0
     for first, second in halves:
         a, b = runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
-        found = correlate(a, b, kind)
-        pooled.add(rows_of(a, kind), rows_of(b, kind), found.r)
-        parts.append(found)
-    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0))
+        parts.append(correlate(a, b, kind))
+        known = ~np.isnan(parts[0].r)
+        if len(runs) < FEWEST_ROWS:
+            sums = np.full((int(known.sum()), len(runs)), np.nan)
+        else:
+            sums = sums + influences(rows_of(a, kind)[known], rows_of(b, kind)[known], kind)
+    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0)), sums / len(halves)
 
 
-def _spearman_brown(half: Any, times: float) -> Any:
-    return times * half / (1 + (times - 1) * half)
+def _between(half: NDArray[np.float64], error: float, of_mean: float) -> float:
+    """Variance of targets' true half correlations [t]; 0 where it is not beyond chance.
+
+    ``error`` is the mean sampling variance of a target, ``of_mean`` that of the mean over targets,
+    which says how much the targets' errors have in common.
+    """
+    if half.size < 2:
+        return 0.0
+    more = half.size / (half.size - 1)
+    left = float(half.var(ddof=1)) - more * (error - of_mean)
+    return left if left > 2 * error * np.sqrt(2 / (half.size - 1)) else 0.0
 
 
-def _unbiased(r: float, count: int) -> float:
-    """Add back what a correlation over few rows loses, to first order (Olkin & Pratt 1958)."""
-    return r * (1 + (1 - r**2) / (2 * count))
+@dataclass(frozen=True)
+class _Carried:
+    """From correlations of half the runs to what they say of all runs.
 
+    Attributes
+    ----------
+    kind : "spearman", "pearson" or "kendall"
+    count : int
+        M.
+    times : float
+        Runs over those of a half.
+    between : float
+        Variance of targets' true half correlations.
+    """
 
-def _root(reliability: Any) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.maximum(reliability, 0)))
+    kind: Kind
+    count: int
+    times: float
+    between: float
+
+    def reliability(self, half: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Carry over each by itself."""
+        rho = normal_correlation(half, self.kind, self.count)
+        return expected_correlation(self._all_runs(rho), self.kind, self.count)
+
+    def ceiling(self, half: Any) -> NDArray[np.float64]:
+        """Mean ceiling of targets with mean half correlations [...]."""
+        rho = np.clip(normal_correlation(half, self.kind, self.count), 0, 1)[..., None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = rho * (1 - rho) / np.float64(self.between) - 1  # of a Beta with this variance
+            spread = special.betaincinv(rho * size, (1 - rho) * size, _QUANTILES)
+            shaped = (size > 0) & (size < _NARROW)
+        rho = np.where(shaped, spread, rho)
+        return expected_correlation(np.sqrt(self._all_runs(rho)), self.kind, self.count).mean(-1)
+
+    def slope(self, half: float, step: float = 1e-4) -> float:
+        """Derivative of the mean ceiling."""
+        return float(self.ceiling(half + step) - self.ceiling(half - step)) / (2 * step)
+
+    def _all_runs(self, half: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.times * half / (1 + (self.times - 1) * half)
 
 
 def _splits(count: int, most: int, seed: int) -> list[tuple[list[int], list[int]]]:
