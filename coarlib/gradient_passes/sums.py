@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class PassSums:
         How many those are.
     kept_means : float32 [N, T]
         Mean of g over the passes in which the component is kept (their expected number).
-    targets : slice
+    targets : int64 [T]
         Which examples the targets are.
     """
 
@@ -50,7 +50,7 @@ class PassSums:
     path_squares: NDArray[np.float32]
     path_counts: NDArray[np.float32]
     kept_means: NDArray[np.float32]
-    targets: slice
+    targets: NDArray[np.int64]
 
     @property
     def num_features(self) -> int:
@@ -67,6 +67,12 @@ class PassSums:
         """What the passes cost, in forward passes over the examples."""
         return PASS_COST * len(self.passes)
 
+    def of_targets(self, which: NDArray[np.int64]) -> PassSums:
+        """The sums of some of these targets, int64 [t]."""
+        of_each = ("outputs", "path_sums", "path_squares", "path_counts", "kept_means")
+        some = {name: getattr(self, name)[:, which] for name in of_each}
+        return replace(self, **some, targets=self.targets[which])
+
     def masks(self, targets: slice) -> NDArray[np.float32]:
         """Draw the masks of some targets again, float32 [t, K, N].
 
@@ -75,12 +81,9 @@ class PassSums:
         targets : slice
             Within those of these sums.
         """
-        span = self.targets
-        chosen = range(span.start, span.stop, span.step or 1)[targets]
-        step = chosen.step
-        parts = (
-            [slice(chosen.start, chosen.stop)] if step == 1 else [slice(t, t + 1) for t in chosen]
-        )
+        chosen = self.targets[targets]
+        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
+        parts = [slice(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
         shape = (len(chosen), len(self.passes), self.num_features)
         drawn = np.empty(shape, np.float32)
         for at, index in enumerate(self.passes):
@@ -149,5 +152,5 @@ def read_passes(
         path_squares=sums["path_squares"].astype(np.float32),
         path_counts=sums[COUNTS].astype(np.float32),
         kept_means=sums["kept_sums"].astype(np.float32),
-        targets=chosen,
+        targets=np.arange(chosen.stop)[chosen],
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
@@ -15,9 +14,9 @@ from coarlib.regression.attributions import Attributions
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.moments.sums import NO_ROWS
-from coarlib.regression.rows import RowSource
+from coarlib.regression.rows import RowSource, SomeTargets
 from coarlib.regression.rows.blocks import read_blocks
-from coarlib.regression.solvers import Solver
+from coarlib.regression.solvers import Solver, solver_of
 from coarlib.regression.split import Split
 from coarlib.scoring.nonfinite import targets_by_rows
 from coarlib.scoring.rows import named
@@ -27,32 +26,6 @@ __all__ = ["NONFINITE_ROWS", "fit_finite"]
 NONFINITE_ROWS = ("rows", "targets", "alone")
 OF_TARGETS = ("weight", "bias", "lam", "gap")
 Part = tuple[NDArray[np.int64], Attributions]
-
-
-@dataclass(frozen=True)
-class _SomeTargets:
-    """Rows of a source with some of its targets only."""
-
-    source: RowSource
-    targets: NDArray[np.int64]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
-    @property
-    def num_targets(self) -> int:
-        """How many targets were chosen."""
-        return len(self.targets)
-
-    def identity(self, row_ids: NDArray[np.int64]) -> str:
-        """The source's own, and which targets these are."""
-        chosen = xxhash.xxh3_128_hexdigest(self.targets.tobytes())
-        return f"{self.source.identity(row_ids)}-{chosen}"
-
-    def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        """Read rows: bool [B, N] and outputs [B, t]."""
-        masks, outputs = self.source.read(positions)
-        return masks, outputs[:, self.targets]
 
 
 def fit_finite(
@@ -82,7 +55,7 @@ def fit_finite(
     """
     if nonfinite not in NONFINITE_ROWS:
         raise RegressionError(f"nonfinite must be {', '.join(NONFINITE_ROWS)}, not {nonfinite!r}")
-    positions = np.union1d(split.train, split.validation)
+    solver, positions = solver_of(solver), np.union1d(split.train, split.validation)
     if nonfinite == "rows":
         return _without_rows(source, split, solver, how, positions)
     if not (holed := _holed(source, positions)).any():
@@ -91,7 +64,8 @@ def fit_finite(
     parts: list[Part] = []
     if not holed.all():
         targets = np.flatnonzero(~holed)
-        parts.append((targets, fit_and_score(_SomeTargets(source, targets), split, solver, how)))
+        some = SomeTargets(source, targets), split, solver.of_targets(targets)
+        parts.append((targets, fit_and_score(*some, how)))
     if nonfinite == "alone":
         parts += _alone(source, split, solver, how, positions, np.flatnonzero(holed))
     if not parts:
@@ -102,7 +76,7 @@ def fit_finite(
 def _without_rows(
     source: RowSource,
     split: Split,
-    solver: str | Solver,
+    solver: Solver,
     how: FitOptions,
     positions: NDArray[np.int64],
 ) -> Attributions:
@@ -139,7 +113,7 @@ def _finite(source: RowSource, positions: NDArray[np.int64]) -> Iterator[NDArray
 def _alone(  # noqa: PLR0917
     source: RowSource,
     split: Split,
-    solver: str | Solver,
+    solver: Solver,
     how: FitOptions,
     positions: NDArray[np.int64],
     holed: NDArray[np.int64],
@@ -158,7 +132,8 @@ def _alone(  # noqa: PLR0917
         if not len(own.train):
             continue
         how.say(f"fitting {len(targets)} of them on the {len(there)} rows that they have")
-        yield targets, fit_and_score(_SomeTargets(source, targets), own, solver, quiet)
+        some = SomeTargets(source, targets), own, solver.of_targets(targets)
+        yield targets, fit_and_score(*some, quiet)
 
 
 def _joined(parts: list[Part], count: int, split: Split, nonfinite: str) -> Attributions:

@@ -14,12 +14,12 @@ from coarlib.regression.fit import fit
 from coarlib.regression.heldout import HeldOut, score_arrays
 from coarlib.regression.learning_curve import LearningCurve, learning_curve
 from coarlib.regression.moments import Moments
-from coarlib.regression.rows import RowSource
+from coarlib.regression.rows import RowSource, SomeTargets
 from coarlib.regression.rows.blocks import read_blocks
 from coarlib.regression.solvers import Lasso, LeastSquares, Ridge, Solver, solver_of
 from coarlib.regression.split import Split
 
-__all__ = ["SomeTargets", "Unseen", "look_ahead", "looked_at", "split_of"]
+__all__ = ["Unseen", "look_ahead", "looked_at", "split_of"]
 
 MOST_TARGETS, MOST_TARGETS_OF_LASSO = 1024, 128
 MOST_FEATURES = 2500  # beyond, six eigendecompositions take minutes
@@ -30,54 +30,6 @@ CERTAIN = 0.15
 Z = 1.96
 MOST_HELD_OUT = 1000
 MOST_VALUES = 4 * 10**9
-
-
-@dataclass(frozen=True)
-class SomeTargets:
-    """A row source that shows chosen targets of another.
-
-    Parameters
-    ----------
-    source : RowSource
-    chosen : int64 [t]
-    """
-
-    source: RowSource
-    chosen: NDArray[np.int64]
-
-    @property
-    def description(self) -> str:
-        """Where the rows come from."""
-        return self.source.description
-
-    @property
-    def row_ids(self) -> NDArray[np.int64]:
-        """The number of each completed row."""
-        return self.source.row_ids
-
-    @property
-    def num_features(self) -> int:
-        """Width of a mask, N."""
-        return self.source.num_features
-
-    @property
-    def num_targets(self) -> int:
-        """How many targets are shown, t."""
-        return len(self.chosen)
-
-    @property
-    def output_dtype(self) -> np.dtype[Any]:
-        """Dtype of the outputs as stored."""
-        return self.source.output_dtype
-
-    def identity(self, row_ids: NDArray[np.int64]) -> str:
-        """Digest of the rows and of what is shown of them."""
-        return f"{self.source.identity(row_ids)}-{self.chosen.tolist()}"
-
-    def read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        """Read rows by position."""
-        masks, outputs = self.source.read(positions)
-        return masks, outputs[:, self.chosen]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from coarlib.gradient_passes import PassPlan, fill_passes, open_passes, read_pas
 from coarlib.gradient_passes.plan import on_path
 from coarlib.gradient_passes.scaling import scaling_of
 from coarlib.regression import StoreRows
+from coarlib.regression.rows import SomeTargets
 from coarlib.store import Store
 from coarlib.store.merge import merge
 from coarlib.store.verify import verify
@@ -184,6 +185,11 @@ def test_a_fit_of_a_store_takes_its_passes(store, task, tmp_path):
     assert found.cost.passes == 40 + 3 * 32
     some = StoreRows(store, targets=slice(3, 8)).gradient_passes()
     assert_same_sums(some, read_passes(store, slice(3, 8)))
+    chosen = np.array([9, 1, 2, 5])
+    some = SomeTargets(StoreRows(store), chosen).gradient_passes()
+    every = read_passes(store)
+    assert np.array_equal(some.path_sums, every.path_sums[:, chosen])
+    assert np.array_equal(some.masks(slice(0, 4)), every.masks(slice(0, 10))[chosen])
     load("run_regression").main(
         [str(store.path), "--out", str(tmp_path / "out"), "--solver", "bayes"]
     )

@@ -46,7 +46,7 @@ class World:
             (slopes**2 * along).sum(0).astype("f4"),
             along.sum(0).astype("f4"),
             (0.5 * self.weight + rng.normal(size=self.weight.shape)).astype("f4"),
-            slice(0, targets),
+            np.arange(targets),
         )
         self.masks = rng.random((rows, features)) < 0.8
         self.outputs = self.masks @ self.weight + 3

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from coarlib.errors import RegressionError
-from coarlib.regression import Attributions, fit
+from coarlib.gradient_passes import PassPlan, PassSums
+from coarlib.regression import Attributions, Auto, InformedPrior, Lasso, Ridge, fit
+from coarlib.regression.solvers import Bayes
 from coarlib.scoring import lds
 
 BAD = {1: [3, 50], 2: [7], 4: [3, 50], 5: slice(None)}
@@ -38,6 +40,43 @@ def test_rows_are_left_out_for_their_target_alone(solver, tmp_path):
     np.testing.assert_array_equal(again.weight, found.weight)
     scored = lds(found.weight, masks, outputs, allow_fitted_rows=True, interval=False)
     assert scored.num_nan_scores == 1 and scored.mean > 0.9
+
+
+def passes_of(weight, count=60):
+    """Gradient passes of a linear truth [N, T]: what a component on a path says is its weight."""
+    plan = PassPlan.for_fraction(0.3, passes=count)
+    features, targets = weight.shape
+    masks = np.stack([plan.draw(k, slice(0, targets), features) for k in range(count)])
+    along = ((masks > 0) & (masks < 1)).transpose(0, 2, 1)
+    sums = [x.sum(0).astype("f4") for x in (weight * along, weight**2 * along, along)]
+    outputs = np.einsum("ktn,nt->kt", masks, weight)
+    return PassSums(plan, np.arange(count), outputs, *sums, weight.astype("f4"), np.arange(targets))
+
+
+LAM = np.geomspace(0.01, 1, 6)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lambda guess: Ridge(lam=LAM),
+        lambda guess: Lasso(lam=0.01 * LAM, start=guess),
+        lambda guess: InformedPrior(scores=guess),
+        lambda guess: Bayes(scores=guess),
+        lambda guess: Bayes(passes=passes_of(guess), scores=np.stack([guess, guess**2])),
+        lambda guess: Auto(candidates=(Ridge(lam=LAM),), passes=passes_of(guess), scores=guess),
+    ],
+    ids=["ridge", "lasso", "informed_prior", "bayes", "bayes with passes", "auto"],
+)
+@pytest.mark.parametrize("nonfinite", ["alone", "targets"])
+def test_what_a_solver_knows_of_each_target_goes_with_the_target(solver, nonfinite):
+    masks, outputs, holed = rows()
+    guess = np.random.default_rng(1).normal(size=(12, 6))
+    found = fit((masks, holed), solver(guess), held_out=60, nonfinite=nonfinite)
+    whole = [0, 3]
+    alone = fit((masks, outputs[:, whole]), solver(guess).of_targets(np.array(whole)), held_out=60)
+    np.testing.assert_allclose(found.weight[:, whole], alone.weight, atol=1e-6)
+    assert np.isfinite(found.weight[:, [1, 2, 4]]).all() == (nonfinite == "alone")
 
 
 def test_targets_are_left_out_on_request_and_rows_by_default():

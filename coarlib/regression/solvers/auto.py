@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
@@ -68,6 +69,11 @@ class Auto(Solver):
             every.append(self._joined)
         wide = size.features > LARGE and 2 * size.total < size.features
         return [solver for solver in every if not (wide and "gram" in solver.needs)]
+
+    def of_targets(self, which: NDArray[np.int64]) -> Solver:
+        """Return the same for some targets, and so each candidate."""
+        every = tuple(candidate.of_targets(which) for candidate in self.candidates)
+        return replace(super().of_targets(which), candidates=every)
 
     def solve(self, problem: Problem) -> Solution:
         """Refuse: moments alone have no held-out rows."""

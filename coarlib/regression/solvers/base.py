@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError, nearest
 from coarlib.regression.problem import Problem, Solution
@@ -73,6 +76,14 @@ class Solver(ABC):
     def refit(self, found: Attributions) -> Solver:
         """Return the solver of more rows, after ``found`` has been chosen on fewer of them."""
         return self
+
+    def of_targets(self, which: NDArray[np.int64]) -> Solver:
+        """Return the same for some targets, int64 [t]: with their λ, guesses, starts, passes."""
+        given = {name: getattr(self, name, None) for name in ("lam", "scores", "start")}
+        some = {name: value[..., which] for name, value in given.items() if np.ndim(value) > 0}
+        if (passes := getattr(self, "passes", None)) is not None:
+            some["passes"] = passes.of_targets(which)
+        return replace(self, **some)
 
     def work(self, size: Size) -> float:
         """Float64 operations that one fit takes once the rows are summed."""
