@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coarlib.errors import ArgumentError
 
@@ -47,6 +48,28 @@ def resolve_device(name: str = "auto", threads: int | None = None) -> torch.devi
         reason = str(error).split("\n", maxsplit=1)[0]
         raise ArgumentError(f"device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 as float32, without TF32, and leave the user's setting as it was."""
+    import torch
+
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: list[Any] = [cuda, cudnn]
+    key: str = "allow_tf32"
+    exact: bool | str = False
+    if hasattr(cuda, "fp32_precision"):  # torch 2.9 has a switch for each operation
+        switches = [cuda, *(getattr(cudnn, name) for name in ("conv", "rnn"))]
+        key, exact = "fp32_precision", "ieee"
+    kept = [getattr(switch, key) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, key, exact)
+        yield
+    finally:
+        for switch, value in zip(switches, kept, strict=True):
+            setattr(switch, key, value)
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int:

@@ -11,8 +11,10 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coarlib.history.factors import Outer
 from coarlib.history.inputs import Inputs, call, each
 from coarlib.history.parameters import Tensors
+from coarlib.history.stacked import Stack, StackedModel
 from coarlib.history.training import TrainingLoss
 
 
@@ -82,6 +84,23 @@ class SampleGradients:
 
         with differentiable_attention():
             return {k: v.detach() for k, v in grad(total)(moving).items()}
+
+    def of_stack(
+        self,
+        model: StackedModel,
+        stack: Stack,
+        inputs: Inputs,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> dict[str, Outer]:
+        """Return the gradients of the weighted losses of ``[Z · B, ...]`` samples, as factors."""
+
+        def total(outputs: torch.Tensor) -> torch.Tensor:
+            losses = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
+            return (losses * weights).sum()
+
+        with differentiable_attention():
+            return model.gradients(stack, inputs, total)
 
     def _of_one(
         self, moving: Tensors, fixed: Tensors, one: Inputs, target: torch.Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from coarlib.errors import HistoryError, nearest
+from coarlib.history.factors import Outer
 from coarlib.history.inputs import Inputs, as_inputs, call, each, number_of
 from coarlib.history.parameters import Tensors
+from coarlib.history.stacked import Stack, StackedModel
 
 Query = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(the model's output on one point, its target) -> a number or [K] numbers."""
@@ -181,6 +184,43 @@ class Queries:
             found = grad(lambda part: of_moving(part).sum())(moving)
             return {name: values[None] for name, values in found.items()}
         return jacrev(of_moving)(moving)
+
+    def values_of_stack(
+        self, model: StackedModel, stack: Stack, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the outputs ``[Z · R, K]`` of ``points`` [Z · R] at the stack's parameters."""
+        inputs, targets = self.take(points)
+        with torch.no_grad():
+            return vmap(self._of_outputs)(model.outputs(stack, inputs), targets)
+
+    def slopes_of_stack(
+        self, model: StackedModel, stack: Stack, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return their derivatives in α, ``⟨∂f/∂θ, Δ⟩`` at ``θ + αΔ``, ``[Z · R, K]``."""
+
+        def values(alpha: torch.Tensor) -> torch.Tensor:
+            return self.values_of_stack(model, replace(stack, alpha=alpha), points)
+
+        alpha = stack.alpha
+        if alpha is None:
+            raise HistoryError("slopes are taken along segments; give the stack delta and alpha")
+        return jvp(values, (alpha,), (torch.ones_like(alpha),))[1]
+
+    def gradients_of_stack(
+        self, model: StackedModel, stack: Stack, points: torch.Tensor, weight: torch.Tensor
+    ) -> dict[str, Outer]:
+        """Return the gradients of ``w f_k`` of ``points`` [Z · R], as Z times R · K rows."""
+        repeated = points.repeat_interleave(self.num_outputs)
+        inputs, targets = self.take(repeated)
+        if stack.alpha is not None:
+            stack = replace(stack, alpha=stack.alpha.repeat_interleave(self.num_outputs, 1))
+
+        def total(outputs: torch.Tensor) -> torch.Tensor:
+            values = vmap(self._of_outputs)(outputs, targets)
+            own = values.view(len(points), self.num_outputs, -1).diagonal(dim1=1, dim2=2)
+            return (own * weight[:, None]).sum()
+
+        return model.gradients(stack, inputs, total)
 
     num_outputs: int = 0
 

@@ -1,42 +1,48 @@
-"""The gradients that enter an update: the samples', the regulariser's, the decayed parameters."""
+"""The gradients that enter updates: the samples', the regulariser's, the decayed parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.history.factors import Full, Gradients
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.inputs import each
 from coarlib.history.parameters import Tensors
+from coarlib.history.stacked import Stack, StackedModel
 from coarlib.history.training import Samples
-from coarlib.history.walk import Update
+from coarlib.history.walk import Block, Update
 
 SUMMED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Entering:
-    """Gradients that enter one update, flat and clipped.
+    """Gradients that enter some updates of a block, clipped.
 
     Attributes
     ----------
     source : {"data", "weight_decay", "regulariser"}
-    gradient : {name: [B, p]}
-        Sums to the source's part of u.
-    samples : int64 [B] or None
+    gradient : {name: Gradients [Z, B, p]}
+        Sums over B to the source's part of u.
+    updates : slice
+        Which Z updates of the block.
+    samples : int64 [Z, B] or None
+        Where batches differ in length, short ones are filled up with gradients of zero.
     """
 
     source: str
-    gradient: Tensors
-    samples: NDArray[np.int64] | None
+    gradient: Mapping[str, Gradients]
+    updates: slice
+    samples: NDArray[np.int64] | None = None
 
 
 class Sources:
-    """Computes what enters an update.
+    """Computes what enters updates.
 
     Parameters
     ----------
@@ -46,7 +52,11 @@ class Sources:
     per_sample : bool
         Give the gradient of each sample, not their sum.
     chunk_bytes : int
-        Memory for the per-sample gradients that are computed at once.
+        Memory for the gradients that are computed at once.
+    stacked : StackedModel, optional
+        To compute the gradients of several updates together.
+    row_bytes : int
+        With ``stacked``: memory that one sample takes.
     """
 
     def __init__(
@@ -54,52 +64,115 @@ class Sources:
         gradients: SampleGradients,
         samples: Samples,
         tracked: tuple[str, ...],
+        *,
         per_sample: bool,
         chunk_bytes: int,
+        stacked: StackedModel | None = None,
+        row_bytes: int = 1,
     ) -> None:
         self._gradients, self._samples, self._tracked = gradients, samples, tracked
         self._per_sample, self._chunk_bytes = per_sample, chunk_bytes
+        self._stacked, self._rows = stacked, max(1, chunk_bytes // row_bytes)
 
-    def of(self, step: Update, only: NDArray[np.int64] | None = None) -> Iterator[Entering]:
-        """Yield everything that enters one update.
+    def of(self, block: Block, only: NDArray[np.int64] | None = None) -> Iterator[Entering]:
+        """Yield everything that enters the updates of a block.
 
         Parameters
         ----------
-        step : Update
+        block : Block
         only : int64, optional
             Restrict the data to these samples (ascending), and leave out the other sources.
         """
+        if self._stacked is not None:
+            yield from self._together(self._stacked, block, only)
+        else:
+            for place, step in enumerate(block.updates):
+                yield from self._alone(step, slice(place, place + 1), only)
+        if only is None:
+            yield from self.without_data(block)
+
+    def without_data(self, block: Block) -> Iterator[Entering]:
+        """Yield the regulariser and the coupled weight decay."""
+        for place, step in enumerate(block.updates):
+            own = slice(place, place + 1)
+            fixed = dict(step.theta)
+            moving = {n: fixed.pop(n) for n in self._tracked if step.coefficients[n].take}
+            penalty = self._gradients.regulariser(moving, fixed) if moving else None
+            if penalty is not None:
+                scaled = {n: _row(v * step.clip[n]) for n, v in penalty.items()}
+                yield Entering("regulariser", scaled, own)
+            decays = {n: u.couple for n, u in step.coefficients.items() if u.couple}
+            if decays:
+                decayed = {n: _row(step.theta[n] * c) for n, c in decays.items()}
+                yield Entering("weight_decay", decayed, own)
+
+    def _together(
+        self, model: StackedModel, block: Block, only: NDArray[np.int64] | None
+    ) -> Iterator[Entering]:
+        """Yield the data's gradients of many updates at a time, as factors."""
+        chosen = [_chosen(step, only) for step in block.updates]
+        longest = max(len(numbers) for numbers, _ in chosen)
+        samples = np.zeros((len(chosen), longest), np.int64)
+        weights = np.zeros((len(chosen), longest))
+        for row, (numbers, own) in enumerate(chosen):
+            samples[row, : len(numbers)], weights[row, : len(numbers)] = numbers, own
+        at_once = min(longest, self._rows)
+        for first in range(0, len(chosen), step := max(1, self._rows // max(1, longest))):
+            updates = slice(first, min(first + step, len(chosen)))
+            stack = Stack({name: values[updates] for name, values in block.theta.items()})
+            clips = self._clips(block.updates[updates])
+            total: dict[str, Gradients] = {}
+            for begin in range(0, longest, max(1, at_once)):
+                part = updates, slice(begin, begin + at_once)
+                found = self._of_samples(model, stack, samples[part], weights[part])
+                for name in found.keys() & clips:
+                    found[name] = found[name].scaled(clips[name])
+                if self._per_sample:
+                    yield Entering("data", found, updates, samples[part])
+                    continue
+                for name, gradients in found.items():
+                    before = total[name].flat() if name in total else 0.0
+                    total[name] = Full(gradients.summed().flat() + before)
+            if total:
+                yield Entering("data", total, updates)
+
+    def _of_samples(
+        self,
+        model: StackedModel,
+        stack: Stack,
+        samples: NDArray[np.int64],
+        weights: NDArray[np.float64],
+    ) -> dict[str, Gradients]:
+        some = next(iter(stack.theta.values()))
+        inputs, targets = self._take(samples.reshape(-1), some)
+        weight = torch.as_tensor(weights.reshape(-1), dtype=some.dtype, device=some.device)
+        found = self._gradients.of_stack(model, stack, inputs, targets, weight)
+        return {name: found[name] for name in self._tracked if name in found}
+
+    def _clips(self, updates: list[Update]) -> Tensors:
+        """Return each tensor's factors by clipping [Z], where any is not 1."""
+        found = {}
+        for name in self._tracked:
+            factors = [step.clip[name] for step in updates]
+            if set(factors) != {1.0}:
+                found[name] = updates[0].theta[name].new_tensor(factors)
+        return found
+
+    def _take(self, numbers: NDArray[np.int64], like: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        inputs, targets = self._samples.take(numbers, like.device)
+        return each(lambda t: t.to(like.dtype) if t.is_floating_point() else t, inputs), targets
+
+    def _alone(
+        self, step: Update, place: slice, only: NDArray[np.int64] | None
+    ) -> Iterator[Entering]:
+        """Yield the data's gradients of one update, in full."""
         fixed = dict(step.theta)
         active = [
             n for n in self._tracked if step.coefficients[n].take or step.coefficients[n].direct
         ]
         moving = {name: fixed.pop(name) for name in active}
-        if moving:
-            yield from self._data(step, moving, fixed, only)
-        if only is None:
-            yield from self.without_data(step)
-
-    def without_data(self, step: Update) -> Iterator[Entering]:
-        """Yield the regulariser and the coupled weight decay."""
-        fixed = dict(step.theta)
-        moving = {n: fixed.pop(n) for n in self._tracked if step.coefficients[n].take}
-        penalty = self._gradients.regulariser(moving, fixed) if moving else None
-        if penalty is not None:
-            scaled = {n: (v * step.clip[n]).reshape(1, -1) for n, v in penalty.items()}
-            yield Entering("regulariser", scaled, None)
-        decays = {n: u.couple for n, u in step.coefficients.items() if u.couple}
-        if decays:
-            flat = {n: (step.theta[n] * c).reshape(1, -1) for n, c in decays.items()}
-            yield Entering("weight_decay", flat, None)
-
-    def _data(
-        self, step: Update, moving: Tensors, fixed: Tensors, only: NDArray[np.int64] | None
-    ) -> Iterator[Entering]:
-        numbers, weights = step.record.samples, step.record.weights
-        if only is not None:
-            chosen = np.isin(numbers, only)
-            numbers, weights = numbers[chosen], weights[chosen]
-        if not len(numbers):
+        numbers, weights = _chosen(step, only)
+        if not len(numbers) or not moving:
             return
         some = next(iter(moving.values()))
         size = sum(values.numel() for values in moving.values()) * some.element_size()
@@ -107,8 +180,7 @@ class Sources:
         total: Tensors = {}
         for begin in range(0, len(numbers), chunk):
             part = slice(begin, begin + chunk)
-            inputs, targets = self._samples.take(numbers[part], some.device)
-            inputs = each(lambda t: t.to(some.dtype) if t.is_floating_point() else t, inputs)
+            inputs, targets = self._take(numbers[part], some)
             weight = torch.as_tensor(weights[part], dtype=some.dtype, device=some.device)
             if self._per_sample:
                 found = self._gradients.per_sample(moving, fixed, inputs, targets)
@@ -116,10 +188,25 @@ class Sources:
                     n: v.reshape(len(weight), -1) * (weight * step.clip[n])[:, None]
                     for n, v in found.items()
                 }
-                yield Entering("data", flat, numbers[part])
+                full = {n: Full(v[None]) for n, v in flat.items()}
+                yield Entering("data", full, place, numbers[None, part])
                 continue
             summed = self._gradients.weighted_sum(moving, fixed, inputs, targets, weight)
-            flat = {n: (v * step.clip[n]).reshape(1, -1) for n, v in summed.items()}
-            total = {n: total[n] + v if n in total else v for n, v in flat.items()}
+            total = {n: total[n] + v if n in total else v for n, v in summed.items()}
         if total:
-            yield Entering("data", total, None)
+            yield Entering("data", {n: _row(v * step.clip[n]) for n, v in total.items()}, place)
+
+
+def _chosen(
+    step: Update, only: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return an update's samples, of ``only`` where given, and their weights."""
+    numbers, weights = step.record.samples, step.record.weights
+    if only is None:
+        return numbers, weights
+    chosen = np.isin(numbers, only)
+    return numbers[chosen], weights[chosen]
+
+
+def _row(values: torch.Tensor) -> Full:
+    return Full(values.reshape(1, 1, -1))

@@ -47,6 +47,36 @@ class Update:
         return self.record.number
 
 
+@dataclass(frozen=True)
+class Block:
+    """Some updates in a row, S of them.
+
+    Attributes
+    ----------
+    updates : list of Update
+    theta, delta : {name: [S, *shape]}
+        All trained parameters before each, and how they move.
+    """
+
+    updates: list[Update]
+    theta: Tensors
+    delta: Tensors
+
+    def __len__(self) -> int:
+        """How many updates there are."""
+        return len(self.updates)
+
+    def part(self, updates: slice) -> Block:
+        """Return some of the updates."""
+        theta, delta = ({n: v[updates] for n, v in x.items()} for x in (self.theta, self.delta))
+        return Block(self.updates[updates], theta, delta)
+
+    @property
+    def numbers(self) -> range:
+        """The updates' numbers."""
+        return range(self.updates[0].number, self.updates[-1].number + 1)
+
+
 class Walk:
     """Gives the updates of a history on a device and in a dtype.
 
@@ -115,6 +145,16 @@ class Walk:
             return found
         second = {name: v for name, v in second_moments.items() if v is not None}
         return replace(found, momentum=self._momentum(found, after), second_moment=second)
+
+    def block(self, numbers: range) -> Block:
+        """Return some updates in a row."""
+        updates, rows = [], [self.flat(numbers.start)]
+        for number in numbers:
+            updates.append(self.update(number))
+            rows.append(self.flat(number + 1))
+        path = torch.stack(rows)
+        moved = path[1:] - path[:-1]
+        return Block(updates, self._table.views(path[:-1]), self._table.views(moved))
 
     def _momentum(self, update: Update, after: State) -> Tensors:
         """Return Adam's momentum after an update: as kept, or from how far it moved."""

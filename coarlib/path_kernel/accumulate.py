@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet, SliceGroup
 from coarlib.errors import HistoryError, nearest
+from coarlib.history.factors import Gradients
 from coarlib.history.parameters import ParameterTable, Tensors
 
 AXES = ("sample", "component", "tensor", "step")
@@ -72,17 +73,22 @@ class ComponentColumns:
                 self.groups.append((group.path, first, group.units, order))
             first += group.units
 
-    def products(self, query: Tensors, gradient: Tensors) -> torch.Tensor:
-        """Return inner products ``[q, b, U]`` of ``query`` [q, p] and ``gradient`` [b, p]."""
-        some_q, some_g = next(iter(query.values())), next(iter(gradient.values()))
-        total = some_q.new_zeros(len(some_q), len(some_g), self.count)
+    def products(self, query: Tensors, gradient: Mapping[str, Gradients]) -> torch.Tensor:
+        """Return inner products ``[Z, Q, B, U]`` of ``query`` [Z, Q, p] and ``gradient``."""
+        total: torch.Tensor | None = None
         for name, first, units, order in self.groups:
             if name not in gradient:
                 continue
-            columns = order.to(some_q.device)
-            left = query[name][:, columns].reshape(len(some_q), units, -1)
-            right = gradient[name][:, columns].reshape(len(some_g), units, -1)
-            total[:, :, first : first + units] += torch.einsum("qur,bur->qbu", left, right)
+            columns = order.to(query[name].device)
+            left = query[name][:, :, columns].unflatten(2, (units, -1))
+            right = gradient[name].flat()[:, :, columns].unflatten(2, (units, -1))
+            met = torch.einsum("zqur,zbur->zqbu", left, right)
+            if total is None:
+                total = met.new_zeros(*met.shape[:3], self.count)
+            total[..., first : first + units] += met
+        if total is None:
+            met = _inner(query, gradient)
+            return met.new_zeros(*met.shape, self.count)
         return total
 
 
@@ -168,9 +174,9 @@ class Accumulators:
     def add(
         self,
         source: str,
-        step: int,
+        updates: Sequence[int],
         query: Tensors,
-        gradient: Tensors,
+        gradient: Mapping[str, Gradients],
         samples: NDArray[np.int64] | None = None,
     ) -> None:
         """Add ``-⟨query, gradient⟩``.
@@ -179,19 +185,18 @@ class Accumulators:
         ----------
         source : str
             One of :data:`SOURCES`.
-        step : int
-            The update that the contribution is counted at.
-        query : {name: [n·K, p]}
-        gradient : {name: [B, p]}
+        updates : Z numbers
+            That the contributions are counted at.
+        query : {name: [Z, n·K, p]}
+        gradient : {name: Gradients [Z, B, p]}
             Tensors that are missing contribute nothing.
-        samples : int64 [B], optional
-            Sample numbers of the gradients; none where they are one sum.
+        samples : int64 [Z, B], optional
+            Sample numbers of the gradients; none where they are to be summed.
         """
         if not gradient:
             return
         if samples is None:
             gradient = _summed(gradient)
-        window = (step - self.breakdown.first) // self.breakdown.window
         products: dict[tuple[str, bool], torch.Tensor] = {}
 
         def product(place: str, each: bool) -> torch.Tensor:
@@ -200,30 +205,38 @@ class Accumulators:
                 products[place, each] = self._product(place, query, parts)
             return products[place, each]
 
+        device = next(iter(query.values())).device
+        numbers = np.asarray(updates, np.int64) - self.breakdown.first
+        windows = torch.as_tensor(numbers // self.breakdown.window, device=device)
         for name, own in self.breakdown.axes_of(source).items():
             place = next((axis for axis in own if axis in ("tensor", "component")), "")
             target = self.arrays[name]
-            target = target.select(-1, window) if "step" in own else target
             if "sample" in own and samples is not None:
-                numbers = torch.as_tensor(samples, device=target.device)
-                target.index_add_(1, numbers, product(place, True), alpha=-1)
+                where = torch.as_tensor(samples, device=device)
+                if "step" in own:
+                    where = where * self.breakdown.num_windows + windows[:, None]
+                    target = target.flatten(1, 2)
+                found = product(place, True).transpose(0, 1).flatten(1, 2)
+                target.index_add_(1, where.flatten(), found, alpha=-1)
+            elif "step" in own:
+                found = product(place, False).squeeze(2).movedim(0, -1)
+                target.index_add_(-1, windows, found, alpha=-1)
             else:
-                target -= product(place, False).squeeze(1)
+                target -= product(place, False).squeeze(2).sum(0)
         done = ("", True) in products
-        self.totals[source] -= product("", done).sum(1).double()
+        self.totals[source] -= product("", done).sum((0, 2), dtype=torch.float64)
 
-    def _product(self, place: str, query: Tensors, gradient: Tensors) -> torch.Tensor:
-        """Inner products ``[q, b]``, or ``[q, b, parts]`` by tensor or component."""
+    def _product(
+        self, place: str, query: Tensors, gradient: Mapping[str, Gradients]
+    ) -> torch.Tensor:
+        """Inner products ``[Z, Q, B]``, or ``[Z, Q, B, parts]`` by tensor or component."""
         if place == "component" and self.breakdown.components is not None:
             return self.breakdown.components.products(query, gradient)
-        some_q, some_g = next(iter(query.values())), next(iter(gradient.values()))
-        total = some_q.new_zeros(len(some_q), len(some_g))
         if place == "":
-            for name, values in gradient.items():
-                total.addmm_(query[name], values.T)
-            return total
-        blocks = [query[n] @ gradient[n].T if n in gradient else total for n in query]
-        return torch.stack(blocks, -1)
+            return _inner(query, gradient)
+        met = {name: values.products(query[name]) for name, values in gradient.items()}
+        none = torch.zeros_like(next(iter(met.values())))
+        return torch.stack([met.get(name, none) for name in query], -1)
 
     def rows(self) -> dict[str, torch.Tensor]:
         """Return all arrays ``[n, K, …]``."""
@@ -234,5 +247,10 @@ class Accumulators:
         return {**found, **{s: v.reshape(self._shape) for s, v in self.totals.items()}}
 
 
-def _summed(gradient: Tensors) -> Tensors:
-    return {name: values.sum(0, keepdim=True) for name, values in gradient.items()}
+def _inner(query: Tensors, gradient: Mapping[str, Gradients]) -> torch.Tensor:
+    parts = [values.products(query[name]) for name, values in gradient.items()]
+    return sum(parts[1:], parts[0])
+
+
+def _summed(gradient: Mapping[str, Gradients]) -> Mapping[str, Gradients]:
+    return {name: values.summed() for name, values in gradient.items()}

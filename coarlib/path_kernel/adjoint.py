@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from coarlib.history.factors import Full, Gradients
 from coarlib.history.parameters import Tensors
-from coarlib.history.sources import Sources
-from coarlib.history.walk import Update, Walk
+from coarlib.history.sources import Entering, Sources
+from coarlib.history.walk import Block, Update, Walk
 from coarlib.path_kernel.accumulate import Accumulators, Breakdown
 from coarlib.path_kernel.features import Feature, Features
 
@@ -35,52 +36,74 @@ class Sweep:
     ----------
     walk, features, sources, breakdown
         Of the explanation.
+    at_once : int
+        How many updates to compute together.
     advance : callable
-        Called after every update.
+        Called after some updates, with how many.
     """
 
     walk: Walk
     features: Features
     sources: Sources
     breakdown: Breakdown
-    advance: Callable[[], None]
+    at_once: int
+    advance: Callable[[int], None]
+
+    def _blocks(self) -> list[range]:
+        """Return the updates in groups; states that are replayed together lie in one."""
+        every, numbers = self.walk.history.settings.every, self.walk.numbers
+        size = self.at_once // every * every or self.at_once
+        found = []
+        for begin in range(numbers.start, numbers.stop, max(size, every)):
+            end = min(begin + max(size, every), numbers.stop)
+            found += [range(b, min(b + size, end)) for b in range(begin, end, size)]
+        return found
 
     def adjoint(self, points: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the rows of the tile ``points``, contributions counted where they were taken."""
         self.features.begin(points)
-        ledger = None
+        ledger: _Ledger | None = None
         psi: Tensors = {}
-        step: Update | None = None
-        for number in reversed(self.walk.numbers):
-            later, step = step, self.walk.update(number)
-            feature = self.features.of(step)
-            phi = {name: values.flatten(2).flatten(0, 1) for name, values in feature.phi.items()}
-            if ledger is None:
-                ledger = _Ledger(self.breakdown, feature, self.features)
-                psi = {name: torch.zeros_like(values) for name, values in phi.items()}
-            ledger.step(step, feature, phi)
-            self._pull(psi, phi, step, later)
-            for entering in self.sources.of(step):
-                query, gradient = _meet(psi, phi, step, entering.gradient)
-                ledger.sums.add(entering.source, number, query, gradient, entering.samples)
-            self.advance()
+        later: Update | None = None
+        for numbers in reversed(self._blocks()):
+            block = self.walk.block(numbers)
+            feature = self.features.of(block)
+            ledger = ledger or _Ledger(self.breakdown, feature)
+            ledger.note(block, feature)
+            direct = any(own.direct for u in block.updates for own in u.coefficients.values())
+            phi = {n: v.clone() for n, v in feature.phi.items()} if direct else {}
+            psis = feature.phi
+            self._pull(psis, psi, block, later)
+            for entering in self.sources.of(block):
+                query, gradient = _meet(psis, phi, block, entering)
+                at = block.numbers[entering.updates]
+                ledger.sums.add(entering.source, at, query, gradient, entering.samples)
+            psi = {name: values[0].clone() for name, values in psis.items()}
+            later = block.updates[0]
+            self.advance(len(block))
         prior = self.walk.prior_momentum()
-        if ledger is not None and step is not None and prior is not None:
-            kept = {n: (step.coefficients[n].keep * v).reshape(1, -1) for n, v in prior.items()}
-            ledger.sums.add("prior_momentum", step.number, psi, kept)
+        if ledger is not None and later is not None and prior is not None:
+            kept = {n: later.coefficients[n].keep * v for n, v in prior.items()}
+            full: dict[str, Gradients] = {n: Full(v.reshape(1, 1, -1)) for n, v in kept.items()}
+            query = {name: values[None] for name, values in psi.items()}
+            ledger.sums.add("prior_momentum", [later.number], query, full)
         return self._rows(ledger, points)
 
     @staticmethod
-    def _pull(psi: Tensors, phi: Tensors, step: Update, later: Update | None) -> None:
-        """Ψ_t = through_t Φ_t + keep_(t+1) Ψ_(t+1), in place."""
-        for name, state in psi.items():
-            if later is not None and later.coefficients[name].keep != 1.0:
-                state.mul_(later.coefficients[name].keep)
-            through = step.coefficients[name].through
-            if isinstance(through, torch.Tensor):
-                state.addcmul_(phi[name], through.reshape(1, -1))
-            elif through:
-                state.add_(phi[name], alpha=through)
+    def _pull(phi: Tensors, psi: Tensors, block: Block, later: Update | None) -> None:
+        """Replace Φ by Ψ_t = through_t Φ_t + keep_(t+1) Ψ_(t+1); ``psi`` is that of ``later``."""
+        for name, values in phi.items():
+            after = psi.get(name)
+            keep = None if later is None else later.coefficients[name].keep
+            for place in reversed(range(len(block))):
+                own, state = block.updates[place].coefficients[name], values[place]
+                if isinstance(own.through, torch.Tensor):
+                    state.mul_(own.through.reshape(1, -1))
+                elif own.through != 1.0:
+                    state.mul_(own.through)
+                if after is not None and keep is not None:
+                    state.add_(after, alpha=keep)
+                after, keep = state, own.keep
 
     def forward(self, points: torch.Tensor, sample_tile: int) -> dict[str, torch.Tensor]:
         """Return the rows of the tile ``points``, contributions counted where they acted.
@@ -94,20 +117,21 @@ class Sweep:
         if by_sample:
             numbers = np.arange(self.breakdown.num_samples)
             tiles = [numbers[b : b + sample_tile] for b in range(0, len(numbers), sample_tile)]
-        ledger = None
+        ledger: _Ledger | None = None
         for index, tile in enumerate(tiles):
             buffers = _Buffers(self.walk, tile)
-            for number in self.walk.numbers:
-                step = self.walk.update(number)
-                feature = self.features.of(step)
-                phi = {n: values.flatten(2).flatten(0, 1) for n, values in feature.phi.items()}
-                if ledger is None:
-                    ledger = _Ledger(self.breakdown, feature, self.features)
+            for some in self._blocks():
+                block = self.walk.block(some)
+                feature = self.features.of(block)
+                ledger = ledger or _Ledger(self.breakdown, feature)
                 if index == 0:
-                    ledger.step(step, feature, phi)
-                buffers.advance(step, self.sources, with_others=index == 0)
-                buffers.read(step, phi, ledger.sums)
-                self.advance()
+                    ledger.note(block, feature)
+                for place, step in enumerate(block.updates):
+                    own = block.part(slice(place, place + 1))
+                    buffers.advance(own, self.sources, with_others=index == 0)
+                    phi = {name: values[place] for name, values in feature.phi.items()}
+                    buffers.read(step, phi, ledger.sums)
+                self.advance(len(block))
         return self._rows(ledger, points)
 
     def _rows(self, ledger: _Ledger | None, points: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -128,45 +152,54 @@ class Sweep:
 CHECKS = ("quadrature_residual", "untracked", "update_residual", "largest_step_residual")
 
 
-def _meet(psi: Tensors, phi: Tensors, step: Update, gradient: Tensors) -> tuple[Tensors, Tensors]:
-    """Return a query and a gradient whose inner product is ⟨Z_t, gradient⟩, copying little."""
-    query, scaled = {}, {}
-    for name, values in gradient.items():
-        own = step.coefficients[name]
-        if own.direct:
-            query[name] = phi[name] * own.direct + psi[name] * own.take
-            scaled[name] = values
+def _meet(
+    psi: Tensors, phi: Tensors, block: Block, entering: Entering
+) -> tuple[Tensors, dict[str, Gradients]]:
+    """Return queries and gradients whose inner products are ⟨Z_t, gradient⟩, copying little."""
+    query = {name: values[entering.updates] for name, values in psi.items()}
+    scaled: dict[str, Gradients] = {}
+    for name, gradient in entering.gradient.items():
+        own = [update.coefficients[name] for update in block.updates[entering.updates]]
+        take, like = [c.take for c in own], query[name]
+        if any(c.direct for c in own):
+            direct = like.new_tensor([c.direct for c in own])[:, None, None]
+            query[name] = query[name] * like.new_tensor(take)[:, None, None]
+            query[name] += phi[name][entering.updates] * direct
+            scaled[name] = gradient
         else:
-            query[name] = psi[name]
-            scaled[name] = values if own.take == 1.0 else values * own.take
-    return {**psi, **query}, scaled
+            whole = set(take) == {1.0}
+            scaled[name] = gradient if whole else gradient.scaled(like.new_tensor(take))
+    return query, scaled
 
 
 class _Ledger:
     """Accumulators of a tile, and the checks that go with every update."""
 
-    def __init__(self, breakdown: Breakdown, feature: Feature, features: Features) -> None:
-        shape = feature.change.shape
-        self.sums = Accumulators(breakdown, (shape[0], shape[1]), feature.change)
-        zero = torch.zeros_like(feature.change).double()
+    def __init__(self, breakdown: Breakdown, feature: Feature) -> None:
+        like = feature.change[0]
+        self.sums = Accumulators(breakdown, (like.shape[0], like.shape[1]), like)
+        zero = torch.zeros_like(like).double()
         self._quadrature, self._largest = zero.clone(), zero.clone()
         self._all, self._tracked = zero.clone(), zero.clone()
 
-    def step(self, step: Update, feature: Feature, phi: Tensors) -> None:
-        """Note an update's residual and its decoupled weight decay."""
+    def note(self, block: Block, feature: Feature) -> None:
+        """Note the updates' residuals and their decoupled weight decay."""
         residual = (feature.change - feature.integral).double()
-        self._quadrature += residual
-        self._largest = torch.maximum(self._largest, residual.abs())
-        self._all += feature.integral.double()
-        whole = len(phi) == len(step.theta)
-        moved = feature.integral if whole else _inner(phi, step).view(feature.integral.shape)
-        self._tracked += moved.double()
-        shrunk = {
-            name: (step.theta[name] * own.shrink).reshape(1, -1)
-            for name, own in step.coefficients.items()
-            if own.shrink
-        }
-        self.sums.add("weight_decay", step.number, phi, shrunk)
+        self._quadrature += residual.sum(0)
+        self._largest = torch.maximum(self._largest, residual.abs().amax(0))
+        integral = feature.integral.double()
+        self._all += integral.sum(0)
+        whole = len(feature.phi) == len(block.theta)
+        moved = integral if whole else _inner(feature.phi, block).view_as(integral).double()
+        self._tracked += moved.sum(0)
+        shrunk: dict[str, Gradients] = {}
+        for name in feature.phi:
+            shrinks = [update.coefficients[name].shrink for update in block.updates]
+            if any(shrinks):
+                shrunk[name] = Full(block.theta[name].flatten(1)[:, None]).scaled(
+                    block.theta[name].new_tensor(shrinks)
+                )
+        self.sums.add("weight_decay", block.numbers, feature.phi, shrunk)
 
     def checks(self) -> dict[str, torch.Tensor]:
         """Return what the parts do not explain, float64 [n, K] each."""
@@ -180,13 +213,10 @@ class _Ledger:
         return dict(zip(CHECKS, values, strict=True))
 
 
-def _inner(phi: Tensors, step: Update) -> torch.Tensor:
-    """⟨Φ, Δ⟩ over the tracked tensors, [n·K]."""
-    parts = [
-        values @ (step.theta_next[name] - step.theta[name]).reshape(-1)
-        for name, values in phi.items()
-    ]
-    return torch.stack(parts).sum(0)
+def _inner(phi: Tensors, block: Block) -> torch.Tensor:
+    """⟨Φ, Δ⟩ over the tracked tensors, [S, n·K]."""
+    parts = [values @ block.delta[name].flatten(1)[..., None] for name, values in phi.items()]
+    return torch.stack(parts).sum(0).squeeze(2)
 
 
 class _Buffers:
@@ -200,25 +230,26 @@ class _Buffers:
         if prior is not None and (samples is None or samples[0] == 0):
             self._momentum["prior_momentum"] = {n: v.reshape(1, -1) for n, v in prior.items()}
 
-    def advance(self, step: Update, sources: Sources, with_others: bool) -> None:
-        """Let the gradients of an update enter the buffers."""
+    def advance(self, block: Block, sources: Sources, with_others: bool) -> None:
+        """Let the gradients of one update enter the buffers."""
+        (step,) = block.updates
         for buffers in self._momentum.values():
             for name in buffers:
                 buffers[name] = buffers[name] * step.coefficients[name].keep
         self._now = {}
-        for entering in sources.of(step, self._samples):
-            self._enter(step, entering.source, entering.gradient, entering.samples)
+        for entering in sources.of(block, self._samples):
+            self._enter(step, entering)
         if self._samples is not None and with_others:
-            for entering in sources.without_data(step):
-                self._enter(step, entering.source, entering.gradient, entering.samples)
+            for entering in sources.without_data(block):
+                self._enter(step, entering)
 
-    def _enter(
-        self, step: Update, source: str, gradient: Tensors, samples: np.ndarray | None
-    ) -> None:
-        buffers = self._momentum.setdefault(source, {})
-        now = self._now.setdefault(source, {})
+    def _enter(self, step: Update, entering: Entering) -> None:
+        buffers = self._momentum.setdefault(entering.source, {})
+        now = self._now.setdefault(entering.source, {})
+        samples = None if entering.samples is None else entering.samples[0]
         count = 1 if samples is None or self._samples is None else len(self._samples)
-        for name, values in gradient.items():
+        for name, gradients in entering.gradient.items():
+            values = gradients.flat()[0]
             if name not in buffers:
                 buffers[name] = values.new_zeros(count, values.shape[1])
             rows = torch.zeros(len(values), dtype=torch.int64)
@@ -238,10 +269,11 @@ class _Buffers:
         for name, values in phi.items():
             factor = step.coefficients[name].through
             flat = factor.reshape(1, -1) if isinstance(factor, torch.Tensor) else factor
-            through[name] = values * flat
-        for source, buffers in self._momentum.items():
-            numbers = self._samples if source == "data" else None
-            sums.add(source, step.number, through, buffers, numbers)
-        for source, now in self._now.items():
-            numbers = self._samples if source == "data" else None
-            sums.add(source, step.number, phi, now, numbers)
+            through[name] = (values * flat)[None]
+        now = {name: values[None] for name, values in phi.items()}
+        own = None if self._samples is None else self._samples[None]
+        for query, sources in ((through, self._momentum), (now, self._now)):
+            for source, buffers in sources.items():
+                numbers = own if source == "data" else None
+                full: dict[str, Gradients] = {n: Full(v[None]) for n, v in buffers.items()}
+                sums.add(source, [step.number], query, full, numbers)

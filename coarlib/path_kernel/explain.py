@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet
+from coarlib.devices import exact_products, free_bytes
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.inputs import Inputs
+from coarlib.history.parameters import ParameterTable
 from coarlib.history.queries import Queries, Query
 from coarlib.history.results import Results
 from coarlib.history.run import RecordedRun
@@ -24,12 +26,19 @@ from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.features import Features
 from coarlib.path_kernel.quadrature import checked_tolerance
+from coarlib.path_kernel.stacked_segments import stacked_model
 from coarlib.progress import Progress
 from coarlib.store.spec import ArraySpec
 
 DEFAULT_MEMORY = 512 * 2**20
 CHECKED = 32
 """Each how many-th test point is computed twice, to see how good single parts are."""
+LIVE_COPIES = 4
+"""Values of a pass that live at a time, over those that its forward pass writes, about."""
+FEATURE_COPIES = 2
+"""Of the features of every update that is computed together with others."""
+MAX_UPDATES = 64
+"""More updates together gain nothing."""
 COUNTED_AT = ("taken", "acted")
 """A contribution's step: where the sample's gradient was taken, or where it moved parameters."""
 
@@ -45,7 +54,7 @@ def explain(
     step_window: int | None = None,
     count_at: str = "taken",
     tolerance: float | None = None,
-    memory: int = DEFAULT_MEMORY,
+    memory: int | None = None,
     out: str | Path | None = None,
     rows: range | None = None,
     quiet: bool = False,
@@ -72,9 +81,10 @@ def explain(
         Sums over steps are equal.
     tolerance : float, optional
         Largest quadrature error of any output in one update; 2e-7 in float64, 3e-5 in float32.
-    memory : int
-        Bytes that gradients and accumulators may take together, about; sets the tile of test
-        points.
+    memory : int, optional
+        Bytes that gradients and accumulators may take together, about; sets how many test points
+        and updates are computed together. 512 MiB by default; of an accelerator, a quarter of
+        what is free.
     out : str or Path, optional
         A store of results, one row a test point; finished rows are kept and not computed again.
     rows : range, optional
@@ -143,34 +153,48 @@ def explain(
             "test targets": Identity().add(targets).hexdigest(),
             "output function": Identity().add(output).hexdigest(),
         }
-    tiling = _Tiles.within(
-        memory,
+    stacked = stacked_model(run, queries, tracked.names)
+    row = LIVE_COPIES * queries.bytes_of_one(walk.theta(history.first))
+    plan = _Plan.within(
+        memory or _default_memory(walk.device),
         breakdown,
+        tracked,
+        points=len(wanted),
         outputs=outputs,
-        parameters=tracked.total,
         dtype=walk.dtype,
-        count_at=count_at,
+        together=stacked is not None,
+        taken=count_at == "taken",
     )
-    features = Features(queries, tracked.names, allowed, tiling.chunk)
+    features = Features(
+        queries,
+        tracked.names,
+        tolerance=allowed,
+        chunk_bytes=plan.chunk,
+        stacked=stacked,
+        row_bytes=row,
+    )
     sources = Sources(
         SampleGradients(run.model, run.loss),
         run.samples,
         tracked.names,
-        breakdown.by_sample,
-        chunk_bytes=tiling.chunk,
+        per_sample=breakdown.by_sample,
+        chunk_bytes=plan.chunk,
+        stacked=stacked,
+        row_bytes=row + plan.products,
     )
     results = Results.make(out, _schema(breakdown, outputs, walk.dtype), wanted, about)
     missing = results.missing()
-    tiles = [missing[b : b + tiling.tile] for b in range(0, len(missing), tiling.tile)]
-    with Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet) as progress:
-        sweep = Sweep(walk, features, sources, breakdown, progress.advance)
+    tiles = [missing[b : b + plan.tile] for b in range(0, len(missing), plan.tile)]
+    progress = Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet)
+    with progress, exact_products():
+        sweep = Sweep(walk, features, sources, breakdown, plan.updates, progress.advance)
         for tile in tiles:
             again = tile[tile % CHECKED == 0]
             points = torch.from_numpy(np.append(tile, len(queries) + again)).to(walk.device)
             if count_at == "taken":
                 found = sweep.adjoint(points)
             else:
-                found = sweep.forward(points, tiling.sample_tile)
+                found = sweep.forward(points, plan.sample_tile)
             results.write(tile, _with_part_error(found, breakdown, np.searchsorted(tile, again)))
     arrays = results.arrays()
     if arrays is None:
@@ -197,31 +221,66 @@ def _with_part_error(
     return {**kept, "part_error": error}
 
 
+def _default_memory(device: torch.device) -> int:
+    """Bytes to take where the user names none: of an accelerator, a quarter of what is free."""
+    return DEFAULT_MEMORY if device.type == "cpu" else max(DEFAULT_MEMORY, free_bytes(device) // 4)
+
+
 @dataclass(frozen=True)
-class _Tiles:
-    """Tile sizes that keep within a number of bytes."""
+class _Plan:
+    """What is computed together, so that it keeps within a number of bytes.
+
+    Attributes
+    ----------
+    tile, sample_tile, updates : int
+        Test points, momentum buffers of samples, and updates.
+    chunk : int
+        Bytes for what is formed from point to point or from sample to sample.
+    products : int
+        Bytes that products with one sample's gradients take.
+    """
 
     tile: int
     sample_tile: int
+    updates: int
     chunk: int
+    products: int
 
     @classmethod
     def within(
         cls,
         memory: int,
         breakdown: Breakdown,
+        tracked: ParameterTable,
         *,
+        points: int,
         outputs: int,
-        parameters: int,
         dtype: torch.dtype,
-        count_at: str,
-    ) -> _Tiles:
+        together: bool,
+        taken: bool,
+    ) -> _Plan:
         size = torch.finfo(dtype).bits // 8
         accumulated = sum(int(np.prod(shape)) for shape in breakdown.arrays().values())
-        point = outputs * size * (3 * parameters + 2 * accumulated)
-        share = memory // 2 if count_at == "taken" else memory // 4
-        samples = max(1, memory // 4 // (size * parameters))
-        return cls(max(1, share // point), samples, memory // 4)
+        share = memory // 2 if taken else memory // 4
+        feature = outputs * size * tracked.total
+        kept = feature + 2 * outputs * size * accumulated
+        tile = min(max(1, share // (kept + FEATURE_COPIES * feature)), max(1, points))
+        tile_with_copies = tile + -(-tile // CHECKED)
+        updates = 1
+        if together:
+            left = share - tile_with_copies * kept
+            most = left // (FEATURE_COPIES * tile_with_copies * feature)
+            updates = min(max(1, most), MAX_UPDATES)
+        queries = tile_with_copies * outputs
+        sizes = zip(tracked.shapes, tracked.sizes, strict=True)
+        widest = max(min(entries, queries * shape[0]) for shape, entries in sizes)
+        return cls(
+            tile,
+            max(1, memory // 4 // (size * tracked.total)),
+            updates,
+            memory // 4,
+            size * (widest + queries * len(tracked.names)),
+        )
 
 
 def _schema(breakdown: Breakdown, outputs: int, dtype: torch.dtype) -> dict[str, ArraySpec]:

@@ -17,11 +17,11 @@ f(a) + s1 (t - a) = f(b) - s2 (b - t); splits alternate between it and the middl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from coarlib.errors import HistoryError
-from coarlib.path_kernel.segments import Segments
 
 GAUSS_2 = 0.5 - 0.5 / 3**0.5
 """First node of the two-point rule on [0, 1]; the second is 1 minus it, both weights 1/2."""
@@ -59,18 +59,35 @@ class Nodes:
 
     Attributes
     ----------
-    points : int64 [M]
-        Position within the tile of each evaluation.
+    pair : int64 [M]
+        Which of the n (update, point) pairs each evaluation is of.
     alpha, weight : float [M]
-        Place on the update and quadrature weight; weights of a point sum to 1.
+        Place on the update and quadrature weight; weights of a pair sum to 1.
     integral : float [n, K]
         The rule's value of f(θ_next) - f(θ).
     """
 
-    points: torch.Tensor
+    pair: torch.Tensor
     alpha: torch.Tensor
     weight: torch.Tensor
     integral: torch.Tensor
+
+
+class Measured(Protocol):
+    """Updates whose outputs and slopes can be evaluated anywhere on them."""
+
+    def slopes_of(self, which: torch.Tensor, points: torch.Tensor, alpha: float) -> torch.Tensor:
+        """Return the slope of point ``points[m]`` on update ``which[m]`` at one α, ``[m, K]``."""
+
+    def values_at(
+        self, which: torch.Tensor, points: torch.Tensor, alpha: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the outputs at α of each, ``[m, K]``."""
+
+    def slopes_at(
+        self, which: torch.Tensor, points: torch.Tensor, alpha: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the slopes at α of each, ``[m, K]``."""
 
 
 class Quadrature:
@@ -99,7 +116,7 @@ class Quadrature:
 
     def nodes(
         self,
-        segments: Segments,
+        segments: Measured,
         which: torch.Tensor,
         points: torch.Tensor,
         before: torch.Tensor,
@@ -111,7 +128,7 @@ class Quadrature:
 
         Parameters
         ----------
-        segments : Segments
+        segments : Measured
         which, points : int64 [n]
             Updates, and test points to integrate along them.
         before, after : float [n, K]
@@ -123,7 +140,7 @@ class Quadrature:
         refine = _Refinement(segments, which, points, self.allowed(before, after, share))
         integral = refine.run(before, after, pool)
         self.evaluations += len(pool.rows)
-        return Nodes(pool.points, pool.rows[:, 0], pool.rows[:, 1], integral)
+        return Nodes(pool.pairs, pool.rows[:, 0], pool.rows[:, 1], integral)
 
 
 def _share(
@@ -146,12 +163,12 @@ def _share(
 class _Pool:
     """Accepted nodes."""
 
-    def __init__(self, rows: torch.Tensor, points: torch.Tensor) -> None:
-        self.rows, self.points = rows, points
+    def __init__(self, rows: torch.Tensor, pairs: torch.Tensor) -> None:
+        self.rows, self.pairs = rows, pairs
 
-    def add(self, points: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor) -> None:
+    def add(self, pairs: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor) -> None:
         self.rows = torch.cat([self.rows, torch.stack([alpha, weight], 1)])
-        self.points = torch.cat([self.points, points])
+        self.pairs = torch.cat([self.pairs, pairs])
 
 
 @dataclass
@@ -215,7 +232,7 @@ class _Refinement:
 
     def __init__(
         self,
-        segments: Segments,
+        segments: Measured,
         which: torch.Tensor,
         points: torch.Tensor,
         tolerance: torch.Tensor,
@@ -245,10 +262,9 @@ class _Refinement:
                 break
         found = open_.join(done)
         offset = found.width * GAUSS_2
-        tile = self._points[found.point]
         for alpha, share in ((found.a + offset, found.share), (found.b - offset, 1 - found.share)):
             used = share > 0
-            pool.add(tile[used], alpha[used], (found.width * share)[used])
+            pool.add(found.point[used], alpha[used], (found.width * share)[used])
         return torch.zeros_like(before).index_add_(0, found.point, found.integral)
 
     def _too_large(self, all_: _Intervals) -> tuple[_Intervals, _Intervals]:

@@ -38,12 +38,6 @@ class Segments:
     at_once: int
 
     @classmethod
-    def single(cls, queries: Queries, theta: Tensors, delta: Tensors, at_once: int) -> Segments:
-        """Wrap one update, ``{name: [*shape]}``."""
-        starts = {name: values[None] for name, values in theta.items()}
-        return cls(queries, starts, {name: values[None] for name, values in delta.items()}, at_once)
-
-    @classmethod
     def of_path(
         cls, queries: Queries, table: ParameterTable, path: torch.Tensor, at_once: int
     ) -> Segments:
@@ -59,6 +53,10 @@ class Segments:
         return Segments(
             self.queries, _rows(self.theta, which), _rows(self.delta, which), self.at_once
         )
+
+    def values(self, points: torch.Tensor) -> torch.Tensor:
+        """Return f of all ``points`` [n] before the updates, ``[S, n, K]``."""
+        return over_updates(lambda at: self.queries.values(at, points), self.theta)
 
     def slopes(self, alpha: float, points: torch.Tensor) -> torch.Tensor:
         """Return ``⟨∂f/∂θ, Δ⟩`` of all ``points`` [n] at ``θ_s + α Δ_s``, ``[S, n, K]``."""

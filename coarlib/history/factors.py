@@ -1,0 +1,179 @@
+"""Gradients of many rows at many parameters, in full or as the factors of their outer products.
+
+A linear layer's weight has the gradient Σ_t δ_t a_tᵀ, with a its inputs and δ the derivatives of
+its outputs at positions t (one, or a token each). As factors it takes out + in numbers a position
+instead of out · in, and inner products with other tensors need no more.
+
+Z counts parameters (updates, say), R rows at each (samples, or test points), T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+
+class Gradients(Protocol):
+    """Gradients of one tensor with p entries, ``[Z, R, p]``."""
+
+    def flat(self) -> torch.Tensor:
+        """Return them in full, ``[Z, R, p]``."""
+
+    def summed(self) -> Gradients:
+        """Return their sums over rows, ``[Z, 1, p]``."""
+
+    def scaled(self, factors: torch.Tensor) -> Gradients:
+        """Return them times ``factors`` [Z]."""
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """Return inner products with ``queries`` [Z, Q, p], ``[Z, Q, R]``."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Gradients in full, ``values`` [Z, R, p]."""
+
+    values: torch.Tensor
+
+    def flat(self) -> torch.Tensor:
+        """Return the values."""
+        return self.values
+
+    def summed(self) -> Full:
+        """Sum over rows."""
+        return Full(self.values.sum(1, keepdim=True))
+
+    def scaled(self, factors: torch.Tensor) -> Full:
+        """Multiply each update's."""
+        return Full(self.values * factors[:, None, None])
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """Multiply two matrices an update."""
+        return queries @ self.values.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Gradients Σ_t δ_t a_tᵀ of a linear layer's weight, or of its bias (a is 1).
+
+    Attributes
+    ----------
+    left : [Z, R, T, out]
+        δ.
+    right : [Z, R, T, in] or None
+        a; None for a bias.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor | None
+
+    def flat(self) -> torch.Tensor:
+        """Multiply the factors of every row."""
+        return self.joined(1, 1).flatten(3).squeeze(2)
+
+    def summed(self) -> Full:
+        """Multiply the factors of all rows at once."""
+        rows = replace(self, left=self.left.flatten(1, 2)[:, None], right=self._all_rows())
+        return Full(rows.flat())
+
+    def _all_rows(self) -> torch.Tensor | None:
+        return None if self.right is None else self.right.flatten(1, 2)[:, None]
+
+    def scaled(self, factors: torch.Tensor) -> Factored:
+        """Scale the left factors."""
+        return replace(self, left=self.left * factors[:, None, None, None])
+
+    def joined(self, nodes: int, outputs: int) -> torch.Tensor:
+        """Sum over groups of rows, ``[Z, R / nodes / outputs, outputs, out, in]``.
+
+        Rows are in the order (group, node, output); the inputs are those of the first output.
+        """
+        updates, rows, _, width = self.left.shape
+        groups = rows // (nodes * outputs)
+        left = self.left.reshape(updates, groups, nodes, outputs, -1, width)
+        if self.right is None:
+            return left.sum((2, 4))[..., None]
+        right = self.right.reshape(updates, groups, nodes, outputs, *self.right.shape[2:])
+        left = left.permute(0, 1, 3, 5, 2, 4).reshape(updates * groups, outputs * width, -1)
+        right = right[:, :, :, 0].reshape(updates * groups, -1, right.shape[-1])
+        return torch.bmm(left, right).view(updates, groups, outputs, width, -1)
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """Multiply by the inputs first where that writes less than the full gradients."""
+        if self.right is None:
+            return queries @ self.left.sum(2).transpose(1, 2)
+        updates, rows, positions, width = self.left.shape
+        count, entries = queries.shape[1], self.right.shape[3]
+        if count * positions >= entries:
+            return Full(self.flat()).products(queries)
+        inputs = self.right.reshape(updates, rows * positions, entries).transpose(1, 2)
+        met = torch.bmm(queries.reshape(updates, count * width, entries), inputs)
+        met = met.view(updates, count, width, rows, positions)
+        return met.mul_(self.left.permute(0, 3, 1, 2).contiguous()[:, None]).sum((2, 4))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Gradients of an embedding with ``count`` entries: δ at the tokens that were looked up.
+
+    Attributes
+    ----------
+    left : [Z, R, T, width]
+        δ.
+    tokens : int64 [Z, R, T]
+    count : int
+    """
+
+    left: torch.Tensor
+    tokens: torch.Tensor
+    count: int
+
+    def flat(self) -> torch.Tensor:
+        """Add every row's δ up by token."""
+        return self.joined(1, 1).flatten(3).squeeze(2)
+
+    def summed(self) -> Full:
+        """Add all rows' δ up by token."""
+        left, tokens = self.left.flatten(1, 2)[:, None], self.tokens.flatten(1)[:, None]
+        return Full(replace(self, left=left, tokens=tokens).flat())
+
+    def scaled(self, factors: torch.Tensor) -> Looked:
+        """Scale δ."""
+        return replace(self, left=self.left * factors[:, None, None, None])
+
+    def joined(self, nodes: int, outputs: int) -> torch.Tensor:
+        """As :meth:`Factored.joined`, ``[Z, groups, outputs, count, width]``."""
+        updates, rows, _, width = self.left.shape
+        groups = rows // (nodes * outputs)
+        left = self.left.reshape(updates, groups, nodes, outputs, -1, width)
+        left = left.transpose(2, 3).flatten(3, 4)
+        tokens = self.tokens.reshape(updates, groups, nodes, outputs, -1).transpose(2, 3).flatten(3)
+        found = left.new_zeros(updates, groups, outputs, self.count, width)
+        return found.scatter_add_(3, tokens[..., None].expand(left.shape), left)
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """Look the queries up."""
+        updates, rows, positions, width = self.left.shape
+        count = queries.shape[1]
+        if count * positions >= self.count:
+            return Full(self.flat()).products(queries)
+        table = queries.view(updates, count, self.count, width)
+        tokens = self.tokens.flatten(1)[:, None, :, None].expand(-1, count, -1, width)
+        met = table.gather(2, tokens).view(updates, count, rows, positions, width)
+        return (met * self.left[:, None]).sum((3, 4))
+
+
+Outer = Factored | Looked
+
+
+def together(parts: Sequence[Outer]) -> Outer:
+    """Lay the positions of several calls of one layer end to end."""
+    first, left = parts[0], torch.cat([part.left for part in parts], 2)
+    if isinstance(first, Looked):
+        tokens = [part.tokens for part in parts if isinstance(part, Looked)]
+        return replace(first, left=left, tokens=torch.cat(tokens, 2))
+    right = [p.right for p in parts if isinstance(p, Factored) and p.right is not None]
+    return replace(first, left=left, right=torch.cat(right, 2) if right else None)
