@@ -55,21 +55,27 @@ def exact_products() -> Iterator[None]:
     """Multiply float32 as float32, without TF32, and leave the user's setting as it was."""
     import torch
 
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches: list[Any] = [cuda, cudnn]
-    key: str = "allow_tf32"
-    exact: bool | str = False
-    if hasattr(cuda, "fp32_precision"):  # torch 2.9 has a switch for each operation
-        switches = [cuda, *(getattr(cudnn, name) for name in ("conv", "rnn"))]
-        key, exact = "fp32_precision", "ieee"
-    kept = [getattr(switch, key) for switch in switches]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     try:
-        for switch in switches:
-            setattr(switch, key, exact)
+        kept = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:  # set by the switches that torch 2.9 has for each operation
+        switches: list[Any] = [matmul, *(getattr(cudnn, name) for name in ("conv", "rnn"))]
+        precisions = [switch.fp32_precision for switch in switches]
+        try:
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+            yield
+        finally:
+            for switch, precision in zip(switches, precisions, strict=True):
+                switch.fp32_precision = precision
+        return
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
         yield
     finally:
-        for switch, value in zip(switches, kept, strict=True):
-            setattr(switch, key, value)
+        torch.set_float32_matmul_precision(kept[0])
+        cudnn.allow_tf32 = kept[1]
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int:

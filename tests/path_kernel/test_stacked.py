@@ -62,8 +62,8 @@ def recorded(path, **options):
 
 
 @pytest.mark.parametrize(
-    ("output", "tolerance", "close"), [("all", 1e-2, 1e-11), ("log_probability", 1e-8, 1e-7)]
-)  # nodes are placed at kinks, so that a tight tolerance is met by slightly different ones
+    ("output", "tolerance", "close"), [("all", 1e-2, 1e-11), ("log_probability", 1e-4, 1e-8)]
+)  # nodes are placed at kinks, which rounding moves a little
 @pytest.mark.parametrize("count_at", ["taken", "acted"])
 def test_updates_together_alone_and_by_any_model_agree(
     tmp_path, monkeypatch, output, tolerance, close, count_at
@@ -73,7 +73,7 @@ def test_updates_together_alone_and_by_any_model_agree(
     asked = {"output": output, "tolerance": tolerance, "by": by, "quiet": True}
     asked["count_at"] = count_at
     together = explain(run, *points, **asked)
-    alone = explain(run, *points, memory=40_000, **asked)
+    alone = explain(run, *points, memory=400_000, **asked)
     monkeypatch.setattr(EXPLAIN, "stacked_model", lambda *_: None)
     plain = explain(run, *points, **asked)
     assert np.abs(together.by("sample")).max() > 1e-2
