@@ -56,8 +56,13 @@ class Derivatives:
         for place, (name, own) in enumerate(update.coefficients.items()):
             count = int(update.record.counts[place])
             theta, momentum = self.theta[name], self.momentum[name]
-            momentum -= own.through * theta
-            entering = own.take * momentum - own.direct * theta
+            if isinstance(own.through, torch.Tensor):
+                momentum.addcmul_(theta, own.through, value=-1.0)
+            else:
+                momentum.sub_(theta, alpha=own.through)
+            entering = momentum * own.take
+            if own.direct:
+                entering.sub_(theta, alpha=own.direct)
             if kind.adaptive and count != INACTIVE:
                 lr, beta2, beta1 = (
                     float(update.record.hyper[update.groups[place], HYPER.index(key)])
@@ -68,16 +73,19 @@ class Derivatives:
                 root = (second / correction).sqrt()
                 slope = torch.where(root > 0, 0.5 / correction / root, 0.0)
                 through = torch.as_tensor(own.through)
-                bent = update.momentum[name] * through.square() / size * slope if size else 0.0
                 moment = self.second_moment[name]
-                moment += theta * bent
                 u = gradient[name] + own.couple * update.theta[name]
-                entering += 2 * (1 - beta2) * u * moment
+                if size:
+                    bent = update.momentum[name] * through.square() / size * slope
+                    moment.addcmul_(theta, bent)
+                entering.addcmul_(moment, u, value=2 * (1 - beta2))
                 moment *= beta2
-            momentum *= own.keep
-            theta *= 1 - own.shrink
+            if own.keep != 1:
+                momentum *= own.keep
+            if own.shrink:
+                theta *= 1 - own.shrink
             if own.couple:
-                theta += own.couple * entering
+                theta.add_(entering, alpha=own.couple)
             found[name] = entering
         return found
 
@@ -107,8 +115,8 @@ def unclip(update: Update, entering: Tensors, gradient: Tensors) -> Tensors:
 def through_gradient(
     gradients: SampleGradients,
     theta: Tensors,
-    batch: tuple[Any, torch.Tensor],
-    weights: torch.Tensor,
+    fixed: Tensors,
+    batch: tuple[Any, torch.Tensor, torch.Tensor],
     direction: Tensors,
 ) -> tuple[Tensors, torch.Tensor]:
     """Go back through the gradient of a batch.
@@ -116,10 +124,9 @@ def through_gradient(
     Parameters
     ----------
     gradients : SampleGradients
-    theta : {name: [*shape]}
-    batch : inputs [B, …] and targets [B, …]
-    weights : float [B]
-        Of the samples in the objective.
+    theta, fixed : {name: [*shape]}
+        What is trained, and the model's other parameters and buffers.
+    batch : inputs [B, …], targets [B, …] and the samples' weights in the objective, float [B]
     direction : {name: [q, *shape]}
         λg.
 
@@ -130,10 +137,10 @@ def through_gradient(
     along : float [q, B]
         ``⟨λg, ∇ℓ_i⟩``.
     """
-    loss, inputs, targets = gradients.loss, *batch
+    loss, inputs, targets, weights = gradients.loss, *batch
 
     def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = call(gradients.model, part, inputs)
+        outputs = call(gradients.model, {**fixed, **part}, inputs)
         each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
         value = (each * weights).sum()
         return (value if loss.regulariser is None else value + loss.regulariser(part)), each

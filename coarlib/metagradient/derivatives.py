@@ -21,7 +21,7 @@ from coarlib.history.results import Results
 from coarlib.identity import Identity
 from coarlib.loading import load_json
 from coarlib.metagradient.smoothness import Smoothness, draw_removals, reweighted
-from coarlib.metagradient.sweep import Sweep
+from coarlib.metagradient.sweep import Sweep, through_gradient_of
 from coarlib.metagradient.trained import recorded_run
 from coarlib.progress import Progress
 from coarlib.regression import Attributions
@@ -249,7 +249,7 @@ def _over_runs(
         for number in range(len(runs))
         for part in _tiles(missing[missing // count == number], tile)
     ]
-    updates = len(first.numbers)
+    updates, through = len(first.numbers), through_gradient_of(made[0])
     with Progress(len(tiles) * updates, "differentiating", "step", quiet) as progress:
         for number, part in tiles:
             if number not in made:
@@ -257,7 +257,7 @@ def _over_runs(
                 queries = _queries(made[number], points)
             run = made[number]
             where = torch.from_numpy(part % count).to(run.walk.device)
-            found = Sweep(run, queries, progress.advance).of(where)
+            found = Sweep(run, queries, progress.advance, through).of(where)
             values = queries.values(run.walk.theta(run.walk.history.last), where)
             results.write(part, {"effects": found, "outputs": values})
     arrays = results.arrays()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ from coarlib.history.parameters import Tensors
 from coarlib.history.queries import Queries
 from coarlib.history.walk import Update
 from coarlib.metagradient.backward import Derivatives, through_gradient, unclip
+from coarlib.metagradient.tracing import Traced
+
+
+def through_gradient_of(run: RecordedRun) -> Traced:
+    """Return :func:`through_gradient` of a run's model and loss, traced where that is worth it."""
+    return Traced(partial(through_gradient, SampleGradients(run.model, run.loss)))
 
 
 @dataclass
@@ -27,11 +34,14 @@ class Sweep:
     queries : Queries
     advance : callable
         Called after every update.
+    through : callable, optional
+        What :func:`through_gradient_of` makes of this run or one of the same model and loss.
     """
 
     run: RecordedRun
     queries: Queries
     advance: Callable[[], None]
+    through: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         settings = self.run.walk.history.settings
@@ -42,6 +52,13 @@ class Sweep:
         if settings.is_window:
             raise HistoryError("metagradients need all updates of a run; record without window=")
         self._gradients = SampleGradients(self.run.model, self.run.loss)
+        self._through = self.through or through_gradient_of(self.run)
+        trained, model = set(settings.table.names), self.run.model
+        self._fixed = {
+            name: tensor.detach()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if name not in trained
+        }
 
     def of(self, points: torch.Tensor) -> torch.Tensor:
         """Return the derivatives of some test points' outputs, ``[n, K, D]``.
@@ -74,7 +91,9 @@ class Sweep:
             plain = self._gradient(update.theta, batch, weights)
         clipped = {name: values * update.clip[name] for name, values in plain.items()}
         direction = unclip(update, state.enter(kind, update, clipped), plain)
-        curved, along = through_gradient(self._gradients, update.theta, batch, weights, direction)
+        # Cloned: forward mode would fill the whole row of which a view is a part.
+        theta = {name: values.clone() for name, values in update.theta.items()}
+        curved, along = self._through(theta, self._fixed, (*batch, weights), direction)
         for name, values in curved.items():
             state.theta[name] += values
         columns = torch.as_tensor(numbers).to(found.device)

@@ -1,0 +1,93 @@
+"""A traced function returns what the function returns, bit for bit, with less to do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from coarlib.history.gradients import differentiable_attention
+from coarlib.metagradient.tracing import WORTH_TRACING, Traced, without_zeros
+
+NETWORKS = {
+    "linear": (lambda: nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)), (4, 6)),
+    "convolution": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 2, 3),
+            nn.GroupNorm(2, 2),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        (4, 1, 8, 8),
+    ),
+    "attention": (
+        lambda: nn.Sequential(
+            nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), nn.Flatten()
+        ),
+        (4, 5, 8),
+    ),
+}
+
+
+def hessian_products(network):
+    def products(theta, inputs, targets, along):
+        def loss(part):
+            outputs = functional_call(network, part, (inputs,))
+            return nn.functional.cross_entropy(outputs, targets)
+
+        with differentiable_attention():
+            return vmap(lambda d: jvp(grad(loss), (theta,), (d,))[1])(along)
+
+    return products
+
+
+def arguments(network, shape, seed=0):
+    torch.manual_seed(seed)
+    theta = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    along = {name: torch.randn(7, *p.shape) for name, p in theta.items()}
+    return theta, torch.randn(shape), torch.arange(shape[0]) % 3, along
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_a_trace_returns_the_same_bits_with_fewer_operations(name):
+    make, shape = NETWORKS[name]
+    network = make().train()
+    function = hessian_products(network)
+    given = arguments(network, shape)
+    trace = make_fx(function)(*given)
+    before = len(trace.graph.nodes)
+    without_zeros(trace)
+    assert len(trace.graph.nodes) < 0.9 * before
+    again = arguments(network, shape, seed=1)  # nothing of the first arguments is in it
+    wanted = function(*again)
+    for key, values in trace(*again).items():
+        assert torch.equal(values, wanted[key]), key
+
+
+def test_only_shapes_that_come_again_and_again_are_traced():
+    calls = []
+
+    def function(x):
+        calls.append(len(x))
+        return x.sin()
+
+    traced = Traced(function)
+    for _ in range(3 * WORTH_TRACING):
+        assert torch.equal(traced(torch.arange(5.0)), torch.arange(5.0).sin())
+    assert calls == [5] * (WORTH_TRACING + 1)  # the last of them is the tracing
+    traced(torch.arange(6.0))
+    assert calls[-1] == 6
+
+
+def test_what_cannot_be_traced_is_called():
+    def function(x):
+        return x * 2 if bool(x.sum() > 0) else x * 3
+
+    traced = Traced(function)
+    for _ in range(WORTH_TRACING + 2):
+        assert torch.equal(traced(torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(traced(-torch.ones(2)), torch.full((2,), -3.0))
