@@ -1,18 +1,19 @@
 """Share of the noise ceiling that data attribution reaches: metagradients against TRAK and ridge.
 
-    python benchmarks/metagradient.py [mlp] [cnn] [mnist] [same_seed]
+    python benchmarks/metagradient.py [mlp] [cnn] [mnist] [same_seed] [cost]
 
 Half subsets, fresh seeds, 4 runs a subset; outputs are log-odds of the right class. ``mlp`` is 500
 digits, a 64-32-10 network with GELU, 8 epochs of SGD with momentum; ``cnn`` the digits CNN of
 docs/scoring.md (ReLU, AdamW); ``mnist`` 2,000 examples and a 784-64-10 network, from
 ../shared/data. ``same_seed`` trains the mlp again with the seed of the metagradient, leaving out 1
-to 50% of the data. Costs are processor seconds, as trainings on half the data (vectorised), a
-target and seed.
+to 50% of the data. ``cost`` trains half the data and differentiates 100 outputs, with two threads:
+seconds a target as trainings, and the peak memory of a process that does either. Banks, models'
+scores and derivatives are kept in out/metagradient, so that a run that stopped goes on.
 """
 
 import json
+import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +31,14 @@ from coarlib.metagradient.trained import recorded_run
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.regression import fit
 from coarlib.retraining import Trainer, train_many
-from coarlib.scoring import lds, noise_ceiling
+from coarlib.scoring import compare, lds, noise_ceiling
 from estimate.digits.model import digits
 from estimate.digits_subsets.task import trainer as digits_trainer
 
 SUBSETS, RUNS = 80, 4
 SEEDS = {"mlp": 32, "cnn": 32, "mnist": 32}
 AVERAGED = (1, 2, 4, 8, 16, 32)
+OUT = Path("out/metagradient")
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist_train10000_test3000.npz"
 
 
@@ -71,24 +73,44 @@ def mnist():
     return made, tests[0].float() / 255, tests[1].long()
 
 
-def measure(name, made, inputs, targets):
-    count = made.num_examples
-    rng = np.random.default_rng(5)
-    masks = np.zeros((SUBSETS, count), bool)
+def halves(seed, rows, count):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((rows, count), bool)
     for row in masks:
         row[rng.permutation(count)[: count // 2]] = True
-    begun = time.process_time()
-    subsets = [np.flatnonzero(row) for row in masks for _ in range(RUNS)]
-    models = train_many(made, subsets, list(range(10_000, 10_000 + len(subsets))), "cpu")
-    retraining = (time.process_time() - begun) / len(subsets)
-    outputs = margins(models, inputs, targets).reshape(SUBSETS, RUNS, -1)
-    full = train_many(made, [np.arange(count)] * 10, list(range(10)), "cpu")
+    return masks
+
+
+def kept(file, compute):
+    """What ``compute`` returned when the file was not there."""
+    file = OUT / f"{file}.npy"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, compute())
+    return np.load(file)
+
+
+def outputs_of(made, inputs, targets, masks, first_seed, runs):
+    subsets = [np.flatnonzero(row) for row in masks for _ in range(runs)]
+    seeds = list(range(first_seed, first_seed + len(subsets)))
+    models = train_many(made, subsets, seeds, "cpu")
+    return margins(models, inputs, targets).reshape(len(masks), runs, -1)
+
+
+def trak(made, inputs, targets):
+    everything = [np.arange(made.num_examples)] * 10
+    full = train_many(made, everything, list(range(10)), "cpu")
     train, test = LabelledData(made.inputs, made.targets), LabelledData(inputs, targets)
-    scores = {"trak:10": trak_scores(full, train, test, margin_log_sum_exp)}
-    begun, seeds = time.process_time(), SEEDS[name]
-    options = {"output": "log_odds", "out": f"out/metagradient/{name}", "removals": 6}
+    return trak_scores(full, train, test, margin_log_sum_exp)
+
+
+def measure(name, made, inputs, targets):
+    masks, seeds = halves(5, SUBSETS, made.num_examples), SEEDS[name]
+    bank = made, inputs, targets, masks, 10_000, RUNS
+    outputs = kept(f"{name}_outputs", lambda: outputs_of(*bank))
+    scores = {"trak:10": kept(f"{name}_trak", lambda: trak(made, inputs, targets))}
+    options = {"output": "log_odds", "out": OUT / name, "removals": 6}
     found = metagradients_of_seeds(made, inputs, targets, range(seeds), kept=0.5, **options)
-    spent = time.process_time() - begun
     for averaged in AVERAGED:
         if averaged <= seeds:
             some = replace(
@@ -96,13 +118,13 @@ def measure(name, made, inputs, targets):
             )
             scores[f"metagradient:{averaged}"] = some.scores
     if name == "mlp":
-        options["out"] += "_on_all"
+        options["out"] = OUT / f"{name}_on_all"
         everything = metagradients_of_seeds(made, inputs, targets, range(seeds), **options)
         scores[f"metagradient:{seeds} on all the data"] = everything.scores
     ceiling = noise_ceiling(outputs)
+    results = {method: lds(values, masks, outputs) for method, values in scores.items()}
     rows = {}
-    for method, values in scores.items():
-        result = lds(values, masks, outputs)
+    for method, result in results.items():
         low, high = result.interval.low, result.interval.high
         rows[method] = {
             "lds": result.mean,
@@ -111,26 +133,24 @@ def measure(name, made, inputs, targets):
         }
         print(f"{name} {method:<16} {result.mean:.3f} ({low:.3f} to {high:.3f}), ", end="")
         print(f"{result.mean / ceiling.mean:.0%} of the ceiling {ceiling.mean:.3f}", flush=True)
+    against = compare(results[f"metagradient:{seeds}"], results["trak:10"])
     return {
         "regime": f"{SUBSETS} half subsets, {RUNS} runs, fresh seeds, {len(targets)} targets",
         "ceiling": ceiling.mean,
+        "ceiling_interval": [ceiling.interval.low, ceiling.interval.high],
         "methods": rows,
+        "over_trak": [against.difference, against.interval.low, against.interval.high],
         "smoothness": found.smoothness.correlation,
-        "halves_trained_per_target_and_seed": spent / seeds / len(targets) / retraining,
-        "ridge_rows": ridge(made, inputs, targets, masks, outputs, ceiling),
+        "ridge_rows": ridge(name, made, inputs, targets, masks, outputs, ceiling),
     }
 
 
-def ridge(made, inputs, targets, masks, outputs, ceiling, rows=400):
+def ridge(name, made, inputs, targets, masks, outputs, ceiling, rows=400):
     """LDS of ridge on other retrainings, one run each."""
-    rng = np.random.default_rng(6)
-    other = np.zeros((rows, masks.shape[1]), bool)
-    for row in other:
-        row[rng.permutation(masks.shape[1])[: masks.shape[1] // 2]] = True
-    seeds = list(range(50_000, 50_000 + rows))
-    models = train_many(made, [np.flatnonzero(row) for row in other], seeds, "cpu")
-    found = fit((other, margins(models, inputs, targets)), "ridge")
-    result = lds(found.weight, masks, outputs)
+    other = halves(6, rows, masks.shape[1])
+    bank = made, inputs, targets, other, 50_000, 1
+    fitted = fit((other, kept(f"{name}_rows", lambda: outputs_of(*bank))[:, 0]), "ridge")
+    result = lds(fitted.weight, masks, outputs)
     return {"rows": rows, "lds": result.mean, "share_of_ceiling": result.mean / ceiling.mean}
 
 
@@ -138,9 +158,7 @@ def same_seed(made, inputs, targets, removals=60):
     """LDS of one metagradient where the same seed is trained again without some of the data."""
     count = made.num_examples
     run = recorded_run(made, np.arange(count), 0)
-    queries = Queries(run.model, inputs, targets, "log_odds")
-    queries.count_outputs(run.walk.theta(0))
-    every = torch.arange(len(targets))
+    queries, every = queries_of(run, inputs, targets), torch.arange(len(targets))
     scores = Sweep(run, queries, lambda: None).of(every)[:, 0].numpy().T
     rng, found = np.random.default_rng(5), {}
     for share in (0.01, 0.05, 0.2, 0.5):
@@ -164,12 +182,85 @@ def margins(models, inputs, targets):
         return np.stack([margin_log_sum_exp(m.eval()(inputs), targets).numpy() for m in models])
 
 
+def costs(name, made, inputs, targets, repeats=3):
+    """Seconds of 100 outputs' derivatives, as trainings, and the memory of both, two threads."""
+    torch.set_num_threads(2)
+    half = np.arange(made.num_examples // 2)
+    run = recorded_run(made, half, 0)
+    sweep = Sweep(run, queries_of(run, inputs, targets), lambda: None)
+    every = torch.arange(len(targets))
+    seconds = reporting.best_seconds(
+        repeats, training=lambda: made.run(half, 0), sweep=lambda: sweep.of(every)
+    )
+    command = [sys.executable, __file__, "peak", name]
+    peaks = [subprocess.check_output([*command, what], text=True) for what in ("train", "all")]
+    before, training, both = (
+        *map(float, peaks[0].split()),
+        float(peaks[1].split()[1]),
+    )
+    found = {
+        "updates": len(run.walk.numbers),
+        "seconds": seconds,
+        "trainings_per_target_and_seed": seconds["sweep"] / seconds["training"] / len(targets),
+        "peak_mb": {"imported": before, "training": training, "training and derivatives": both},
+        "memory_as_trainings": both / training,
+    }
+    print(name, found, flush=True)
+    return found
+
+
+def peak(name, what):
+    """Print the megabytes of a process before it trains, or does all, and their peak after."""
+    torch.set_num_threads(2)
+    made, inputs, targets = hundred(name)
+    half = np.arange(made.num_examples // 2)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = status_mb("VmRSS")
+    if what == "train":
+        made.run(half, 0)
+    else:
+        options = {"output": "log_odds", "removals": 0, "quiet": True}
+        metagradients_of_seeds(made, inputs, targets, [0], kept=0.5, **options)
+    print(before, status_mb("VmHWM"))
+
+
+def status_mb(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1e3
+
+
+def hundred(name):
+    """A trainer and 100 test points."""
+    made = MADE[name]()[0]
+    if name != "mnist":
+        return made, *(part[:100] for part in digits(held_out=True))
+    with np.load(MNIST, allow_pickle=False) as file:
+        x, y = (torch.from_numpy(file[f"{name}_test"][:100]) for name in "xy")
+    return made, x.float() / 255, y.long()
+
+
+def queries_of(run, inputs, targets):
+    queries = Queries(run.model, inputs, targets, "log_odds")
+    queries.count_outputs(run.walk.theta(0))
+    return queries
+
+
+MADE = {"mlp": mlp, "cnn": cnn, "mnist": mnist}
+
+
 def main():
-    made = {"mlp": mlp, "cnn": cnn, "mnist": mnist}
+    if sys.argv[1:2] == ["peak"]:
+        peak(*sys.argv[2:])
+        return
     file = reporting.RESULTS / "metagradient.json"
-    results = json.loads(file.read_text())["results"] if file.exists() else {}
-    for name in sys.argv[1:] or [*made, "same_seed"]:
-        found = same_seed(*mlp()) if name == "same_seed" else measure(name, *made[name]())
+    for name in sys.argv[1:] or [*MADE, "same_seed", "cost"]:
+        if name == "same_seed":
+            found = same_seed(*mlp())
+        elif name == "cost":
+            found = {kind: costs(kind, *hundred(kind)) for kind in MADE}
+        else:
+            found = measure(name, *MADE[name]())
+        results = json.loads(file.read_text())["results"] if file.exists() else {}
         results[name] = found
         reporting.save("metagradient", results, "torch", "numpy", "scipy")
 

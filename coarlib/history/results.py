@@ -77,6 +77,11 @@ class Results:
         _refuse_other(path, read_about(path), about)
         return cls(schema, rows, about, store)
 
+    @property
+    def store(self) -> Store | None:
+        """Where rows go, for claims; None where they stay in memory."""
+        return self._store
+
     def missing(self) -> NDArray[np.int64]:
         """Return the wanted rows that are not there yet."""
         if self._store is None:

@@ -5,11 +5,8 @@ with several seeds first and averages. Every result says how well its derivative
 (:class:`Smoothness`).
 """
 
-from coarlib.metagradient.derivatives import (
-    Metagradients,
-    metagradients,
-    metagradients_of_seeds,
-)
+from coarlib.metagradient.derivatives import metagradients, metagradients_of_seeds
+from coarlib.metagradient.found import Metagradients
 from coarlib.metagradient.smoothness import Smoothness
 
 __all__ = ["Metagradients", "Smoothness", "metagradients", "metagradients_of_seeds"]

@@ -8,21 +8,28 @@ with the removed samples' losses times 0.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.func import grad, vmap
 
+from coarlib.errors import HistoryError
+from coarlib.files import whole_file
 from coarlib.history import RecordedRun
 from coarlib.history.clipping import NORM_EPS
 from coarlib.history.gradients import differentiable_attention
 from coarlib.history.inputs import call
 from coarlib.history.optimizers import HYPER, INACTIVE, coefficients_of
 from coarlib.history.parameters import Tensors
+from coarlib.history.queries import Queries
 from coarlib.history.walk import Update
+from coarlib.loading import load_json
 
 SMOOTH = 0.8
 """A correlation below this is warned of."""
@@ -154,3 +161,47 @@ def _gradients(run: RecordedRun, update: Update, theta: Tensors, factors: torch.
         for name in names:
             found[name] = found[name] * shares.reshape(-1, *[1] * (found[name].dim() - 1))
     return found
+
+
+def smoothness_of(
+    run: RecordedRun,
+    queries: Queries,
+    found: tuple[NDArray[Any], NDArray[np.float64]],
+    removed: NDArray[np.int64],
+    file: Path | None,
+) -> Smoothness:
+    """Predict and do some removals, or read what was done from ``file``.
+
+    Parameters
+    ----------
+    run, queries
+    found : effects [T, D] and outputs [T] of the run
+    removed : int64 [R, k]
+    file : Path, optional
+        Where the result is kept.
+    """
+    (effects, outputs), walk = found, run.walk
+    if file is not None and file.exists():
+        content = load_json(file, HistoryError)
+        if content.get("removed") == removed.tolist():
+            kept = (np.asarray(content[key], np.float64) for key in ("predicted", "measured"))
+            return Smoothness(removed, *kept)
+    factors = torch.ones(len(removed), walk.history.settings.num_samples, dtype=walk.dtype)
+    factors.scatter_(1, torch.from_numpy(removed), 0.0)
+    theta = reweighted(run, factors.to(walk.device))
+    every = torch.arange(len(queries), device=walk.device)
+    rows = []
+    for place in range(len(removed)):
+        own = {name: values[place] for name, values in theta.items()}
+        rows.append(queries.values(own, every).reshape(-1).double().cpu().numpy() - outputs)
+    predicted = -np.stack([effects[:, out].sum(1, dtype=np.float64) for out in removed])
+    smoothness = Smoothness(removed, predicted, np.stack(rows))
+    if file is not None:
+        content = {
+            "removed": removed.tolist(),
+            "predicted": predicted.tolist(),
+            "measured": smoothness.measured.tolist(),
+        }
+        with whole_file(file, "w") as stream:
+            json.dump(content, stream)
+    return smoothness

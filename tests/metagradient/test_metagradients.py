@@ -9,7 +9,13 @@ from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
 from coarlib.history import open_run
-from coarlib.metagradient import metagradients, metagradients_of_seeds, trained
+from coarlib.metagradient import (
+    Metagradients,
+    memory,
+    metagradients,
+    metagradients_of_seeds,
+    trained,
+)
 from coarlib.metagradient.smoothness import reweighted
 from coarlib.metagradient.trained import recorded_run
 from coarlib.retraining import Trainer
@@ -99,7 +105,8 @@ def test_a_store_goes_on_where_it_stopped(tmp_path, monkeypatch):
     found = metagradients_of_seeds(trainer, *points, [1, 2], out=tmp_path / "m", **options)
     assert calls == [1, 2, 1, 2]
     np.testing.assert_allclose(found.effects, wanted.effects, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.scores, found.effects.mean(0).T)
+    weights = found.seed_weights[..., None]
+    np.testing.assert_allclose(found.scores, ((weights * found.effects).sum(0) / weights.sum(0)).T)
     assert found.attributions().weight.shape == (50, 10)
     other = small(width=9)[0]
     with pytest.raises(HistoryError, match=r"another explanation \(training"):
@@ -114,12 +121,66 @@ def test_shares_cover_all_samples_equally():
     assert (found.trained.sum(0) == 2).all()
     assert (found.trained.sum(1) == 25).all()
     assert not (found.trained[0] & found.trained[1]).any()
-    assert not found.effects.transpose(0, 2, 1)[~found.trained].any()
-    for sample in (0, 17):
-        own = found.effects[found.trained[:, sample], :, sample]
-        np.testing.assert_allclose(found.scores[sample], own.mean(0))
     with pytest.raises(HistoryError, match="kept must be above 0"):
         metagradients_of_seeds(trainer, *points, [1], kept=0.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": torch.optim.AdamW, "options": {"lr": 0.02}}])
+def test_effects_of_absent_samples_are_those_of_adding_a_little_of_them(options):
+    """Against training where an absent sample has a small weight in the batch it was dealt to."""
+    trainer, (inputs, targets) = small(**options, clip_norm=0.4)
+    found = metagradients_of_seeds(
+        trainer, inputs, targets, [5], kept=0.5, output=loss_of, removals=0, quiet=True
+    )
+    subset = np.flatnonzero(found.trained[0])
+    dealt = trained.absent_batches(trainer, subset, 5)
+    assert sorted(np.concatenate(dealt)) == sorted([*np.flatnonzero(~found.trained[0])] * 4)
+
+    def losses_after(sample, factor):
+        model = trainer.new_model(5)
+        steps = trainer.num_steps(len(subset))
+        optimizer, schedule = trainer.make_optimizer(list(model.parameters()), steps)
+        for numbers, beside in zip(trainer.batches(subset, 5), dealt, strict=True):
+            optimizer.zero_grad()
+            value = trainer.losses(model(trainer.inputs[numbers]), trainer.targets[numbers]).mean()
+            if sample in beside:
+                own = F.cross_entropy(model(trainer.inputs[[sample]]), trainer.targets[[sample]])
+                value = value + factor * own / len(numbers)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip_norm)
+            optimizer.step()
+            schedule.step()
+        return F.cross_entropy(model(inputs), targets, reduction="none").detach().numpy()
+
+    for sample in np.flatnonzero(~found.trained[0])[:4]:
+        slope = (losses_after(sample, 1e-5) - losses_after(sample, -1e-5)) / 2e-5
+        np.testing.assert_allclose(found.effects[0, :, sample], slope, rtol=0, atol=1e-6)
+        assert np.abs(slope).max() > 1e-3
+
+
+def test_a_seed_whose_derivatives_explode_counts_little():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((3, 400))
+    effects = truth + 0.5 * rng.standard_normal((8, 3, 400))
+    effects[2] *= 300
+    found = Metagradients(effects, np.zeros((8, 3)), np.ones((8, 400), bool), None, {})
+    assert found.seed_weights[2].max() < 1e-4
+    assert (np.sort(found.seed_weights, 0)[4:] == 1).all()
+    for output in range(3):
+        assert np.corrcoef(found.scores[:, output], truth[output])[0, 1] > 0.95
+        assert np.corrcoef(effects.mean(0)[output], truth[output])[0, 1] < 0.93
+    same = Metagradients(effects[:2], np.zeros((2, 3)), np.ones((2, 400), bool), None, {})
+    weights = same.seed_weights[..., None]
+    np.testing.assert_allclose(same.scores, ((weights * effects[:2]).sum(0) / weights.sum(0)).T)
+    still = Metagradients(np.zeros((2, 3, 5)), np.zeros((2, 3)), np.ones((2, 5), bool), None, {})
+    assert not still.scores.any()
+
+
+def test_what_does_not_fit_is_refused_before_it_starts(monkeypatch):
+    trainer, points = small()
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10_000)
+    with pytest.raises(HistoryError, match=r"need about .* are free; record with fewer states"):
+        metagradients_of_seeds(trainer, *points, [1], quiet=True)
 
 
 def test_memory_changes_nothing(monkeypatch):

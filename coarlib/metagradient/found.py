@@ -1,0 +1,70 @@
+"""What differentiating through training found: derivatives by seed, and their mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.metagradient.smoothness import Smoothness
+from coarlib.regression import Attributions
+
+
+@dataclass(frozen=True)
+class Metagradients:
+    """Derivatives of outputs with respect to the weight of each training sample.
+
+    Attributes
+    ----------
+    effects : float32 or float64 [S, T, D]
+        By seed, output (test point by test point) and training sample: derivative of the output
+        with respect to the weight of the sample's loss, 1 where it was trained on and else 0.
+        Positive: training on it raises the output.
+    outputs : float64 [S, T]
+        Outputs of the trained models.
+    trained : bool [S, D]
+        Which samples each seed trained on.
+    smoothness : Smoothness or None
+        Of the first seed; None where no removals were asked for.
+    about : dict
+    """
+
+    effects: NDArray[Any]
+    outputs: NDArray[np.float64]
+    trained: NDArray[np.bool_]
+    smoothness: Smoothness | None
+    about: dict[str, Any]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Weighted mean over seeds, [D, T], as scoring takes them.
+
+        Where training is rough, derivatives of a few seeds are a hundred times those of the
+        others. So seeds whose effects on an output have more than the median variance count by
+        their inverse variance, the others equally.
+        """
+        weights = self.seed_weights
+        total = sum(w[:, None] * e for w, e in zip(weights, self.effects, strict=True))
+        return np.asarray(total / weights.sum(0)[:, None]).T
+
+    @property
+    def seed_weights(self) -> NDArray[np.float64]:
+        """What each seed counts for each output in :attr:`scores`, [S, T], at most 1."""
+        variance = np.stack([np.var(effects, 1, dtype=np.float64) for effects in self.effects])
+        median = np.median(variance, 0)
+        return np.divide(median, variance, out=np.ones_like(variance), where=variance > median)
+
+    def attributions(self) -> Attributions:
+        """Return the scores as attributions; ``bias`` is the output less all effects."""
+        scores = self.scores
+        correlation = None if self.smoothness is None else self.smoothness.correlation
+        return Attributions(
+            weight=scores.astype(np.float32),
+            bias=self.outputs.mean(0) - scores.sum(0),
+            lam=np.zeros(scores.shape[1]),
+            mean_mask=np.ones(len(scores)),
+            gap=np.full(scores.shape[1], np.nan),
+            summary={"method": "metagradient", "smoothness": correlation, **self.about},
+        )
