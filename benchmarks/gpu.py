@@ -177,7 +177,7 @@ def apply_once(task, mask):
 def bare(task):
     with torch.inference_mode(), task.precision():
         for _, batch in task.batches():
-            task.predict(task._network, batch.inputs)
+            task.predict(task._network, task._held(batch.inputs))
 
 
 class Upstream:

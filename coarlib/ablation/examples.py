@@ -97,6 +97,12 @@ class Examples:
             where = slice(start, min(start + size, len(self)))
             yield where, self.take(where)
 
+    def whole_batches(self, size: int) -> Iterator[tuple[slice, Examples]]:
+        """Do so with batches of one size: the last one begins among the examples before it."""
+        for start in range(0, len(self), size):
+            where = slice(max(0, min(start, len(self) - size)), min(start + size, len(self)))
+            yield where, self.take(where)
+
 
 def as_examples(given: Any, source: str = "examples") -> Examples:
     """Make examples of what people hand in, or say in one sentence why not.

@@ -81,7 +81,7 @@ def ablate(
     scale: float = 0.5,
     seed: int = 0,
     autocast: str = "none",
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> ComponentTask:
     """Make a task of a model: which outputs are recorded under ablation of which components.
 

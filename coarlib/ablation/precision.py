@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {
+    "none": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "pure_bf16": torch.bfloat16,
+    "pure_fp16": torch.float16,
+}
+"""Dtypes by name. ``pure`` ones hold the whole model; others cast at each matrix product."""
+
 AUTO = "auto"
 ROWS, KEEP, FEW, MOST = 8, 0.95, 4, 64
 NOISE = 0.01  # of the variance of outputs over rows
@@ -21,18 +29,23 @@ FASTER = 1.2
 SECONDS = 2.0
 
 
+def is_pure(name: str) -> bool:
+    """Whether the whole model is held in a precision of :data:`PRECISIONS`."""
+    return name.startswith("pure_")
+
+
 def computing_in(name: str, device: torch.device) -> torch.autocast:
-    """Return the context in which models compute in a precision of :data:`AUTOCAST`."""
-    dtype = AUTOCAST[name]
+    """Return the context in which models compute in a precision of :data:`PRECISIONS`."""
+    dtype = None if is_pure(name) else PRECISIONS[name]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def native(device: torch.device) -> list[str]:
-    """Name the half precisions that a device multiplies in, that which rounds least first."""
+    """Name the lower precisions that a device multiplies in."""
     if device.type == "cuda":
-        return ["fp16", "bf16"]
+        return ["pure_fp16", "fp16", "pure_bf16", "bf16"]
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return ["bf16"]
+        return ["pure_bf16", "bf16"]
     return []
 
 
@@ -44,8 +57,9 @@ def probe_masks(num_features: int) -> torch.Tensor:
 
 def choose_precision(
     device: torch.device,
+    names: Sequence[str],
     measure: Callable[[str, int], torch.Tensor],
-    names: list[str] | None = None,
+    seconds: Callable[[str], float],
     clock: Callable[[], float] = time.perf_counter,
 ) -> str:
     """Return the precision to compute rows in, and say in one line why if it is a lower one.
@@ -53,45 +67,44 @@ def choose_precision(
     Parameters
     ----------
     device : torch.device
+    names : sequence of str
+        Lower precisions to try.
     measure : callable (precision, count)
         Returns outputs [8, …] of a few rows on the first ``count`` examples, on the CPU.
-    names : list of str, optional
-        Lower precisions to try; by default those of the device.
+    seconds : callable (precision)
+        Times a batch as rows run it.
     clock : callable
         Seconds.
 
     Returns
     -------
     str
-        The first whose rounding is under 1% of the variance of the outputs over rows, and which is
-        a fifth faster or more; else ``"none"``.
+        The fastest whose rounding is under 1% of the variance of the outputs over rows, if it is
+        faster by a fifth or more; else ``"none"``.
     """
-    names = native(device) if names is None else names
     if not names:
         return "none"
-    _, few = _timed(measure, "none", FEW, clock)
-    count = int(min(MOST, max(FEW, FEW * SECONDS / max(few, 1e-9))))
-    exact, slow = _timed(measure, "none", count, clock)
-    for name in names:
-        measure(name, count)  # the first run prepares what the others use
-        rough, fast = _timed(measure, name, count, clock)
-        noise = _variance(rough - exact) / max(_variance(exact), 1e-300)
-        if noise < NOISE and slow > FASTER * fast:
-            print(
-                f"{device}: computing in {name}, {slow / fast:.1f} times as fast; its rounding is "
-                f"{noise:.2%} of the outputs' variance over rows",
-                file=sys.stderr,
-            )
-            return name
-    return "none"
-
-
-def _timed(
-    measure: Callable[[str, int], torch.Tensor], name: str, count: int, clock: Callable[[], float]
-) -> tuple[torch.Tensor, float]:
     began = clock()
-    found = measure(name, count)
-    return found, clock() - began
+    measure("none", FEW)
+    few = clock() - began
+    count = int(min(MOST, max(FEW, FEW * SECONDS / max(few, 1e-9))))
+    exact = measure("none", count)
+    best, noise, gain, slow = "none", 0.0, FASTER, seconds("none")
+    for name in names:
+        try:
+            lost = _variance(measure(name, count) - exact) / max(_variance(exact), 1e-300)
+            faster = slow / max(seconds(name), 1e-9) if lost < NOISE else 0.0
+        except (RuntimeError, TypeError):  # a model that mixes dtypes, or has an operation less
+            continue
+        if faster > gain:
+            best, noise, gain = name, lost, faster
+    if best != "none":
+        print(
+            f"{device}: computing in {best}, {gain:.1f} times as fast; its rounding is "
+            f"{noise:.2%} of the outputs' variance over rows",
+            file=sys.stderr,
+        )
+    return best
 
 
 def _variance(outputs: torch.Tensor) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.block_check import check_blocks, check_reached
-from coarlib.ablation.compiling import compiled_or_plain, uncompiled
+from coarlib.ablation.compiling import FASTER, compiled_or_plain, patience, uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
@@ -18,8 +22,10 @@ from coarlib.ablation.measuring import MeasuringTask
 from coarlib.ablation.plain import checked_model
 from coarlib.ablation.precision import (
     AUTO,
-    AUTOCAST,
+    PRECISIONS,
     choose_precision,
+    is_pure,
+    native,
 )
 from coarlib.ablation.probe import FEW, probe
 from coarlib.ablation.tuning import MOST, announced_batch, batch_by_size, largest_activation
@@ -44,18 +50,20 @@ class ComponentTask(MeasuringTask):
     fuse : bool
         Fold batch norms into convolutions (:mod:`coarlib.ablation.fuse`); folding that changes
         the outputs of a probe beyond rounding is not used.
-    autocast : {"none", "bf16", "fp16", "auto"}
-        Compute matrix products in half precision, as COAR does on GPUs (fp16). ``auto`` takes the
-        precision of a store's rows, and before there are any a half one if that is faster and its
-        rounding under 1% of the variance of a few rows.
+    autocast : {"none", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto"}
+        Compute matrix products in half precision, as COAR does on GPUs (fp16), or hold the whole
+        model in it (``pure``: faster, rounds more; for ways that change weights). ``auto`` takes
+        the precision of a store's rows, and before there are any the fastest whose rounding is
+        under 1% of the variance of a few rows.
     ablate : str
         What ablating means, a name in :data:`coarlib.ablation.ABLATIONS`: ``zero_weights`` (biases
         stay; COAR's, the default), ``scale_weights`` (times :attr:`scale`), ``zero_activation``,
         ``mean`` (over all examples), ``resample`` (the activation of another example, drawn from
         :attr:`seed` and the row), or one that was registered.
-    compiled : bool
-        Run the model through ``torch.compile``: a minute at the start for rows up to a quarter
-        faster. Without a working compiler, or where activations are replaced by hooks, rows run
+    compiled : bool, optional
+        Run the model through ``torch.compile``. None does so after a while of rows, so that it
+        never doubles what a few cost (:func:`~coarlib.ablation.compiling.patience`), and keeps what
+        is faster. Without a working compiler, or where activations are replaced by hooks, rows run
         uncompiled.
 
     Raises
@@ -87,20 +95,25 @@ class ComponentTask(MeasuringTask):
         fuse: bool = True,
         autocast: str = "none",
         ablate: str = "zero_weights",
-        compiled: bool = False,
+        compiled: bool | None = None,
     ) -> None:
         if batch_size is not None and whole_number(batch_size, "batch_size") < 1:
             raise TaskError(f"the batch size must be at least 1, not {batch_size}")
-        if autocast not in (*AUTOCAST, AUTO):
-            raise TaskError(f"autocast must be {', '.join(AUTOCAST)} or {AUTO}, not {autocast}")
+        if autocast not in (*PRECISIONS, AUTO):
+            raise TaskError(f"autocast must be {', '.join(PRECISIONS)} or {AUTO}, not {autocast}")
         self.way = ablation_named(ablate)
+        if is_pure(autocast) and not self.way.on_weights:
+            raise TaskError(
+                f"{ablate} replaces activations, so autocast={autocast!r}, which holds the whole "
+                f"model in half precision, is not for it: take {autocast.removeprefix('pure_')}"
+            )
         self.ablate = self.way.name
         # Folding moves activations behind the norm, so replacing them there is something else.
         self.fuse = fuse and self.way.on_weights
         self.batch_size = MOST if batch_size is None else batch_size
         self._size_is_free, self._precision_is_free = batch_size is None, autocast == AUTO
         self.autocast = "none" if autocast == AUTO else autocast
-        self.compiled = compiled and self.way.on_weights
+        self.compiled = compiled if self.way.on_weights else False
         self._identities: dict[str, str] = {}  # by precision
 
     @abstractmethod
@@ -147,7 +160,7 @@ class ComponentTask(MeasuringTask):
         """Compute in the precision under which this task has an identity, if that was left open."""
         if self._precision_is_free:
             found = (name for name, mine in self._identities.items() if mine == identity)
-            self.autocast = next(found, self.autocast)
+            self._compute_in(next(found, self.autocast))
         return self.identity()
 
     def _identify(self, model: nn.Module, components: ComponentSet) -> dict[str, str]:
@@ -157,7 +170,7 @@ class ComponentTask(MeasuringTask):
         found.add(self._examples.keywords, self._examples.inputs, self._examples.targets)
         found.add_model(model).add(dict(self.outputs))
         found.add_method(self, "transform").add_method(self, "predict")
-        return {name: found.copy().add(name).hexdigest() for name in AUTOCAST}
+        return {name: found.copy().add(name).hexdigest() for name in PRECISIONS}
 
     def prepare(self, device: torch.device) -> None:
         """Load model and examples, and check that they fit together.
@@ -186,17 +199,58 @@ class ComponentTask(MeasuringTask):
         components.channels(model)  # refuses what does not fit
         self._check_examples()
         self._check_blocks(components)
-        self._network = self._fastest(model, components)
-        self._ablation = self._ablation_of(components)
+        self._whole = self._network = self._fastest(model, components)
+        self._fast, self._spent, asked_for = None, 0.0, self.autocast
+        self._held_in = None
+        self._ablation = self._whole_ablation = self._ablation_of(components)
+        self._compute_in("none" if is_pure(asked_for) else asked_for)
         self._check_that_ablation_acts(self._ablation)
         if self._precision_is_free:
-            self.autocast = choose_precision(device, self._outputs_in)
+            names = [x for x in native(device) if self.way.on_weights or not is_pure(x)]
+            asked_for = choose_precision(device, names, self._outputs_in, self._seconds_in)
+        self._compute_in(asked_for)
         if self._size_is_free and device.type != "cpu":
             self.batch_size = announced_batch(
                 device, self._run_batch, len(self._examples), self.batch_size
             )
         if self.compiled:
-            self._network = self._compiled(self._network)
+            self._compile()
+
+    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
+        """Evaluate each mask on all examples: :meth:`MeasuringTask.rows`.
+
+        Where ``compiled`` was left open, the model is compiled once rows have taken a while.
+        """
+        if self.compiled is None and self._spent > patience(self._device):
+            self.compiled = True
+            self._compile(FASTER)
+        return super().rows(indices, masks)
+
+    def _compute_in(self, name: str) -> None:
+        """Let rows be computed in a precision: by the model itself, or by a copy held in it."""
+        half = PRECISIONS[name] if is_pure(name) else None
+        if half != self._held_in:
+            self._network, self._ablation = self._whole, self._whole_ablation
+            if half is not None:
+                self._network = copy.deepcopy(self._whole).to(half)
+                self._ablation = self._ablation_of(self._whole_ablation.components)
+        self.autocast, self._held_in = name, half
+        self._replays = self._new_replays()
+
+    def _outputs_in(self, precision: str, count: int) -> torch.Tensor:
+        """Return outputs [8, …] of a few rows on the first examples, computed in a precision."""
+        self._compute_in(precision)
+        return self._few_rows(count)
+
+    def _seconds_in(self, precision: str) -> float:
+        """Time a batch in a precision."""
+        self._compute_in(precision)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self._run_batch(self.batch_size)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     def plain_model(self) -> nn.Module:
         """Return the model on the device, in evaluation mode and without wrappers; not folded."""
@@ -228,7 +282,7 @@ class ComponentTask(MeasuringTask):
 
     def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
         """Return the tolerance of a precision: halves round hundreds of times more coarsely."""
-        half = AUTOCAST[self.autocast] or {torch.half, torch.bfloat16}.intersection(dtypes)
+        half = PRECISIONS[self.autocast] or {torch.half, torch.bfloat16}.intersection(dtypes)
         return 100 * self.tolerance if half else self.tolerance
 
     def _check_that_ablation_acts(self, ablation: Ablation) -> None:
@@ -276,11 +330,17 @@ class ComponentTask(MeasuringTask):
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
 
-    def _compiled(self, network: nn.Module) -> nn.Module:
-        _, batch = next(self.batches())
+    def _compile(self, faster: float = 0.0) -> None:
+        """Compile the network for batches of one size, if that works and is so much faster."""
+        count = len(self._examples)
+        size = -(-count // -(-count // self.batch_size))
+        _, batch = next(self.batches(size))
 
         def run(some: nn.Module) -> torch.Tensor:
             with torch.inference_mode(), self.precision():
-                return self.predict(some, batch.inputs).float()
+                return self.predict(some, self._held(batch.inputs)).float()
 
-        return compiled_or_plain(network, run, self._coarse())
+        found = compiled_or_plain(self._network, run, self._coarse(), self._device, faster)
+        if found is not self._network:
+            self._fast, self.batch_size = found, size
+            self._replays = self._new_replays()

@@ -17,6 +17,7 @@ from torch import nn
 from coarlib.ablation.activations import Hooks, sites_of
 from coarlib.ablation.examples import Examples
 from coarlib.ablation.plain import unwrapped
+from coarlib.ablation.precision import computing_in
 from coarlib.ablation.slices import Channels
 from coarlib.ablation.task import ComponentTask
 from coarlib.ablation.ways import Ablation, Context, WeightAblation
@@ -62,7 +63,9 @@ class Scaling(ABC):
             If the output cannot be differentiated.
         """
         leaf = masks.detach().requires_grad_()
-        with torch.enable_grad(), _frozen(self.network), self.task.precision():
+        # bf16 has the range that gradients need, whichever half precision the rows are in.
+        precision = computing_in("none" if self.task.autocast == "none" else "bf16", masks.device)
+        with torch.enable_grad(), _frozen(self.network), precision:
             outputs = self.outputs(leaf, batch)
             if not outputs.requires_grad:
                 raise ComponentError(

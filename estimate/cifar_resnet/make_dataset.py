@@ -19,8 +19,8 @@ PARAMS = {
     "batch_size": Param(Whole(1), "images in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
     "normalization": Param(str, "auto, cifar or imagenet", default="auto"),
-    "autocast": Param(str, "auto, none, bf16 or fp16", default="auto"),
-    "compiled": Param(Boolean(), "use torch.compile", default=False),
+    "autocast": Param(str, "auto, none, bf16, fp16, pure_bf16 or pure_fp16", default="auto"),
+    "compiled": Param(Boolean(), "use torch.compile; after a while if not given"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }
 COMMAND = setup_command(CifarTask, PARAMS, __doc__)

@@ -58,7 +58,7 @@ class CifarTask(ComponentTask):
         normalization: str = "auto",
         autocast: str = "auto",
         ablate: str = "zero_weights",
-        compiled: bool = False,
+        compiled: bool | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, autocast=autocast, ablate=ablate, compiled=compiled)

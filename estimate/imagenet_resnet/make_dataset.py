@@ -18,7 +18,7 @@ PARAMS = {
     "subsample_skip": Param(Whole(1), "use every so-many-th image", default=1),
     "batch_size": Param(Whole(1), "images in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
-    "autocast": Param(str, "auto, none, bf16 or fp16", default="auto"),
+    "autocast": Param(str, "auto, none, bf16, fp16, pure_bf16 or pure_fp16", default="auto"),
     "num_workers": Param(Whole(0), "accepted for upstream's commands", default=0),
 }
 COMMAND = setup_command(ImagenetResnetTask, PARAMS, __doc__)

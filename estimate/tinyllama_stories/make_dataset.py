@@ -20,8 +20,8 @@ PARAMS = {
     "num_tokens": Param(Whole(2), "tokens of a story at most", default=128),
     "batch_size": Param(Whole(1), "stories in one forward pass; chosen if not given"),
     "ablate": Param(str, "what ablating means: mean, resample …", default="zero_weights"),
-    "autocast": Param(str, "auto, none, bf16 or fp16", default="auto"),
-    "compiled": Param(Boolean(), "use torch.compile", default=False),
+    "autocast": Param(str, "auto, none, bf16, fp16, pure_bf16 or pure_fp16", default="auto"),
+    "compiled": Param(Boolean(), "use torch.compile; after a while if not given"),
 }
 COMMAND = setup_command(TinyLlamaTask, PARAMS, __doc__)
 

@@ -47,7 +47,7 @@ class TinyLlamaTask(ComponentTask):
         batch_size: int | None = None,
         autocast: str = "auto",
         ablate: str = "zero_weights",
-        compiled: bool = False,
+        compiled: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size, fuse=False, autocast=autocast, ablate=ablate, compiled=compiled

@@ -210,7 +210,7 @@ def test_misuse_is_refused():
         prepared(TinyTask(model)).rows(np.arange(1), np.ones((1, 16), bool))
     with pytest.raises(TaskError, match="one length"):
         prepared(TinyTask(model, targets=TARGETS[1:]))
-    with pytest.raises(TaskError, match="autocast must be none, bf16, fp16 or auto, not fp8"):
+    with pytest.raises(TaskError, match=r"autocast must be none, .*pure_fp16 or auto, not fp8"):
         TinyTask(model, autocast="fp8")
     with pytest.raises(TaskError, match="at least 1"):
         TinyTask(model, batch_size=0)
@@ -234,17 +234,17 @@ class Brittle(nn.Module):
     [
         ("raises", "since torch.compile failed here (RuntimeError: no compiler)"),
         (1.0, "the compiled model differs by"),
-        (0.0, None),
+        (0.0, "times as fast"),
     ],
 )
 def test_compiling_falls_back_with_one_sentence(failure, words, monkeypatch, capsys):
-    monkeypatch.setattr(torch, "compile", lambda network: Brittle(network, failure))
+    monkeypatch.setattr(torch, "compile", lambda network, mode: Brittle(network, failure))
     plain, fast = Linear(), Linear(compiled=True)
     for task in (plain, fast):
         task.prepare(torch.device("cpu"))
     found = capsys.readouterr().err.strip()
-    assert "\n" not in found and (words in found if words else not found)
-    assert isinstance(fast._network, Brittle) is (failure == 0.0)
+    assert "\n" not in found and words in found
+    assert isinstance(fast._fast, Brittle) is (failure == 0.0)
     masks = np.random.default_rng(0).random((3, fast.num_features)) < 0.6
     torch.testing.assert_close(*(t.rows(np.arange(3), masks) for t in (plain, fast)))
 
@@ -260,6 +260,29 @@ class Linear(ComponentTask):
     def examples(self):
         torch.manual_seed(1)
         return Examples((torch.randn(8, 6),), torch.arange(8) % 4)
+
+
+@pytest.mark.parametrize(("gain", "used"), [(2.0, True), (1.0, False)])
+def test_left_open_compiling_waits_for_rows_and_has_to_pay(gain, used, monkeypatch, capsys):
+    def times(run, network):
+        return run(network), 1.0 if isinstance(network, nn.Linear) else 1 / gain
+
+    monkeypatch.setattr(torch, "compile", lambda network, mode: Brittle(network, 0.0))
+    monkeypatch.setattr("coarlib.ablation.compiling._timed", times)
+    monkeypatch.setattr("coarlib.ablation.task.patience", lambda device: 10.0)
+    task = Linear(batch_size=5)
+    task.prepare(torch.device("cpu"))
+    masks = np.random.default_rng(0).random((3, task.num_features)) < 0.6
+    before = task.rows(np.arange(3), masks)
+    assert task._fast is None and task.compiled is None
+    task._spent = 11.0
+    after = task.rows(np.arange(3), masks)
+    assert (task._fast is not None) is used
+    assert ("not used" in capsys.readouterr().err) is not used
+    assert task.batch_size == (4 if used else 5)  # two batches of one size
+    torch.testing.assert_close(before, after)
+    assert task.rows(np.arange(3), masks).keys() == after.keys()  # and is not tried again
+    assert "compiled" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from torch import nn
 
 import coarlib as cl
 from coarlib.ablation import ablate, precision
-from coarlib.errors import StoreError
+from coarlib.errors import StoreError, TaskError
 from coarlib.store.identity import read_identity
 from coarlib.store.reader import Store
 
@@ -18,19 +18,22 @@ class Machine:
     """Measures rows whose rounding and speed in half precision are given."""
 
     def __init__(self, noise, faster, worst=0.0):
-        self.now, self.noise, self.faster, self.worst = 0.0, noise, faster, worst
+        self.noise, self.faster, self.worst = noise, faster, worst
 
     def measure(self, name, count):
         generator = torch.Generator().manual_seed(1)
         rows = torch.randn(precision.ROWS, count, generator=generator)
-        self.now += 0.01 * count / (self.faster if name == "bf16" else 1.0)
         if name == "bf16":
             rows = rows + self.noise**0.5 * torch.randn(rows.shape, generator=generator)
             rows[0, 0] += self.worst
         return rows
 
-    def choose(self):
-        return precision.choose_precision(CPU, self.measure, ["bf16"], clock=lambda: self.now)
+    def seconds(self, name):
+        return 1 / (self.faster if name == "bf16" else 1.0)
+
+    def choose(self, names=("bf16",)):
+        clock = iter(range(100)).__next__
+        return precision.choose_precision(CPU, names, self.measure, self.seconds, clock)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,21 @@ def test_half_precision_has_to_be_faster_and_nearly_exact(capsys, noise, faster,
 
 
 def test_without_half_precision_in_hardware_nothing_is_measured():
-    assert precision.choose_precision(CPU, None, []) == "none"
+    assert precision.choose_precision(CPU, [], None, None) == "none"
+
+
+def test_of_several_precisions_the_fastest_counts_and_one_that_fails_does_not():
+    class Several(Machine):
+        def measure(self, name, count):
+            if name == "fp16":
+                raise RuntimeError("mat1 and mat2 must have the same dtype")
+            return super().measure("bf16" if name == "pure_bf16" else name, count)
+
+        def seconds(self, name):
+            return {"none": 1.0, "bf16": 0.5, "pure_bf16": 0.4}[name]
+
+    assert Several(0.001, 2.0).choose(["fp16", "pure_bf16", "bf16"]) == "pure_bf16"
+    assert Several(0.05, 2.0).choose(["fp16", "pure_bf16", "bf16"]) == "none"
 
 
 def small_task(autocast="auto"):
@@ -60,21 +77,25 @@ def small_task(autocast="auto"):
 
 
 def choosing(monkeypatch, name):
-    monkeypatch.setattr("coarlib.ablation.task.choose_precision", lambda device, measure: name)
+    monkeypatch.setattr("coarlib.ablation.task.choose_precision", lambda *given: name)
 
 
 def test_what_is_measured_is_a_few_rows_in_that_precision():
     task = small_task("none")
     task.prepare(CPU)
-    exact, rough = (task._outputs_in(name, 20) for name in ("none", "bf16"))
-    assert exact.shape == rough.shape == (precision.ROWS, 20)
+    rough, pure, exact = (task._outputs_in(name, 20) for name in ("bf16", "pure_bf16", "none"))
+    assert exact.shape == rough.shape == pure.shape == (precision.ROWS, 20)
     assert 0 < (exact - rough).abs().max() < 0.1
+    assert 0 < (exact - pure).abs().max() < 0.1
     masks = precision.probe_masks(task.num_features).numpy()
     rows = task.rows(np.arange(precision.ROWS), masks)["test_margins"][:, :20]
     assert torch.allclose(rows, exact, atol=1e-5)
 
 
-@pytest.mark.parametrize(("first", "later"), [("bf16", "none"), ("none", "bf16")])
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [("bf16", "none"), ("none", "bf16"), ("none", "pure_bf16"), ("pure_bf16", "none")],
+)
 def test_the_first_workers_choice_is_everybodys(tmp_path, monkeypatch, first, later):
     choosing(monkeypatch, first)
     store = Store.create(tmp_path / "s", small_task(), rows=8, keep_prob=0.9)
@@ -97,3 +118,15 @@ def test_a_precision_that_was_asked_for_is_not_changed(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="another task"):
         cl.fill(store, small_task("none"), rows=range(2, 4))
     assert len(store.completed_rows()) == 2
+
+
+def test_a_model_held_in_half_precision_takes_half_the_inputs_and_is_no_way_of_replacing():
+    task = small_task("pure_bf16")
+    task.prepare(CPU)
+    assert {x.dtype for x in task._network.parameters()} == {torch.bfloat16}
+    assert {x.dtype for x in task.plain_model().parameters()} == {torch.float32}
+    rows = task.rows(np.arange(2), np.ones((2, task.num_features), bool))["test_margins"]
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows[0], rows[1])
+    with pytest.raises(TaskError, match="replaces activations"):
+        ablate(task.model(), (torch.zeros(1, 1, 8, 8), [0]), ablate="mean", autocast="pure_fp16")

@@ -91,6 +91,14 @@ class Ablation(ABC):
     def apply(self, mask: torch.Tensor) -> None:
         """Leave exactly the components kept that the mask (bool [N], True = kept) keeps."""
 
+    def spread(self, masks: torch.Tensor) -> torch.Tensor:
+        """Return what :meth:`set` takes for masks bool [B, N], row by row; all at once is cheap."""
+        return masks
+
+    def set(self, state: torch.Tensor) -> None:
+        """Do as :meth:`apply` with one row of what :meth:`spread` returned."""
+        self.apply(state)
+
     @abstractmethod
     def restore(self) -> None:
         """Keep every component."""

@@ -65,12 +65,17 @@ class WeightAblation(Ablation):
         )
         self.factor = factor
         self._intact: list[torch.Tensor] = []
+        self._copies: list[torch.Tensor] = []
         self._changed = [False] * len(self._parameters)
 
     def __enter__(self) -> Self:
         if self._intact:
             raise ComponentError("this ablation is already in use")
-        self._intact = [parameter.detach().clone() for parameter in self._parameters]
+        if not self._copies:
+            self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
+        for copy, parameter in zip(self._copies, self._parameters, strict=True):
+            copy.copy_(parameter)
+        self._intact = self._copies  # at one address always: what is recorded reads there
         return self
 
     def __exit__(
@@ -81,8 +86,9 @@ class WeightAblation(Ablation):
     ) -> None:
         self.restore()
         self._intact = []
+        if not self._accelerated:
+            self._copies = []
 
-    @torch.no_grad()
     def apply(self, mask: torch.Tensor) -> None:
         """Leave exactly the components kept that the mask keeps.
 
@@ -99,16 +105,40 @@ class WeightAblation(Ablation):
         if not self._intact:
             raise ComponentError("apply masks inside the context: with WeightAblation(…) as it:")
         self.components.check_masks(mask[None])
-        kept = torch.ones(self._count, dtype=torch.bool)
-        kept[self._place[~mask.cpu()[self._component]]] = False
-        there = {parameter.device: kept.to(parameter.device) for parameter in self._parameters}
+        self.set(self.spread(mask[None])[0])
+
+    @property
+    def _accelerated(self) -> bool:
+        """Whether the first of the parameters is on an accelerator."""
+        return bool(self._parameters) and self._parameters[0].device.type != "cpu"
+
+    def spread(self, masks: torch.Tensor) -> torch.Tensor:
+        """Return which channels masks (bool [B, N]) keep, bool [B, C], where the parameters are."""
+        if not self._accelerated:
+            kept = torch.ones(len(masks), self._count, dtype=torch.bool)
+            for row, mask in zip(kept, masks.cpu(), strict=True):
+                row[self._place[~mask[self._component]]] = False
+            return kept
+        device = self._parameters[0].device
+        self._component, self._place = self._component.to(device), self._place.to(device)
+        cut = (~masks.to(device))[:, self._component].int()
+        times = torch.zeros(len(masks), self._count, dtype=torch.int32, device=device)
+        return times.index_add_(1, self._place, cut) == 0
+
+    @torch.no_grad()
+    def set(self, state: torch.Tensor) -> None:
+        """Keep exactly some channels, bool [C]: a row of :meth:`spread`.
+
+        On an accelerator nothing here depends on what the state holds, so that it can be recorded.
+        """
+        known = not self._accelerated
         for at, parts in enumerate(self._channels):
             parameter, intact = self._parameters[at].detach(), self._intact[at]
-            spans = [(part, self._spans[id(part)]) for part in parts]
+            kept = [(part, state[self._spans[id(part)]]) for part in parts]
             cut = [
-                part.entries(there[parameter.device][span], parameter.shape)
-                for part, span in spans
-                if not kept[span].all()
+                part.entries(channels.to(parameter.device), parameter.shape)
+                for part, channels in kept
+                if not (known and channels.all())
             ]
             if not cut:
                 self._restore_one(at)
