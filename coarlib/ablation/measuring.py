@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.examples import Examples
-from coarlib.ablation.launching import Replays
+from coarlib.ablation.launching import Replays, Step
 from coarlib.ablation.precision import PRECISIONS, computing_in, is_pure, probe_masks
 from coarlib.ablation.probe import checked_output, logits_of
 from coarlib.ablation.ways import Ablation
@@ -146,7 +146,7 @@ class MeasuringTask(Task):
             batch = self._taken(stored)
             batch = replace(batch, inputs=self._held(batch.inputs))
             for row, state in enumerate(states):
-                run = partial(self._step, ablation, int(indices[row]), where, batch)
+                run: Step = partial(self._step, ablation, int(indices[row]), where, batch)
                 with trusted() if row else nullcontext():
                     if row and self._replays:
                         run = self._replays.step(where.start, run, state)

@@ -201,7 +201,7 @@ class ComponentTask(MeasuringTask):
         self._check_blocks(components)
         self._whole = self._network = self._fastest(model, components)
         self._fast, self._spent, asked_for = None, 0.0, self.autocast
-        self._held_in = None
+        self._held_in: torch.dtype | None = None
         self._ablation = self._whole_ablation = self._ablation_of(components)
         self._compute_in("none" if is_pure(asked_for) else asked_for)
         self._check_that_ablation_acts(self._ablation)

@@ -39,9 +39,9 @@ def mask_digests(masks: NDArray[Any]) -> NDArray[np.uint64]:
     flat = masks.reshape(len(masks), -1)
     digests = np.empty(len(flat), np.uint64)
     for start in range(0, len(flat), BLOCK_ROWS):
-        kept = np.ascontiguousarray(flat[start : start + BLOCK_ROWS] != 0)
-        bits = np.packbits(kept, axis=1)
-        for row, packed in enumerate(bits, start):
+        block = flat[start : start + BLOCK_ROWS]
+        bits = np.packbits(block if block.dtype == bool else block != 0, axis=1)
+        for row, packed in enumerate(np.ascontiguousarray(bits), start):
             digests[row] = xxhash.xxh3_64_intdigest(packed.data, flat.shape[1])
     return digests
 

@@ -229,11 +229,6 @@ class Problem:
         raw[self.active] = varying
         return raw
 
-    def raw_bias(self, raw: NDArray[Any], targets: slice = slice(None)) -> NDArray[np.float64]:
-        """Return the intercept that belongs to raw weights [N, t], float64 [t]."""
-        mean = self.moments.mean_mask
-        return self.moments.mean_output[targets] - mean @ raw.astype(np.float64, copy=False)
-
 
 def standardisation(
     moments: Moments,
@@ -356,12 +351,14 @@ class Solution:
         float64 [t]
             What float32 costs: ‖rounding‖² of each target's standardised weights.
         """
-        raw = problem.raw_weight(weight)
-        with np.errstate(over="ignore"):  # weights beyond float32 are refused at the end
-            self.weight[:, targets] = raw
-        self.bias[targets] = problem.raw_bias(raw, targets)
-        lost = (self.weight[:, targets] - raw)[problem.active] * problem.scale[:, None]
-        return np.asarray((lost * lost).sum(0))
+        scale = torch.as_tensor(problem.scale, device=weight.device)[:, None]
+        mean = torch.as_tensor(problem.moments.mean_mask[problem.active], device=weight.device)
+        raw = weight.double() / scale
+        narrow = raw.float()  # beyond float32 it is infinite, which is refused at the end
+        where = slice(None) if len(problem.active) == len(self.weight) else problem.active
+        self.weight[where, targets] = narrow.cpu().numpy()
+        self.bias[targets] = problem.moments.mean_output[targets] - (mean @ raw).cpu().numpy()
+        return np.asarray((narrow.double().sub_(raw).mul_(scale)).square_().sum(0).cpu().numpy())
 
 
 def target_blocks(num_targets: int, size: int = TARGET_BLOCK) -> list[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
+MUCH, READERS = 32 * 2**20, 4  # bytes that several threads copy
 StoreLike: TypeAlias = "Store | str | Path"
 
 
@@ -338,9 +340,17 @@ def _check_settings(path: Path, spec: StoreSpec) -> None:
 
 def take_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Copy ``rows`` (ascending) of a mapped array; one contiguous read where they are."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-        return np.array(array[rows[0] : rows[-1] + 1])
-    return np.asarray(array[rows])
+    if not len(rows) or rows[-1] - rows[0] + 1 != len(rows):
+        return np.asarray(array[rows])
+    found = array[rows[0] : rows[-1] + 1]
+    if found.nbytes < MUCH or len(rows) < READERS:
+        return np.array(found)
+    # Pages of the file and of new memory are brought in one by one: a core alone takes long.
+    copy = np.empty(found.shape, found.dtype)
+    cuts = np.linspace(0, len(rows), READERS + 1).astype(int)
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(lambda a, b: np.copyto(copy[a:b], found[a:b]), cuts[:-1], cuts[1:]))
+    return copy
 
 
 def _short(content: dict[str, Any]) -> dict[str, Any]:

@@ -164,11 +164,10 @@ def int8_pairs(values: torch.Tensor) -> torch.Tensor:
     rows, features = values.shape
     # _int_mm wants more than 16 rows, and multiples of 8; with its second operand column-major it
     # reaches the rate of the tensor cores, many times that of two row-major operands.
-    transposed = torch.zeros(
-        max(24, -features % 8 + features),
-        max(24, -rows % 8 + rows),
-        dtype=torch.int8,
-        device=values.device,
-    )
-    transposed[:features, :rows] = values.T
+    shape = max(24, -features % 8 + features), max(24, -rows % 8 + rows)
+    if shape == (features, rows):
+        transposed = values.T.contiguous().view(torch.int8)
+    else:
+        transposed = torch.zeros(shape, dtype=torch.int8, device=values.device)
+        transposed[:features, :rows] = values.T
     return torch._int_mm(transposed, transposed.T)[:features, :features]

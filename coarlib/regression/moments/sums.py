@@ -312,7 +312,8 @@ class Accumulator:
         self.num_excluded += int((~keep).sum())
 
     def _add_products(self, masks: NDArray[np.bool_], centred: torch.Tensor) -> None:
-        kept = masks.sum(0)
+        values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
+        kept = masks.sum(0) if self.device.type == "cpu" else values.sum(0).cpu().numpy()
         self._kept += kept
         share = float(kept.sum()) / max(masks.size, 1)
         if self._complement is None:
@@ -324,7 +325,6 @@ class Accumulator:
         if self.device.type == "cpu" and pays(share, masks.shape, centred.shape[1]):
             add_sparse_products(masks, self._complement, centred.numpy(), self._cross.numpy())
             return
-        values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
         if self._with_pairs and self._bits is None:
             self._add_pairs(values)
         rare = torch.logical_not(values) if self._complement else values
@@ -352,8 +352,7 @@ class Accumulator:
                 )
             raise RegressionError(f"{NO_ROWS}: {reason}")
         total, square = self._sums.cpu().numpy()
-        cross = self._cross.cpu().numpy()
-        cross = total - cross if self._complement else cross.copy()
+        cross = (self._sums[0] - self._cross if self._complement else self._cross.clone()).cpu()
         pairs = None
         if self._bits is not None:
             pairs = self._bits.total().copy()
@@ -361,7 +360,7 @@ class Accumulator:
             pairs = self._pairs.cpu().numpy()
         counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
         digests = np.sort(np.concatenate(self._digests))
-        return Moments(*counts, self._offset, cross, total, square, digests)
+        return Moments(*counts, self._offset, cross.numpy(), total, square, digests)
 
 
 def _refuse_overflow(sums: torch.Tensor) -> None:

@@ -104,8 +104,8 @@ def add_robust_errors(
     if n - problem.num_active - 1 < LEAST_LEFT:
         return
     scale = torch.as_tensor(problem.scale, device=problem.device)[:, None]
-    raw = solution.weight[problem.active].astype(np.float64)
-    weight = (torch.as_tensor(raw, device=problem.device) * scale).float()
+    raw = torch.as_tensor(solution.weight[problem.active], device=problem.device).double()
+    weight = (raw * scale).float()
     mean = torch.as_tensor(problem.moments.mean_output, device=problem.device)
     narrow = (inverse / n).float()
     many = n >= MANY_ROWS * problem.num_active
@@ -115,7 +115,7 @@ def add_robust_errors(
         read += len(z)
         a = z @ narrow
         kept = (1 - 1 / n - (z * a).sum(1)).clamp_min(1e-6)
-        y = torch.as_tensor(outputs.astype(np.float64), device=problem.device) - mean
+        y = torch.as_tensor(outputs, device=problem.device).double() - mean
         residual = (y.float() - z @ weight) / (kept if many else kept.sqrt())[:, None]
         total += a.square().T @ residual.square()
     if read < LEAST_LEFT:  # the drawn ones are not finite
