@@ -218,7 +218,7 @@ class Upstream:
 
 
 def least_squares(device, small):
-    """From mapped files of float16 outputs to weights with a certificate, and with robust errors."""
+    """From mapped float16 outputs to weights with a certificate, and with robust errors."""
     masks, outputs = table(*((400, 30, 20) if small else (45_000, 2304, 10_000)))
     with tempfile.TemporaryDirectory() as directory:
         files = Path(directory) / "masks.npy", Path(directory) / "outputs.npy"
