@@ -8,7 +8,8 @@ a batch is the same launches whatever the mask: a CUDA graph replays them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -104,10 +105,21 @@ class _Graphs:
     def __call__(self, run: Callable[[], Values]) -> tuple[Values, Callable[[], None]]:
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
-        with torch.cuda.stream(aside):  # libraries get their working memory before
+        with torch.cuda.stream(aside), _without_waiting():  # and libraries get working memory
             run()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             values = run()
         return values, graph.replay
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Make waiting for the device an error: a recording that fails leaves torch in disorder."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

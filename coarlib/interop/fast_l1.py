@@ -74,7 +74,7 @@ class RowLoader:
             masks, outputs = self._source.read(self._positions[start : start + self.batch_size])
             index = torch.arange(start, start + len(masks), device=self._device)
             x, y = (torch.from_numpy(np.ascontiguousarray(v)) for v in (masks, outputs))
-            yield x.float().to(self._device), y.float().to(self._device), index
+            yield x.to(self._device).float(), y.to(self._device).float(), index
 
 
 def fit_with_fast_l1(
@@ -111,7 +111,11 @@ def fit_with_fast_l1(
     """
     saga = installed_regressor() if regressor is None else regressor
     both = np.union1d(train, validation)
-    loaders = [RowLoader(source, rows, batch_size, device) for rows in (train, validation, both)]
+    first = RowLoader(source, train, min(batch_size, len(validation)), device)
+    # fast_l1 scores in buffers of the training batches, so a few validation rows may be left over.
+    scored = validation[: len(validation) // first.batch_size * first.batch_size]
+    second = RowLoader(source, scored, first.batch_size, device)
+    loaders = first, second, RowLoader(source, both, batch_size, device)
     weight = torch.zeros(source.num_features, source.num_targets, device=device)
     bias = torch.zeros(source.num_targets, device=device)
     common = {

@@ -107,3 +107,15 @@ def test_all_masks_are_spread_at_once(monkeypatch):
         monkeypatch.setattr(WeightAblation, "_accelerated", False)
         ablation.apply(masks[0])
         assert all(map(torch.equal, there, ablation._parameters))
+
+
+def test_what_is_kept_between_rows_serves_inside_and_outside_of_inference_mode(monkeypatch):
+    monkeypatch.setattr(WeightAblation, "_accelerated", True)
+    model, images = TinyResNet().eval(), torch.rand(4, 3, 8, 8)
+    task = ablate(model, (images, torch.zeros(4, dtype=torch.long)))
+    task.prepare(torch.device("cpu"))
+    before = [x.clone() for x in task._network.parameters()]
+    for mode in (True, False, True):
+        with torch.inference_mode(mode), task.ablation as ablation:
+            ablation.apply(torch.zeros(task.num_features, dtype=torch.bool))
+        assert all(map(torch.equal, before, task._network.parameters()))

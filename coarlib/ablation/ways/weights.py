@@ -72,9 +72,11 @@ class WeightAblation(Ablation):
         if self._intact:
             raise ComponentError("this ablation is already in use")
         if not self._copies:
-            self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
-        for copy, parameter in zip(self._copies, self._parameters, strict=True):
-            copy.copy_(parameter)
+            with torch.inference_mode(False):  # whoever enters later may not be in it
+                self._copies = [torch.empty_like(parameter) for parameter in self._parameters]
+        with torch.no_grad():
+            for copy, parameter in zip(self._copies, self._parameters, strict=True):
+                copy.copy_(parameter)
         self._intact = self._copies  # at one address always: what is recorded reads there
         return self
 
