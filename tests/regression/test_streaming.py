@@ -1,6 +1,7 @@
 """Solvers without a Gram matrix reach the answers of those with one, and say how near they are."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -144,6 +145,27 @@ def test_fast_l1s_result_comes_back_in_raw_units(clean):
     )  # fmt: skip
     exact = fit(Moments.from_rows(clean), "least_squares")
     assert np.allclose(result.weight, exact.weight, atol=10 * CLOSE)
+
+
+def test_fast_l1_gets_batches_of_one_size(clean):
+    """Its buffers have the size of the training batches, when it scores others too."""
+
+    class Regressor:
+        sizes: ClassVar[list[set[int]]] = []
+
+        def calc_max_lambda(self, loader):
+            return torch.zeros(4)
+
+        def train_saga(self, weight, bias, loader, val_loader, **options):
+            both = [*loader, *(val_loader or [])]
+            self.sizes.append({len(y) for _, y, _ in both})
+            return torch.zeros(4)
+
+    fit_with_fast_l1(
+        clean, np.arange(210), np.arange(210, 240), lr=0.02, num_lambdas=1, eps=1e-4,
+        batch_size=500, regressor=Regressor(), device="cpu",
+    )  # fmt: skip
+    assert Regressor.sizes == [{30}, {240}]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without CUDA")
