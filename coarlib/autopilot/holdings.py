@@ -15,7 +15,7 @@ from coarlib.gradient_passes import fill_passes, open_passes
 from coarlib.gradient_passes.filling import plan_of
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.store import Store
-from coarlib.store.grow import grow
+from coarlib.store.grow import at_least
 
 __all__ = ["Amounts", "Holdings"]
 
@@ -67,9 +67,7 @@ class Holdings:
 
     def buy(self, wanted: Amounts) -> bool:
         """Compute what is missing; whether all of it was (False: a signal stopped it)."""
-        self.store = Store.open(self.store.path)  # another process may have grown it
-        if wanted.rows > self.store.num_models:
-            self.store = grow(self.store, wanted.rows)
+        self.store = at_least(self.store, wanted.rows)
         rows = np.arange(wanted.rows, dtype=np.int64)
         if fill(self.store, self.task, rows, self._device, self._how).stopped:
             return False

@@ -19,7 +19,7 @@ from coarlib.gradient_passes.plan import PassPlan
 from coarlib.gradient_passes.task import OUTPUTS, BlockTask
 from coarlib.store import Store
 from coarlib.store.create import initialize
-from coarlib.store.grow import grow
+from coarlib.store.grow import at_least
 from coarlib.store.inside import PASSES_DIR
 from coarlib.store.spec import ArraySpec, StoreSpec
 
@@ -157,4 +157,4 @@ def _open(store: Store, blocked: BlockTask, plan: PassPlan, blocks: int) -> Stor
             f"{kept.path} holds other gradient passes ({'; '.join(differences)}); give what they "
             "were made with, or remove that directory"
         )
-    return grow(kept, blocks) if kept.num_models < blocks else kept
+    return at_least(kept, blocks)

@@ -46,9 +46,7 @@ def grow(store: StoreLike, num_models: int) -> Store:
     SpecError
         If the store's design has no more rows to give (an explicit list, leave-one-out).
     """
-    store = Store.open(Store.open(store).path)  # as it is now, every setting checked
-    if not store.has_checksums:
-        raise StoreError(f"{store.path} was not made by coarlib; it cannot be grown in place")
+    store = _growable(store)
     with _only_one(store.path):
         spec = read_spec(store.path)
         if num_models < spec.num_models:
@@ -56,30 +54,62 @@ def grow(store: StoreLike, num_models: int) -> Store:
                 f"{store.path} has {spec.num_models} rows; growing it to {num_models} would lose "
                 "some"
             )
-        if num_models == spec.num_models:  # the spec is written last, so all is done
-            return Store.open(store.path)
-        larger = replace(spec, num_models=num_models)
-        _check_design(store, larger)
-        try:
-            for key in arrays_of(spec):
-                _extend(array_path(store.path, key), num_models)
-            write_spec(store.path, larger)
-            fsync_directory(store.path)
-        except OSError as error:
-            raise StoreError(
-                f"cannot grow {store.path}: {error.strerror}; nothing is lost, run it again"
-            ) from error
+        _enlarge(store, spec, num_models)
     return Store.open(store.path)
 
 
+def at_least(store: StoreLike, num_models: int) -> Store:
+    """Give ``store`` so many rows or more, as workers do that share it.
+
+    One that is large enough stays as it is, and another process that is growing it is waited for.
+
+    Raises
+    ------
+    StoreError, SpecError
+        As of :func:`grow`.
+    """
+    store = Store.open(Store.open(store).path)
+    if store.num_models >= num_models:
+        return store
+    store = _growable(store)
+    with _only_one(store.path, wait=True):
+        spec = read_spec(store.path)
+        _enlarge(store, spec, max(num_models, spec.num_models))
+    return Store.open(store.path)
+
+
+def _growable(store: StoreLike) -> Store:
+    store = Store.open(Store.open(store).path)  # as it is now, every setting checked
+    if not store.has_checksums:
+        raise StoreError(f"{store.path} was not made by coarlib; it cannot be grown in place")
+    return store
+
+
+def _enlarge(store: Store, spec: StoreSpec, num_models: int) -> None:
+    """Extend the files, then the spec, which says that all is done."""
+    if num_models == spec.num_models:
+        return
+    larger = replace(spec, num_models=num_models)
+    _check_design(store, larger)
+    try:
+        for key in arrays_of(spec):
+            _extend(array_path(store.path, key), num_models)
+        write_spec(store.path, larger)
+        fsync_directory(store.path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot grow {store.path}: {error.strerror}; nothing is lost, run it again"
+        ) from error
+
+
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _only_one(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold a lock that the system itself drops when the process dies."""
     with ExitStack() as stack:
         try:
             (path / CLAIMS_DIR).mkdir(exist_ok=True)
             lock = stack.enter_context(open(path / CLAIMS_DIR / ".grow.lock", "a+"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise StoreError(f"another process is growing {path}; try again later") from error
         except OSError as error:

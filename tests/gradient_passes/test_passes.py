@@ -129,26 +129,27 @@ def test_verify_finds_torn_blocks_and_merge_joins_them(store, task, tmp_path):
 TASK = f"{ROOT / 'tests' / 'zoo' / 'scalable_tasks.py'}:SmallTask"
 
 
-def worker(store, *words):
-    """Start a process that shares the blocks of passes."""
+def worker(store, passes):
+    """Start a process that shares so many passes out, four blocks at a time."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "zoo")])
     code = (
         "import sys, torch; from scalable_tasks import small_task\n"
         "from coarlib.filling.worker import FillOptions\n"
         "from coarlib.gradient_passes import fill_passes; from coarlib.store import Store\n"
-        "how = FillOptions(quiet=True, claim=True, claim_ttl=2)\n"
-        "fill_passes(Store.open(sys.argv[1]), small_task(), 60, torch.device('cpu'), options=how)"
+        "how = FillOptions(quiet=True, claim=True, claim_ttl=2, rows_per_batch=4)\n"
+        "passes, cpu = int(sys.argv[2]), torch.device('cpu')\n"
+        "fill_passes(Store.open(sys.argv[1]), small_task(), passes, cpu, options=how)"
     )
     env = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen([sys.executable, "-c", code, str(store.path)], env=env)
+    return subprocess.Popen([sys.executable, "-c", code, str(store.path), str(passes)], env=env)
 
 
-def test_workers_of_which_one_is_killed_give_what_one_gives(store, task, tmp_path):
+def test_workers_of_which_one_is_killed_finish_what_grew_and_give_what_one_gives(store, task, tmp_path):
     plan = PassPlan.for_fraction(0.2, passes=1)
     alone = Store.create(tmp_path / "alone", task, rows=40, keep_prob=0.8, device="cpu")
     fill_passes(alone, task, BLOCKS, CPU, plan=plan, options=QUIET)
     fill_passes(store, task, 1, CPU, plan=plan, options=QUIET)
-    first = worker(store)
+    first = worker(store, BLOCKS // 2 - 1)  # its last claim is cut by the end of the store
     kept = open_passes(store)
     deadline = time.monotonic() + 60
     while len(kept.completed_rows()) < 3 and time.monotonic() < deadline:
@@ -156,7 +157,7 @@ def test_workers_of_which_one_is_killed_give_what_one_gives(store, task, tmp_pat
         kept = open_passes(store)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    others = [worker(store) for _ in range(2)]
+    others = [worker(store, passes) for passes in (BLOCKS - 1, BLOCKS)]  # both grow it
     assert [process.wait(timeout=120) for process in others] == [0, 0]
     assert verify(open_passes(store)).sound
     assert_same_sums(read_passes(store), read_passes(alone))

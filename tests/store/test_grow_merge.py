@@ -10,7 +10,7 @@ import pytest
 
 from coarlib.errors import SpecError, StoreError, TornRowError
 from coarlib.store import RowWriter, Store, initialize
-from coarlib.store.grow import grow
+from coarlib.store.grow import _only_one, at_least, grow
 from coarlib.store.layout import ArrayFile, array_path
 from coarlib.store.merge import merge
 from coarlib.store.spec import parse_spec
@@ -106,8 +106,6 @@ def test_what_cannot_be_grown(store, tmp_path, spec_content):
 
 
 def test_only_one_grows_at_a_time(store):
-    from coarlib.store.grow import _only_one
-
     errors = []
 
     def other():
@@ -121,6 +119,21 @@ def test_only_one_grows_at_a_time(store):
         thread.start()
         thread.join()
     assert "another process is growing" in errors[0]
+
+
+def test_workers_that_share_wait_for_one_that_grows(store):
+    sizes = []
+
+    def other():
+        sizes.append(at_least(store, 99).num_models)
+
+    with _only_one(store.path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and not sizes
+    thread.join()
+    assert sizes == [99] == [at_least(store, 30).num_models]
 
 
 @pytest.fixture
