@@ -60,9 +60,9 @@ def stories():
 
 ALL = {
     "digits": Model(0.1, 5000, 512, lambda: load("digits")),
-    "resnet20": Model(0.05, 2500, 512, lambda: cifar("resnet20")),
-    "resnet32": Model(0.05, 1500, 256, lambda: cifar("resnet32")),
-    "tinyllama": Model(0.05, 2500, 512, stories),
+    "resnet20": Model(0.05, 2000, 384, lambda: cifar("resnet20")),
+    "resnet32": Model(0.05, 1000, 256, lambda: cifar("resnet32")),
+    "tinyllama": Model(0.05, 1000, 256, stories),
 }
 
 
@@ -73,11 +73,11 @@ def evidence(name, out):
     task.prepare(CPU)
     count, keep = len(task.component_set), round(1 - model.share, 2)
     store = cl.Store.create(out / name, task, model.rows + HELD, keep, device="cpu")
-    cl.fill(store, task, device="cpu")
-    fill_passes(store, task, model.passes, CPU, options=FillOptions())
+    until_stopped(cl.fill(store, task, device="cpu"))
+    until_stopped(fill_passes(store, task, model.passes, CPU, options=FillOptions()))
     single = {"kind": "leave_one_out"}
     alone = cl.Store.create(out / f"{name}_alone", task, count + 1, design=single, device="cpu")
-    cl.fill(alone, task, device="cpu")
+    until_stopped(cl.fill(alone, task, device="cpu"))
     kept = out / f"{name}_gradients.npz"
     if not kept.exists():
         mean = mean_gradients(task, ablated_masks(count, model.share, MODELS), KEY)
@@ -85,6 +85,11 @@ def evidence(name, out):
         np.savez(kept, mean=mean, plain=plain, groups=group_index(task.component_set))
     lone = leave_one_out(alone.array("masks"), alone.array(KEY))
     return store, {"lone": lone, **np.load(kept)}
+
+
+def until_stopped(report):
+    if report.stopped:
+        raise SystemExit("stopped; the same command goes on")
 
 
 def main():

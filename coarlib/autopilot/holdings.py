@@ -1,4 +1,4 @@
-"""What has been bought: rows and gradient passes of one store, some rows kept aside to judge."""
+"""What has been bought: rows, gradient passes and leave-one-out, some rows kept aside to judge."""
 
 from __future__ import annotations
 
@@ -11,28 +11,46 @@ from numpy.typing import NDArray
 from coarlib.ablation.task import ComponentTask
 from coarlib.errors import ComponentError
 from coarlib.filling.worker import FillOptions, fill
-from coarlib.gradient_passes import fill_passes, open_passes
+from coarlib.gradient_passes import PassSums, fill_passes, open_passes, read_passes
 from coarlib.gradient_passes.filling import plan_of
 from coarlib.gradient_passes.sums import PASS_COST
+from coarlib.regression import RowSource, StoreRows
 from coarlib.store import Store
 from coarlib.store.grow import at_least
 
-__all__ = ["Amounts", "Holdings"]
+__all__ = ["Alone", "Amounts", "Holdings"]
 
 JUDGING = 4  # every so-many-th row judges, so that whatever is bought, some of it judges
+TRIED = 16  # every so-many-th component is left out alone to learn what that tells
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How many rows and gradient passes there are, or are to be."""
+    """How much of everything there is, or is to be: rows, passes, components left out alone."""
 
     rows: int
     passes: int
+    alone: int = 0
 
     @property
     def cost(self) -> int:
-        """Forward passes over the examples."""
-        return self.rows + PASS_COST * self.passes
+        """Forward passes over the examples; leaving out needs the intact model once."""
+        return self.rows + PASS_COST * self.passes + (self.alone + 1 if self.alone else 0)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What leaving single components out does.
+
+    Attributes
+    ----------
+    effect : float64 [N, T]
+        Output of the intact model less that without the component; 0 where not measured.
+    known : bool [N]
+    """
+
+    effect: NDArray[np.float64]
+    known: NDArray[np.bool_]
 
 
 class Holdings:
@@ -57,19 +75,27 @@ class Holdings:
         self.no_passes: str | None = None
 
     @property
+    def components(self) -> int:
+        """N."""
+        return len(self.task.component_set)
+
+    @property
     def amounts(self) -> Amounts:
-        """What is there now: rows without a gap before them, and passes."""
+        """What is there now: rows without a gap before them, passes, components left out."""
         done = self.store.completed()
         rows = len(done) if done.all() else int(np.argmin(done))
         kept = open_passes(self.store)
         passes = 0 if kept is None else len(kept.completed_rows()) * plan_of(kept).passes
-        return Amounts(rows, passes)
+        alone = self._alone_store()
+        return Amounts(rows, passes, 0 if alone is None else int(self._left_out(alone).sum()))
 
     def buy(self, wanted: Amounts) -> bool:
         """Compute what is missing; whether all of it was (False: a signal stopped it)."""
         self.store = at_least(self.store, wanted.rows)
         rows = np.arange(wanted.rows, dtype=np.int64)
         if fill(self.store, self.task, rows, self._device, self._how).stopped:
+            return False
+        if wanted.alone and not self._leave_out(wanted.alone):
             return False
         if not wanted.passes or self.no_passes:
             return True
@@ -89,3 +115,40 @@ class Holdings:
     def fitted(self, rows: int) -> NDArray[np.int64]:
         """Return which of the first rows are fitted."""
         return np.setdiff1d(np.arange(rows, dtype=np.int64), self.judging(rows))
+
+    def rows(self, targets: slice = slice(None)) -> RowSource:
+        """Return the rows of some targets."""
+        return StoreRows(self.store, targets=targets)
+
+    def passes(self, count: int, targets: slice = slice(None)) -> PassSums | None:
+        """Return the sums of the first passes, if any are wanted."""
+        return read_passes(self.store, targets, count) if count else None
+
+    def alone(self, targets: slice = slice(None)) -> Alone | None:
+        """Return what was learnt by leaving single components out, if that was bought."""
+        kept = self._alone_store()
+        if kept is None or not (known := self._left_out(kept)).any():
+            return None
+        outputs = kept.array(next(iter(self.task.outputs)))[:, targets].astype(np.float64)
+        effect = np.where(known[:, None], outputs[-1] - outputs[:-1], 0.0)
+        return Alone(effect, known)
+
+    def tried(self) -> NDArray[np.int64]:
+        """Return the components that are left out alone first."""
+        return np.arange(0, self.components, TRIED, dtype=np.int64)
+
+    def _alone_store(self) -> Store | None:
+        path = self.store.path.parent / "leave_one_out"
+        return Store.open(path) if (path / "spec.json").is_file() else None
+
+    def _left_out(self, kept: Store) -> NDArray[np.bool_]:
+        done = kept.completed()
+        return np.asarray(done[:-1] & done[-1])
+
+    def _leave_out(self, count: int) -> bool:
+        count_all = self.components
+        path, design = self.store.path.parent / "leave_one_out", {"kind": "leave_one_out"}
+        kept = Store.create(path, self.task, count_all + 1, design=design, device=str(self._device))
+        chosen = self.tried() if count < count_all else np.arange(count_all, dtype=np.int64)
+        rows = np.append(chosen, count_all)
+        return not fill(kept, self.task, rows, self._device, self._how).stopped

@@ -156,7 +156,13 @@ def _joined_errors(parts: Sequence[Attributions]) -> dict[str, Any]:
     if shared and len(targets) == len(parts):
         return {"error_feature": features[0], "error_target": np.concatenate(targets)}
     full = [error for part in parts if (error := part.standard_error) is not None]
-    return {"error_feature": np.concatenate(full, axis=1), "error_target": None}
+    drawn = [part.draws for part in parts if part.draws is not None]
+    together = np.concatenate(drawn, axis=2) if len(drawn) == len(parts) else None
+    return {
+        "error_feature": np.concatenate(full, axis=1),
+        "error_target": None,
+        "draws": together,
+    }
 
 
 def _joined_scores(parts: Sequence[HeldOut]) -> HeldOut:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from coarlib.display import card, histogram
 from coarlib.errors import RegressionError, whole_number
 from coarlib.explorer import explore
-from coarlib.regression.chosen import chosen
+from coarlib.regression.chosen import chosen, named
 from coarlib.regression.cost import Cost
+from coarlib.regression.effects import Effect
 from coarlib.regression.heldout import HeldOut
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.result_files import DATAMODELS, ROWS, ResultFiles
@@ -61,6 +62,9 @@ class Attributions:
     error_feature : float64 [N] or [N, T] or None
     error_target : float64 [T] or None
         Standard errors in factored form; :attr:`standard_error` is their product.
+    draws : float16 [K, N, T] or None
+        Weights less their mean, drawn together from their posterior, in units of their standard
+        errors: what errors of sets need.
     held_out : HeldOut or None
         Scores on rows that the (validation) fit has not seen.
     summary : dict
@@ -83,6 +87,7 @@ class Attributions:
     gap: NDArray[np.float64]
     error_feature: NDArray[np.float64] | None = None
     error_target: NDArray[np.float64] | None = None
+    draws: NDArray[np.float16] | None = None
     held_out: HeldOut | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     path: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -132,6 +137,7 @@ class Attributions:
             solution.gap,
             solution.error_feature,
             solution.error_target,
+            solution.draws,
             None,
             summary,
             solution.path,
@@ -246,10 +252,41 @@ class Attributions:
         """Open the report in a notebook; options of :func:`coarlib.report.inline.explore`."""
         return explore(self, **options)
 
-    def effect(self, features: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
-        """Predicted change of each output when all of ``features`` (indices or bool) are kept."""
-        index = chosen(features, self.num_features, "feature")
-        return np.asarray(self.weight[index].sum(0, dtype=np.float64))
+    def effect(self, features: str | Sequence[int] | NDArray[Any]) -> Effect:
+        """Predicted change of each output when all of a set of features are kept.
+
+        Parameters
+        ----------
+        features : str, sequence of int, or bool [N]
+            Indices, a name, or a pattern of names as for files: ``"layer3.*"``.
+
+        Returns
+        -------
+        Effect
+            With its standard error, where the fit tells how its errors go together.
+
+        Raises
+        ------
+        RegressionError
+            If there is no such feature, or no name fits.
+        """
+        if isinstance(features, str):
+            index, what = named(features, self.feature_names), features
+        else:
+            index = chosen(features, self.num_features, "feature")
+            what = f"{len(index)} features"
+        value = self.weight[index].sum(0, dtype=np.float64)
+        linear = None if self.held_out is None else self.held_out.r_squared
+        return Effect(what, index, value, *self._set_error(index), linear)
+
+    def _set_error(self, index: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, float]:
+        """Standard error of a sum of weights, [T], and its degrees of freedom."""
+        error = self.standard_error
+        if error is None or len(index) == 1 or self.draws is None:
+            single = error is not None and len(index) == 1
+            return (np.asarray(error)[index[0]] if single else None), np.inf
+        drawn = np.einsum("knt,nt->kt", self.draws[:, index].astype(np.float64), error[index])
+        return np.sqrt(np.square(drawn).mean(0)), len(drawn)
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
@@ -263,6 +300,7 @@ class Attributions:
             gap=self.gap[pick],
             error_feature=feature if feature is None or feature.ndim == 1 else feature[:, pick],
             error_target=None if self.error_target is None else self.error_target[pick],
+            draws=None if self.draws is None else self.draws[:, :, pick],
             held_out=None,
             path={key: values[pick] for key, values in self.path.items()},
             # The scores were those of all targets together.
@@ -306,7 +344,7 @@ class Attributions:
         scores = {"gap": self.gap, "mean_mask": self.mean_mask}
         if self.held_out is not None:
             scores |= {name: getattr(self.held_out, name) for name in SCORE_FIELDS}
-        errors = {"feature": self.error_feature, "target": self.error_target}
+        errors = {"feature": self.error_feature, "target": self.error_target, "draws": self.draws}
         ResultFiles(
             {"weight": self.weight, "bias": self.bias, "lam": self.lam},
             {
@@ -370,6 +408,7 @@ class Attributions:
             gap=scores.get("gap", np.full(targets, np.nan)),
             error_feature=files.arrays[ERRORS].get("feature"),
             error_target=files.arrays[ERRORS].get("target"),
+            draws=files.arrays[ERRORS].get("draws"),
             held_out=_held_out(held, scores) if held else None,
             summary=summary,
             path=files.arrays[PATH],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.errors import RegressionError
+from coarlib.errors import RegressionError, nearest
 
-__all__ = ["chosen"]
+__all__ = ["chosen", "named"]
 
 
 def chosen(which: Any, count: int, what: str) -> NDArray[np.int64]:
@@ -50,3 +52,18 @@ def chosen(which: Any, count: int, what: str) -> NDArray[np.int64]:
             f"{what} {outside[0]} does not exist: there are {count}, counted from 0"
         )
     return found.astype(np.int64)
+
+
+def named(pattern: str, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the indices of the names that fit a pattern, or are it, int64 [k].
+
+    Raises
+    ------
+    RegressionError
+        If none does; the message names the nearest one.
+    """
+    found = [at for at, name in enumerate(names) if name == pattern]
+    found = found or [at for at, name in enumerate(names) if fnmatchcase(name, pattern)]
+    if not found:
+        raise RegressionError(f"no feature is named {pattern}{nearest(pattern, names)}")
+    return np.array(found, np.int64)

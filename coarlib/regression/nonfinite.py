@@ -156,6 +156,7 @@ def _joined(parts: list[Part], count: int, split: Split, nonfinite: str) -> Attr
         **{key: spread([getattr(x, key) for x in found]) for key in OF_TARGETS},
         error_feature=None if any(x is None for x in errors) else spread(errors),
         error_target=None,
+        draws=None,
         held_out=None if any(x is None for x in held) else _joined_scores(held, spread),
         summary={**first.summary, "num_targets": count, "nonfinite": nonfinite,
                  "targets_left_out": left.tolist()},

@@ -313,6 +313,8 @@ class Solution:
         Standard error of each weight, in units of ``error_target`` where that is given.
     error_target : float64 [T] or None
         Residual standard deviation of each target.
+    draws : float16 [K, N] or [K, N, T] or None
+        Weights less their mean, drawn together, in units of their standard errors.
     details : dict
         Numbers particular to the solver (condition number, degrees of freedom …).
     path : dict
@@ -327,6 +329,7 @@ class Solution:
     gap: NDArray[np.float64]
     error_feature: NDArray[np.float64] | None = None
     error_target: NDArray[np.float64] | None = None
+    draws: NDArray[np.float16] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     path: dict[str, NDArray[Any]] = field(default_factory=dict)
 

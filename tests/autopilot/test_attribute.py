@@ -10,10 +10,10 @@ from paths import ROOT
 from scalable_tasks import small_task
 
 import coarlib as cl
-from coarlib.autopilot import run
+from coarlib.autopilot.choices import FIRST, Goal, choose
 from coarlib.autopilot.holdings import Amounts, Holdings
-from coarlib.autopilot.judge import Forecast, Judgement, judge
-from coarlib.autopilot.run import FIRST, Goal
+from coarlib.autopilot.judge import Forecast, Judgement, forecast, judge
+from coarlib.autopilot.run import pursue
 from coarlib.commands.__main__ import load
 from coarlib.errors import CoarlibError
 from coarlib.gradient_passes import open_passes, read_passes
@@ -66,7 +66,7 @@ def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
     found = cl.attribute(small_task(ablate="resample"), tmp_path / "out", budget=150, **HOW)
     told = found.summary["autopilot"]
     assert "in its place" in told["without_gradient_passes"]
-    assert found.cost.passes == found.cost.rows <= 150
+    assert found.cost.passes <= 150 and not told["purchases"][-1]["passes"]
     assert open_passes(tmp_path / "out" / "store") is None
 
 
@@ -76,11 +76,15 @@ def judged(rows, passes, mean):
 
 
 def test_what_brings_more_for_its_cost_is_bought():
-    holdings = type("Nothing", (), {"no_passes": None})()
+    class Nothing:
+        no_passes, components = None, 80
+
+        def tried(self):
+            return np.arange(10)
 
     def choice(ahead, goal=None, now=None):
         now, goal = now or judged(100, 32, 0.6), goal or Goal(budget=10_000)
-        return run._next(now, ahead, goal, holdings, 0.0)
+        return choose(now, ahead, goal, Nothing(), 0.0)
 
     more, why = choice(Forecast(passes=0.1, rows=0.05))
     assert more == Amounts(100, 56) and "gradient passes" in why
@@ -91,6 +95,14 @@ def test_what_brings_more_for_its_cost_is_bought():
     assert more == Amounts(100 + 19, 32) and "budget" in why
     assert choice(Forecast(0.1, 0.0), Goal(budget=196))[0] == Amounts(100, 32)
     assert choice(Forecast(0.001, 0.002), Goal())[1].startswith("stop: doubling")
+    more, why = choice(Forecast(0.1, 0.1, math.nan))
+    assert more == Amounts(100, 32, 10) and "to try it" in why
+    tried = Judgement(Amounts(100, 32, 10), judged(0, 0, 0.6).scores, "bayes", 0.9)
+    assert choice(Forecast(0.1, 0.1, 0.08), now=tried)[0] == Amounts(100, 32, 80)
+    assert choice(Forecast(0.1, 0.1, 0.06), now=tried)[0].alone == 10  # 70 passes for it
+    assert choice(Forecast(0.1, 0.1, math.nan), Goal(budget=250))[0].alone == 0  # all cost 81
+    near, _ = choice(Forecast(0.0, 0.1), Goal(until=0.63), judged(100, 32, 0.6))
+    assert near == Amounts(math.ceil(100 * 2**0.3), 32)  # as much as is needed
     sure = choice(Forecast(0.1, 0.1), Goal(until=0.5), judged(48, 16, 0.6))
     assert sure[0] == Amounts(96, 16) and "to be sure" in sure[1]
 
@@ -133,3 +145,43 @@ def test_the_command_writes_attributions_and_a_report(tmp_path, capsys):
     assert (result / "report.html").stat().st_size > 10_000
     with pytest.raises(CoarlibError, match="is there already"):
         main(words)
+
+
+def test_leaving_out_alone_is_tried_on_some_components_before_all_are_bought(tmp_path):
+    task = small_task()
+    store = cl.Store.create(tmp_path / "store", task, 120, 0.8, device="cpu")
+    holdings = Holdings(store, task, torch.device("cpu"))
+    count, tried = holdings.components, holdings.tried()
+    assert holdings.buy(Amounts(120, 8))
+    now = judge(holdings, Amounts(120, 8), 120)
+    assert math.isnan(forecast(holdings, now).alone) and holdings.alone() is None
+    assert holdings.buy(Amounts(120, 8, len(tried)))
+    assert holdings.amounts == Amounts(120, 8, len(tried))
+    assert holdings.amounts.cost == 120 + 24 + len(tried) + 1
+    found = holdings.alone(slice(2, 5))
+    assert np.flatnonzero(found.known).tolist() == tried.tolist()
+    masks = np.ones((2, count), bool)
+    masks[0, tried[1]] = False
+    without, intact = task.rows(np.arange(2), masks)["test_margins"].numpy()[:, 2:5]
+    assert np.allclose(found.effect[tried[1]], intact - without, atol=1e-5)
+    assert not found.effect[~found.known].any()
+    gain = forecast(holdings, judge(holdings, holdings.amounts, 120)).alone
+    assert math.isfinite(gain)
+    assert holdings.buy(Amounts(120, 8, count)) and holdings.amounts.alone == count
+    whole = judge(holdings, holdings.amounts, 120)
+    assert forecast(holdings, whole).alone == -math.inf
+    assert whole.scores.mean > now.scores.mean - 0.02  # nothing is lost by knowing more
+
+
+def test_leaving_out_alone_is_bought_where_it_tells_all(tmp_path):
+    torch.manual_seed(0)
+    examples = torch.randn(20, 160), torch.arange(20) % 3
+    linear = torch.nn.Linear(160, 3)  # effects add up
+    task = cl.ablate(linear, examples, "linear_input", outputs={"test_margins": "logit"})
+    store = cl.Store.create(tmp_path / "store", task, FIRST.rows, 0.8, device="cpu")
+    holdings = Holdings(store, task, torch.device("cpu"))
+    holdings.no_passes = "not here"
+    noted = []
+    now, _ = pursue(holdings, Goal(until=0.97), lambda *line: noted.append(line), 0.0)
+    assert now.amounts.alone == 160 and now.scores.mean > 0.97
+    assert now.amounts.cost < 350 and any("to try it" in why for _, why in noted)

@@ -129,6 +129,12 @@ def test_both_forms_are_bayes_with_free_means(rows):
         hat = (whole @ inverse * whole).sum(1) * weight
         left = torch.stack([(1 - hat)[:rows].sum(), (1 - hat)[rows:].sum()])
         torch.testing.assert_close(one.freedom[:, t], left)
+        sd = inverse.diagonal()[:12].sqrt()
+        for form in (dual, primal):
+            drawn = form.draws(prior, noise, 4000)[:, :, t].double()
+            together = drawn.T @ drawn / 4000
+            correlation = inverse[:12, :12] / sd[:, None] / sd
+            assert float((together - correlation).abs().max()) < 0.1
 
 
 def test_multiples_of_guesses_are_weighted_least_squares_by_group():
@@ -148,10 +154,14 @@ def test_multiples_of_guesses_are_weighted_least_squares_by_group():
 
 
 def test_intervals_cover_and_evidence_adds_up():
-    covered, strongest, errors = [], [], []
+    covered, strongest, errors, sets = [], [], [], []
     for seed in range(6):
         world = World(seed)
         found = world.fit()
+        for features in (np.arange(10), np.arange(50), np.arange(0, 50, 3)):
+            low, high = found.effect(features).interval()
+            truth = world.weight[features].sum(0)
+            sets.append(((low <= truth) & (truth <= high)).mean())
         low, high = found.interval()
         inside = (low <= world.weight) & (world.weight <= high)
         covered.append(inside.mean())
@@ -163,6 +173,7 @@ def test_intervals_cover_and_evidence_adds_up():
         errors[-1].append(plain)
     assert 0.9 <= np.mean(covered) <= 0.98
     assert 0.88 <= np.mean(strongest) <= 0.98
+    assert 0.9 <= np.mean(sets) <= 0.98
     mean = np.mean(errors, 0)
     assert mean[0] < 0.6 * mean[1] and mean[0] < 0.6 * mean[2]
 

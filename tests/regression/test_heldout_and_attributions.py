@@ -115,7 +115,7 @@ def test_standardised_units_round_trip(result):
 def test_views(result):
     strongest = sorted(range(20), key=lambda at: -abs(result.weight[at, 3]))[:4]
     assert result.top_features(3, 4).tolist() == strongest
-    assert np.allclose(result.effect([1, 2]), result.weight[[1, 2]].sum(0))
+    assert np.allclose(result.effect([1, 2]).value, result.weight[[1, 2]].sum(0))
     some = result.targets([4, 1])
     assert np.array_equal(some.weight, result.weight[:, [4, 1]])
     assert np.allclose(some.standard_error, result.standard_error[:, [4, 1]])
@@ -146,8 +146,8 @@ def test_what_names_no_feature_or_target_is_one_sentence(result, wrong):
 
 
 def test_no_features_have_no_effect(result):
-    assert result.effect([]).tolist() == [0.0] * 7
-    assert np.allclose(result.effect(np.ones(20, bool)), result.weight.sum(0))
+    assert result.effect([]).value.tolist() == [0.0] * 7
+    assert np.allclose(result.effect(np.ones(20, bool)).value, result.weight.sum(0))
     assert result.targets([]).num_targets == 0
 
 

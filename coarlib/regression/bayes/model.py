@@ -88,6 +88,8 @@ class BayesFit:
         Of the guesses.
     noise : float64 [2]
         Variance of what the linear model does not explain, of rows and of passes.
+    draws : float16 [K, N, T] or None
+        Weights less their mean, drawn from the posterior, in units of its standard deviations.
     errors : list of float
         Generalised cross-validation, by round.
     """
@@ -96,6 +98,7 @@ class BayesFit:
     prior: FactorPrior
     multiples: torch.Tensor
     noise: torch.Tensor
+    draws: torch.Tensor | None = None
     errors: list[float] = field(default_factory=list)
 
 
@@ -140,7 +143,7 @@ class _Message:
 
 
 def fit_evidence(
-    outputs: Observations, evidence: Evidence, factors: int = 10, rounds: int = 3
+    outputs: Observations, evidence: Evidence, factors: int = 10, rounds: int = 3, draws: int = 0
 ) -> BayesFit:
     """Return the posterior of the weights.
 
@@ -152,6 +155,8 @@ def fit_evidence(
         Loadings of a target, q; at least one.
     rounds : int
         How often outputs and prior are joined, at most.
+    draws : int
+        From the posterior, K.
     """
     slopes, mean = _Slopes(evidence), PriorMean(evidence.guesses, evidence.groups)
     centre = mean.fit(evidence.counts, slopes.mean)
@@ -171,15 +176,19 @@ def fit_evidence(
             slopes.learn(found)
         without = _less(found, message)
         for again in reversed(range(FIRST_NOISE if not turn else LATER_NOISE)):
+            used = noise
             posterior = outputs.posterior(without, noise)
             noise = _noise(posterior, outputs) if again or turn else noise
         errors.append(_cross_validated(posterior, outputs))
         if best is not None and not errors[-1] < WORSE * min(errors[:-1]):
             break
-        best = BayesFit(posterior.weights, prior, mean.multiples, noise.mean(1), errors)
+        best = BayesFit(posterior.weights, prior, mean.multiples, noise.mean(1), errors=errors)
+        last = without, used
         message = _mixed(message, _between(without, posterior.weights), KEPT_BEFORE if turn else 0)
     if best is None:
         raise ValueError("at least one round is needed")
+    if draws:
+        best.draws = outputs.draws(*last, draws)
     return best
 
 

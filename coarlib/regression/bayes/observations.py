@@ -129,20 +129,97 @@ class Observations:
         smallest = 1e-9 * prior.variance
         return Posterior(Marginals(mean, torch.maximum(variance, smallest)), errors, freedom)
 
-    def _dual(
-        self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
+    def draws(self, prior: Marginals, noise: torch.Tensor, count: int) -> torch.Tensor:
+        """Draw weights less their mean from the posterior, all weights of a target together.
+
+        Parameters
+        ----------
+        prior, noise
+            As of :meth:`posterior`.
+        count : int
+            K.
+
+        Returns
+        -------
+        float16 [K, N, T]
+            In units of each weight's posterior standard deviation.
+        """
+        generator = torch.Generator(self.cross.device).manual_seed(0)
+        found = torch.empty(count, *self.cross.shape, dtype=torch.float16, device=self.cross.device)
+        solve = self._drawn_dual if self.gram is None else self._drawn_primal
+        for block in self._blocks():
+            drawn, sd = solve(block, prior.variance[:, block].T, noise[:, block], count, generator)
+            found[:, :, block] = (drawn / sd[:, :, None].clamp_min(1e-300)).permute(2, 1, 0).half()
+        return found
+
+    def _drawn_dual(
+        self,
+        block: slice,
+        d: torch.Tensor,
+        noise: torch.Tensor,
+        count: int,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws from the prior, corrected by what outputs drawn with them say (Matheron's rule)."""
+        z, _, scaled, each, factor = self._system(block, d, noise)
+        weights = d.sqrt()[:, :, None] * _normal(*d.shape, count, like=d, generator=generator)
+        outputs = each.sqrt()[:, :, None] * _normal(*each.shape, count, like=d, generator=generator)
+        solved = torch.cholesky_solve(z @ weights + outputs, factor)
+        half = torch.linalg.solve_triangular(factor, scaled, upper=False)
+        variance = (d - half.square().sum(1)).clamp_min(1e-9 * d)
+        return weights - scaled.transpose(1, 2) @ solved, variance.sqrt()
+
+    def _drawn_primal(
+        self,
+        block: slice,
+        d: torch.Tensor,
+        noise: torch.Tensor,
+        count: int,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        z, _ = self._passes(block)
+        factor = torch.linalg.cholesky(self._precision(z.transpose(1, 2) @ z, d, noise))
+        drawn = torch.linalg.solve_triangular(
+            factor.transpose(1, 2),
+            _normal(*d.shape, count, like=d, generator=generator),
+            upper=True,
+        )
+        variance = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2) * d
+        return d.sqrt()[:, :, None] * drawn, variance.sqrt()
+
+    def _system(
+        self, block: slice, d: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
+        """Masks z, outputs y, z d, noise variances, and the Cholesky factor of z d z' + noise."""
         z, y = self._passes(block)
         if self.masks is not None and self.outputs is not None:
             z = torch.cat([self.masks.expand(len(z), -1, -1), z], 1)
             y = torch.cat([self.outputs[:, block].T, y], 1)
-        left = y - (z @ m[:, :, None])[:, :, 0]
         scaled = z * d[:, None, :]
         matrix = scaled @ z.transpose(1, 2)
         n, k = self.counts
         each = torch.cat([noise[0][:, None].expand(-1, n), noise[1][:, None].expand(-1, k)], 1)
         matrix.diagonal(dim1=1, dim2=2).add_(each)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        return z, y, scaled, each, torch.linalg.cholesky(matrix)
+
+    def _precision(
+        self, own: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Posterior precision in units of the prior's, [t, N, N]; ``own`` of the passes."""
+        gram = self.cross.new_zeros(0) if self.gram is None else self.gram
+        root = d.sqrt()
+        matrix = gram / noise[0][:, None, None] + own / noise[1][:, None, None]
+        matrix = matrix * root[:, :, None] * root[:, None, :]
+        matrix.diagonal(dim1=1, dim2=2).add_(1)
+        return matrix
+
+    def _dual(
+        self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        z, y, scaled, each, factor = self._system(block, d, noise)
+        n, k = self.counts
+        left = y - (z @ m[:, :, None])[:, :, 0]
+        inverse = torch.cholesky_inverse(factor)
         solved = (inverse @ left[:, :, None])[:, :, 0]
         mean = m + (solved[:, None, :] @ scaled)[:, 0, :]
         variance = d - (scaled * (inverse @ scaled)).sum(1)
@@ -160,10 +237,7 @@ class Observations:
         gram = self.cross.new_zeros(0) if self.gram is None else self.gram
         own = z.transpose(1, 2) @ z
         root = d.sqrt()
-        matrix = gram / noise[0][:, None, None] + own / noise[1][:, None, None]
-        matrix = matrix * root[:, :, None] * root[:, None, :]
-        matrix.diagonal(dim1=1, dim2=2).add_(1)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(own, d, noise)))
         inverse = inverse * root[:, :, None] * root[:, None, :]
         c = self.cross[:, block].T
         left = (c - m @ gram) / noise[0][:, None]
@@ -184,3 +258,7 @@ class Observations:
     def _freedom(self, used: torch.Tensor) -> torch.Tensor:
         counts = used.new_tensor(self.counts)[:, None]
         return counts - used - (counts > 0).double()
+
+
+def _normal(*shape: int, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=like.dtype, device=like.device)

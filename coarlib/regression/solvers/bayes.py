@@ -29,6 +29,7 @@ from coarlib.regression.solvers.shared_prior import SharedPrior
 __all__ = ["Bayes"]
 
 TARGETS_A_FACTOR = 4
+DRAWS, MOST_DRAWN = 32, 2**26
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Bayes(Solver):
         How often prior and outputs are joined.
     scores_cost : float, optional
         What the scores took, in forward passes over the examples.
+    draws : int
+        Draws from the posterior that are kept for errors of sets of weights, where they are not
+        too many numbers (2²⁶).
     """
 
     name: ClassVar[str] = "bayes"
@@ -59,6 +63,7 @@ class Bayes(Solver):
     factors: int = 10
     rounds: int = 3
     scores_cost: float | None = None
+    draws: int = DRAWS
 
     def __post_init__(self) -> None:
         if self.factors < 1 or self.rounds < 1:
@@ -96,9 +101,10 @@ class Bayes(Solver):
         outputs = _outputs(problem, passes, scale)
         evidence = Evidence.of(passes, guesses, self.groups, scale, problem.device)
         factors = max(1, min(self.factors, problem.num_targets // TARGETS_A_FACTOR))
-        return _solution(
-            problem, fit_evidence(outputs, evidence, factors, self.rounds), passes, scale
-        )
+        few = self.draws * passes.num_features * passes.num_targets <= MOST_DRAWN
+        draws = self.draws if few else 0
+        found = fit_evidence(outputs, evidence, factors, self.rounds, draws)
+        return _solution(problem, found, passes, scale)
 
     def work(self, size: Size) -> float:
         """A matrix of rows, or of features, for each target and round."""
@@ -177,6 +183,7 @@ def _solution(
     solution.bias = problem.moments.mean_output - problem.moments.mean_mask @ raw
     solution.gap[:] = np.nan  # it minimises nothing, so nothing is certified
     solution.error_feature = found.weights.variance.sqrt().cpu().numpy() * scale
+    solution.draws = None if found.draws is None else found.draws.cpu().numpy()
     solution.details |= {
         "gradient_passes": count,
         "noise": found.noise.cpu().tolist(),

@@ -1,0 +1,88 @@
+"""Effects of sets of features: sums of weights, whose errors go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from coarlib.display import text_table
+
+__all__ = ["Effect"]
+
+SHOWN = 10
+
+
+@dataclass(frozen=True, repr=False)
+class Effect:
+    """Predicted change of each output when all features of a set are kept rather than ablated.
+
+    It is a sum of linear effects among ablations like those of the fit. Ablating a large set
+    altogether is no such ablation: ``unexplained`` says how much even of those is not linear.
+
+    Attributes
+    ----------
+    what : str
+    index : int64 [k]
+        The features of the set.
+    value : float64 [T]
+    error : float64 [T] or None
+        Standard error; of sets it is known where draws from the posterior are.
+    freedom : float
+        Its degrees of freedom: how many draws it is from.
+    linear : float64 [T] or None
+        Share of the variance of held-out outputs that the weights explain.
+    """
+
+    what: str
+    index: NDArray[np.int64]
+    value: NDArray[np.float64]
+    error: NDArray[np.float64] | None
+    freedom: float
+    linear: NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.value, dtype)
+
+    def interval(self, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the ends of an interval of each target, [T] both; NaN where no error is known."""
+        if self.error is None:
+            return np.full_like(self.value, np.nan), np.full_like(self.value, np.nan)
+        width = float(student.ppf(0.5 + level / 2, self.freedom)) * self.error
+        return self.value - width, self.value + width
+
+    @property
+    def unexplained(self) -> float:
+        """Mean share of the variance of held-out outputs that no sum of weights explains; or NaN.
+
+        Noise of the weights is in it as well.
+        """
+        if self.linear is None or np.isnan(self.linear).all():
+            return float("nan")
+        return float(1 - np.nanmean(self.linear))
+
+    def __repr__(self) -> str:
+        low, high = self.interval()
+        known = self.error is not None
+        head = [f"keeping {self.what} ({len(self.index)})", "effect", *["95% interval"] * known]
+        rows = []
+        for at in range(min(len(self), SHOWN)):
+            bounds = [f"[{low[at]:+.4f}, {high[at]:+.4f}]"] * known
+            rows.append([f"target {at}", f"{self.value[at]:+.4f}", *bounds])
+        more = f"\nand {len(self) - SHOWN} more targets" * (len(self) > SHOWN)
+        return text_table(head, rows) + more + f"\n{self._caution()}"
+
+    def _caution(self) -> str:
+        share = self.unexplained
+        if np.isnan(share):
+            return "a sum of linear effects; how linear they are was not checked on held-out rows"
+        return (
+            f"a sum of linear effects: {share:.0%} of the variance of held-out outputs is not "
+            "explained by weights"
+        )
