@@ -3,6 +3,7 @@
 from coarlib.ablation.components import ComponentGroup, ComponentSet
 from coarlib.ablation.examples import Examples
 from coarlib.ablation.given import ablate
+from coarlib.ablation.hierarchy import Hierarchy
 from coarlib.ablation.selection import KINDS, PRESETS, find_components, preset
 from coarlib.ablation.slices import ParameterSlice, SliceGroup, slice_components
 from coarlib.ablation.task import ComponentTask
@@ -18,6 +19,7 @@ __all__ = [
     "ComponentSet",
     "ComponentTask",
     "Examples",
+    "Hierarchy",
     "ParameterSlice",
     "SliceGroup",
     "WeightAblation",

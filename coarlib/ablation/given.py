@@ -96,7 +96,8 @@ def ablate(
         causal language model labels may be None or the tokens themselves: each position then
         predicts the next token.
     components : str, sequence of str, ComponentSet, or callable (model) -> ComponentSet
-        Kinds of :data:`coarlib.ablation.KINDS`, or the components themselves.
+        Kinds of :data:`coarlib.ablation.KINDS`, or the components themselves; of a
+        :class:`~coarlib.ablation.Hierarchy`, :func:`coarlib.attribute` tries groups first.
     outputs : str, function, sequence or mapping of them, optional
         What is recorded: names of :data:`coarlib.outputs.OUTPUTS`, or functions (logits, labels)
         -> [T]; a mapping names the store's arrays. By default the margin, as ``test_margins``, and

@@ -84,7 +84,7 @@ class SliceGroup:
     module : str
         What it is called: the path of a block, or the user's name.
     kind : str
-        ``"block"``, ``"expert"``, ``"hidden_unit"`` or ``"slices"``.
+        ``"block"``, ``"expert"``, ``"hidden_unit"``, ``"group"`` or ``"slices"``.
     slices : tuple of ParameterSlice
     """
 

@@ -6,7 +6,8 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -115,6 +116,13 @@ class ComponentTask(MeasuringTask):
         self.autocast = "none" if autocast == AUTO else autocast
         self.compiled = compiled if self.way.on_weights else False
         self._identities: dict[str, str] = {}  # by precision
+        self._instead: ComponentSet | None = None
+
+    def with_components(self, components: ComponentSet) -> Self:
+        """Return the same task of other components, to be prepared."""
+        other = copy(self)
+        other._instead = components
+        return other
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -183,7 +191,7 @@ class ComponentTask(MeasuringTask):
         self._device = device
         name = type(self).__name__
         model = checked_model(asked(self, "model"), f"the model of {name}")
-        components = asked(self, "components", model)
+        components = self._instead or asked(self, "components", model)
         if not isinstance(components, ComponentSet):
             raise ComponentError(
                 f"the components of {name} must be a ComponentSet (find_components makes one), not "

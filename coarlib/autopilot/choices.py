@@ -46,6 +46,12 @@ class Goal:
         if self.minutes is not None and not self.minutes > 0:
             raise ArgumentError(f"minutes must be above 0, not {self.minutes}")
 
+    def less(self, spent: int) -> Goal:
+        """Return the goal where part of the budget is spent, as much as to start being left."""
+        if self.budget is None:
+            return self
+        return replace(self, budget=max(FIRST.cost, self.budget - spent))
+
 
 def choose(
     now: Judgement, ahead: Forecast, goal: Goal, holdings: Holdings, seconds: float
@@ -81,9 +87,7 @@ def choose(
     return _within(have, what, goal.budget), f"{reason}; no more than the budget allows"
 
 
-def _rates(
-    have: Amounts, ahead: Forecast, goal: Goal, holdings: Holdings
-) -> dict[str, float]:
+def _rates(have: Amounts, ahead: Forecast, goal: Goal, holdings: Holdings) -> dict[str, float]:
     """Gain a forward pass of everything that can be bought."""
     rates = {"rows": _rate(ahead.rows, have.rows)}
     if have.passes and not holdings.no_passes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coarlib.ablation.task import ComponentTask
+import torch
+
+from coarlib.ablation import ComponentTask, Hierarchy
 from coarlib.autopilot.choices import FIRST, Goal, choose
+from coarlib.autopilot.groups import coarse_goal, strength, what_matters
 from coarlib.autopilot.holdings import Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, judge
 from coarlib.devices import resolve_device
@@ -22,7 +25,7 @@ from coarlib.store import Store
 
 __all__ = ["attribute", "pursue"]
 
-LOG = "purchases.json"
+LOG, COARSE = "purchases.json", "groups"
 
 
 @dataclass
@@ -66,6 +69,7 @@ def attribute(
     until: float | None = None,
     budget: int | None = None,
     minutes: float | None = None,
+    coarse: str | Mapping[str, str] | None = None,
     fraction: float = 0.05,
     seed: int = 0,
     device: str = "auto",
@@ -91,6 +95,10 @@ def attribute(
         Forward passes over the examples that may be spent; a gradient pass counts as three.
     minutes : float, optional
         When to stop buying. Without any goal it stops where doubling would bring little.
+    coarse : str or mapping, optional
+        Try groups first (``"layer"``, ``"block"`` or as of :class:`coarlib.ablation.Hierarchy`),
+        with a quarter of the budget, then the members of those that matter; the other groups
+        stay whole. A task whose components are a hierarchy does so by itself.
     fraction : float
         Share of the components that is ablated.
     seed : int
@@ -116,27 +124,66 @@ def attribute(
     goal, started = Goal(until, budget, minutes), time.monotonic()
     if not isinstance(task, ComponentTask):
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
-    out = Path(out)
-    say = (lambda line: None) if quiet else print
-    store = out / "store"
-    if (store / "spec.json").is_file():
-        task.prepare(resolve_device(device))
-        kept = Store.open(store)
-    else:
-        kept = Store.create(store, task, FIRST.rows, 1 - fraction, seed=seed, device=device)
-    holdings = Holdings(kept, task, resolve_device(device), share)
-    log = _Log(out / LOG, say)
-    now, ahead = pursue(holdings, goal, log.note, started)
-    found = final_fit(holdings, now.amounts, resolve_device(device))
-    found.summary["autopilot"] = {
-        "purchases": log.entries,
-        "doubling_passes_brings": _number(ahead.passes),
-        "doubling_rows_brings": _number(ahead.rows),
-        "leaving_out_alone_brings": _number(ahead.alone),
-        "without_gradient_passes": holdings.no_passes,
-        "seconds": time.monotonic() - started,
+    plan = _Plan(Path(out), 1 - fraction, seed, resolve_device(device), share, quiet, started)
+    task.prepare(plan.device)
+    parts = task.component_set
+    if coarse is not None:
+        parts = Hierarchy(parts, coarse)
+    if not isinstance(parts, Hierarchy):
+        return plan.run(task, plan.out, goal)
+    groups = plan.run(task.with_components(parts.coarse()), plan.out / COARSE, coarse_goal(goal))
+    opened = what_matters(groups, parts)
+    plan.say(f"{len(opened)} of {len(parts.parents)} groups matter: {', '.join(opened)}")
+    spent = int(groups.cost.passes)
+    found = plan.run(task.with_components(parts.refined(opened)), plan.out, goal.less(spent))
+    found.summary["autopilot"] |= {
+        "groups": dict(zip(parts.parents, strength(groups).tolist(), strict=True)),
+        "opened": opened,
+        "forward_passes_for_groups": spent,
     }
     return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a call of :func:`attribute` goes about it."""
+
+    out: Path
+    keep_prob: float
+    seed: int
+    device: torch.device
+    share: bool
+    quiet: bool
+    started: float
+
+    def say(self, line: str) -> None:
+        """Print a line, unless nothing is to be printed."""
+        if not self.quiet:
+            print(line)
+
+    def run(self, task: ComponentTask, out: Path, goal: Goal) -> Attributions:
+        """Buy for one set of components, and fit."""
+        store, place = out / "store", str(self.device)
+        if (store / "spec.json").is_file():
+            task.prepare(self.device)
+            kept = Store.open(store)
+        else:
+            kept = Store.create(
+                store, task, FIRST.rows, self.keep_prob, seed=self.seed, device=place
+            )
+        holdings = Holdings(kept, task, self.device, self.share)
+        log = _Log(out / LOG, self.say)
+        now, ahead = pursue(holdings, goal, log.note, self.started)
+        found = final_fit(holdings, now.amounts, self.device)
+        found.summary["autopilot"] = {
+            "purchases": log.entries,
+            "doubling_passes_brings": _number(ahead.passes),
+            "doubling_rows_brings": _number(ahead.rows),
+            "leaving_out_alone_brings": _number(ahead.alone),
+            "without_gradient_passes": holdings.no_passes,
+            "seconds": time.monotonic() - self.started,
+        }
+        return found
 
 
 def pursue(
@@ -159,9 +206,7 @@ def pursue(
         If a signal stopped a purchase; what was bought is kept.
     """
     have = holdings.amounts
-    wanted = replace(
-        have, rows=max(have.rows, FIRST.rows), passes=max(have.passes, FIRST.passes)
-    )
+    wanted = replace(have, rows=max(have.rows, FIRST.rows), passes=max(have.passes, FIRST.passes))
     while True:
         if not holdings.buy(wanted):
             raise KeyboardInterrupt

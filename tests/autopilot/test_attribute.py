@@ -10,6 +10,7 @@ from paths import ROOT
 from scalable_tasks import small_task
 
 import coarlib as cl
+from coarlib.ablation import Hierarchy, find_components
 from coarlib.autopilot.choices import FIRST, Goal, choose
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, forecast, judge
@@ -185,3 +186,36 @@ def test_leaving_out_alone_is_bought_where_it_tells_all(tmp_path):
     now, _ = pursue(holdings, Goal(until=0.97), lambda *line: noted.append(line), 0.0)
     assert now.amounts.alone == 160 and now.scores.mean > 0.97
     assert now.amounts.cost < 350 and any("to try it" in why for _, why in noted)
+
+
+class Halves(torch.nn.Module):
+    """Two layers of units side by side, of which the second hardly counts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = torch.nn.Linear(9, 12), torch.nn.Linear(9, 12)
+        self.head = torch.nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.one(x)) + 0.02 * torch.tanh(self.other(x)))
+
+
+def test_groups_come_first_and_then_the_members_of_those_that_matter(tmp_path):
+    examples = torch.randn(10, 9), torch.arange(10) % 3
+    net = Halves()
+    parts = Hierarchy(find_components(net, "linear_row", exclude="head"), "layer")
+    task = cl.ablate(net, examples, parts)
+    found = cl.attribute(task, tmp_path / "out", budget=400, **HOW)
+    told = found.summary["autopilot"]
+    assert told["opened"] == ["one"] and told["groups"]["one"] > 0.9
+    assert found.feature_names == [f"one.weight[{at}]" for at in range(12)] + ["other"]
+    spent = told["forward_passes_for_groups"]
+    assert 96 <= spent <= 100 and found.cost.passes + spent <= 400
+    whole = found.effect("one.*")
+    assert len(whole.index) == 12 and whole.error is not None and whole.unexplained < 0.5
+    named = cl.ablate(net, examples, find_components(net, "linear_row", exclude="head"))
+    again = cl.attribute(
+        named, tmp_path / "named", budget=200, coarse={"a": "one", "b": "other"}, **HOW
+    )
+    assert again.summary["autopilot"]["opened"] == ["a"]

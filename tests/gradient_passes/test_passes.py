@@ -144,7 +144,9 @@ def worker(store, passes):
     return subprocess.Popen([sys.executable, "-c", code, str(store.path), str(passes)], env=env)
 
 
-def test_workers_of_which_one_is_killed_finish_what_grew_and_give_what_one_gives(store, task, tmp_path):
+def test_workers_of_which_one_is_killed_finish_what_grew_and_give_what_one_gives(
+    store, task, tmp_path
+):
     plan = PassPlan.for_fraction(0.2, passes=1)
     alone = Store.create(tmp_path / "alone", task, rows=40, keep_prob=0.8, device="cpu")
     fill_passes(alone, task, BLOCKS, CPU, plan=plan, options=QUIET)

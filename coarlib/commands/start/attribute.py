@@ -4,10 +4,11 @@
     coar attribute my_task.py:MyTask --out out/mine --budget 2000
 
 Starts with a few gradient passes and ablations, keeps a quarter of the ablations aside to judge,
-buys what is forecast to bring most for its cost, and stops at the wanted held-out correlation, the
-budget (in forward passes over the examples) or the time. Whatever is bought is kept: the same
-command goes on where it was stopped, and several share the work by --claim. Writes
-OUT/attributions, OUT/purchases.json (what was bought, and why) and a report.
+buys what is forecast to bring most for its cost (passes, ablations, leave-one-out), and stops at
+the wanted held-out correlation, the budget (in forward passes over the examples) or the time.
+--coarse tries layers or blocks as wholes first, then the members of those that matter. Whatever is
+bought is kept: the same command goes on where it was stopped, and several share the work by
+--claim. Writes OUT/attributions, OUT/purchases.json (what was bought, and why) and a report.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from coarlib.ablation.hierarchy import LEVELS
 from coarlib.autopilot import attribute
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
+from coarlib.commands.checkers import Choice
 from coarlib.commands.components_of import component_task
 from coarlib.commands.judge.report_notes import annotate
 from coarlib.commands.leaving import again, keep_arguments, next_step
@@ -40,6 +43,9 @@ COMMAND = Command(
         "until": Param(float, "stop at this held-out correlation"),
         "budget": Param(Whole(1), "stop at so many forward passes over the examples"),
         "minutes": Param(float, "stop buying after so many minutes"),
+        "coarse": Param(
+            Choice(LEVELS), "try groups of components first, then the members of those that matter"
+        ),
         "fraction": Param(
             float, "share of components ablated; default: as the set-up's spec, or 0.05"
         ),
@@ -69,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         until=args.until,
         budget=args.budget,
         minutes=args.minutes,
+        coarse=args.coarse,
         fraction=fraction,
         seed=args.seed,
         device=args.device,

@@ -202,9 +202,7 @@ class Observations:
         matrix.diagonal(dim1=1, dim2=2).add_(each)
         return z, y, scaled, each, torch.linalg.cholesky(matrix)
 
-    def _precision(
-        self, own: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def _precision(self, own: torch.Tensor, d: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Posterior precision in units of the prior's, [t, N, N]; ``own`` of the passes."""
         gram = self.cross.new_zeros(0) if self.gram is None else self.gram
         root = d.sqrt()

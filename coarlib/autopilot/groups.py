@@ -1,0 +1,45 @@
+"""Coarse to fine: which groups of components matter, so that only their members are tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coarlib.ablation import Hierarchy
+from coarlib.autopilot.choices import FIRST, Goal
+from coarlib.regression import Attributions
+
+__all__ = ["coarse_goal", "strength", "what_matters"]
+
+SHARE = 0.25  # of the budget goes into groups
+MATTERS = 0.9  # of the squared effects the opened groups hold
+
+
+def coarse_goal(goal: Goal) -> Goal:
+    """Return the goal for groups: part of the budget, or until doubling brings little."""
+    if goal.budget is None:
+        return replace(goal, until=None)
+    return Goal(budget=max(FIRST.cost, round(SHARE * goal.budget)), minutes=goal.minutes)
+
+
+def strength(groups: Attributions) -> NDArray[np.float64]:
+    """Return each group's share of the squared effects; targets count alike, [G].
+
+    What errors alone would give is taken off.
+    """
+    squares = groups.weight.astype(np.float64) ** 2
+    if groups.standard_error is not None:
+        squares = np.maximum(squares - groups.standard_error**2, 0)
+    total = squares.sum(0)
+    shares = np.divide(squares, total, out=np.zeros_like(squares), where=total > 0).mean(1)
+    return np.asarray(shares / max(shares.sum(), 1e-300))
+
+
+def what_matters(groups: Attributions, parts: Hierarchy) -> list[str]:
+    """Return the fewest groups that hold nine tenths of the squared effects, in their order."""
+    shares = strength(groups)
+    order = np.argsort(-shares, kind="stable")
+    count = 1 + int(np.searchsorted(shares[order].cumsum(), MATTERS))
+    return [parts.parents[at] for at in sorted(order[:count])]
