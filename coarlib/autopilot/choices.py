@@ -12,10 +12,11 @@ from coarlib.gradient_passes.sums import PASS_COST
 
 __all__ = ["FIRST", "Goal", "choose"]
 
-FIRST = Amounts(48, 16)
+FIRST = Amounts(32, 16)
 SURE_ROWS = 96  # a quarter of them judges
 STEP, LEAST_STEP = 1.6, 1.15  # by which passes or rows grow at once
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
+ROWS_SHARE = 6  # at least one in so many forward passes is a row, of which some judge
 BLOCK = 8  # passes are bought in whole blocks
 WORDS = {"passes": "gradient passes", "rows": "rows", "alone": "leave-one-out"}
 
@@ -125,7 +126,7 @@ def _grown(have: Amounts, what: str, step: float, holdings: Holdings) -> Amounts
         return replace(have, alone=count)
     passes = BLOCK * math.ceil(have.passes * step / BLOCK)
     grown = replace(have, passes=passes)
-    return replace(grown, rows=max(have.rows, grown.cost // JUDGING))
+    return replace(grown, rows=max(have.rows, grown.cost // ROWS_SHARE))
 
 
 def _within(have: Amounts, what: str, budget: int) -> Amounts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,15 +34,16 @@ class Judgement:
     amounts : Amounts
     scores : HeldOut
         On the rows kept aside.
-    solver : str
     ceiling : float
         Correlation that no linear model exceeds, by the noise that is left; NaN if unknown.
+    found : Attributions
+        What was judged: of some targets, without the rows kept aside.
     """
 
     amounts: Amounts
     scores: HeldOut
-    solver: str
     ceiling: float
+    found: Attributions = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def judge(holdings: Holdings, amounts: Amounts, judged_on: int) -> Judgement:
     scores = score_rows(found.predict, source, holdings.judging(judged_on))
     noise = found.summary.get("noise")
     ceiling = float("nan") if not noise else float(np.sqrt(max(0.0, 1 - noise[0])))
-    return Judgement(amounts, scores, solver.name, ceiling)
+    return Judgement(amounts, scores, ceiling, found)
 
 
 def forecast(holdings: Holdings, now: Judgement) -> Forecast:

@@ -277,16 +277,25 @@ class Attributions:
             what = f"{len(index)} features"
         value = self.weight[index].sum(0, dtype=np.float64)
         linear = None if self.held_out is None else self.held_out.r_squared
-        return Effect(what, index, value, *self._set_error(index), linear)
+        return Effect(what, index, value, *self._set_error(index, value), linear)
 
-    def _set_error(self, index: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, float]:
-        """Standard error of a sum of weights, [T], and its degrees of freedom."""
+    def _set_error(
+        self, index: NDArray[np.int64], value: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64] | None, float]:
+        """Standard error of a sum of weights, [T], and its degrees of freedom.
+
+        Weights that are all too large or too small by a factor err together, which draws do not
+        know: held-out rows tell the factor.
+        """
         error = self.standard_error
-        if error is None or len(index) == 1 or self.draws is None:
-            single = error is not None and len(index) == 1
-            return (np.asarray(error)[index[0]] if single else None), np.inf
+        if error is not None and len(index) == 1:
+            return np.asarray(error)[index[0]], np.inf
+        if error is None or self.draws is None:
+            return None, np.inf
         drawn = np.einsum("knt,nt->kt", self.draws[:, index].astype(np.float64), error[index])
-        return np.sqrt(np.square(drawn).mean(0)), len(drawn)
+        slope = 1.0 if self.held_out is None else self.held_out.median_slope
+        common = 0.0 if np.isnan(slope) else (1 - slope) * value
+        return np.sqrt(np.square(drawn).mean(0) + np.square(common)), len(drawn)
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""

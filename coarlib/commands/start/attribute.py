@@ -18,6 +18,7 @@ from pathlib import Path
 
 from coarlib.ablation.hierarchy import LEVELS
 from coarlib.autopilot import attribute
+from coarlib.autopilot.choices import FIRST
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = out / "attributions"
     fraction = _fraction(args)
     if args.dry_run:
-        print(f"16 gradient passes and 48 ablations of {fraction:.0%} of the components to start")
+        print(
+            f"{FIRST.passes} gradient passes and {FIRST.rows} ablations of {fraction:.0%} of the "
+            "components to start"
+        )
         print(again(args))
         return
     if (result / "datamodels.pt").exists():
