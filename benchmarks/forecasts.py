@@ -29,9 +29,9 @@ from coarlib.autopilot.judge import final_fit, judge
 from coarlib.autopilot.run import pursue
 
 WANTED = {
-    "digits": (0.75, 0.8, 0.82),
-    "resnet20": (0.65, 0.7, 0.73),
-    "resnet32": (0.6, 0.65, 0.7),
+    "digits": (0.82, 0.83, 0.84),
+    "resnet20": (0.7, 0.72, 0.74),
+    "resnet32": (0.65, 0.68, 0.7),
     "tinyllama": (0.8, 0.85, 0.88),
 }
 WITHIN = 0.15

@@ -13,7 +13,7 @@ from coarlib.gradient_passes.sums import PASS_COST
 __all__ = ["FIRST", "Goal", "choose"]
 
 FIRST = Amounts(32, 16)
-SURE_ROWS = 96  # a quarter of them judges
+SURE_ROWS = 80  # a quarter of them judges, the fewest that have an interval
 STEP, LEAST_STEP = 1.6, 1.15  # by which passes or rows grow at once
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
 ROWS_SHARE = 6  # at least one in so many forward passes is a row, of which some judge
