@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import reporting
 
 LINE = re.compile(
-    r"^ +(?P<method>.+?) +(?P<mean>[+−-]?\d\.\d+) \[(?P<low>[^,]+), (?P<high>[^\]]+)\]$",
+    r"^(?P<method>\S+) +(?P<forward_passes>[\d,]+) +(?P<mean>[+-]\d\.\d+) "
+    r"\[(?P<low>[^,]+), (?P<high>[^\]]+)\]$",
     re.MULTILINE,
 )
 
@@ -16,13 +18,16 @@ LINE = re.compile(
 def main():
     with tempfile.TemporaryDirectory() as out:
         words = [sys.executable, "-m", "estimate.demo", "--demo.out_dir", out]
+        started = time.monotonic()
         said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     rows = [
-        {"method": m["method"]} | {key: float(m[key]) for key in ("mean", "low", "high")}
+        {"method": m["method"], "forward_passes": int(m["forward_passes"].replace(",", ""))}
+        | {key: float(m[key]) for key in ("mean", "low", "high")}
         for m in LINE.finditer(said)
     ]
+    seconds = round(time.monotonic() - started)
     reporting.table("correlation of predicted and true margins on unseen ablations", rows)
-    reporting.save("demo", rows, "torch", "scikit-learn")
+    reporting.save("demo", {"methods": rows, "seconds": seconds}, "torch", "scikit-learn")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def stories():
 
 ALL = {
     "digits": Model(0.1, 5000, 512, lambda: load("digits")),
-    "resnet20": Model(0.05, 2000, 384, lambda: cifar("resnet20")),
+    "resnet20": Model(0.05, 2000, 136, lambda: cifar("resnet20")),
     "resnet32": Model(0.05, 1000, 256, lambda: cifar("resnet32")),
     "tinyllama": Model(0.05, 1000, 256, stories),
 }

@@ -39,8 +39,8 @@ from coarlib.regression.solvers import Bayes, InformedPrior, SharedPrior
 from coarlib.regression.surrogate import surrogate_of
 
 FOR_MEANS, BLOCK = 8, 8
-BUDGETS, SEEDS = "50,100,200,400,1000,2000", 3
-TARGETS = 100
+BUDGETS, SEEDS = "50,100,200,400,1000", 3
+TARGETS = 60
 MOST_ALL_ORDERS = 2000  # the surrogate decomposes a matrix of rows
 
 

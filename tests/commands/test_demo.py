@@ -14,16 +14,17 @@ def test_the_demo_beats_the_baselines_and_resumes(demo_run, capfd):
     found = {
         line.split()[0]: [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
         for line in printed.splitlines()
-        if re.search(r"\[.*\]$", line) and re.match(r"   \S", line)
+        if re.match(r"(COAR|leave-one-out|random) +[\d,]+ ", line)
     }
     coar, alone, random = (found[name] for name in ("COAR", "leave-one-out", "random"))
     for mean, low, high in (coar, alone, random):
         assert low <= mean <= high
     assert coar[0] > alone[0] > random[0]
     assert coar[1] > random[2] and abs(random[0]) < 0.1
-    for stage in range(1, 8):
+    for stage in range(1, 6):
         assert re.search(rf"^== {stage} .*", printed, re.MULTILINE)
-    assert len(re.findall(r"^   \d+\.\d s$", printed, re.MULTILINE)) == 7
+    assert len(re.findall(r"^   \d+\.\d s$", printed, re.MULTILINE)) == 5
+    assert "held-out correlation" in printed and "leave-one-out less COAR: -" in printed
     figure = out / "figure.png"
     assert f"figure: {figure}" in printed
     pixels = imread(figure)
@@ -34,9 +35,9 @@ def test_the_demo_beats_the_baselines_and_resumes(demo_run, capfd):
     demo.main(["--demo.out_dir", str(out), "--demo.size", "test"])
     again = capfd.readouterr().out
     assert f"next: coar report {out}\n" in again
-    assert again.count("already there") >= 4
-    assert again.count("0 rows written") == 2 * (os.cpu_count() or 1)  # a worker a core and store
+    assert again.count("already there") >= 2
+    assert again.count("0 rows written") == (os.cpu_count() or 1)  # a worker a core
     assert (store.checksums() == before).all()
     assert f"{coar[0]:+.3f}" in again
     attributions = Attributions.load(out / "attributions")
-    assert attributions.summary["num_rows"] == 700 < store.num_models
+    assert attributions.cost.passes <= 160 and attributions.summary["num_rows"] == store.num_models

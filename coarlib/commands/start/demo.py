@@ -1,12 +1,12 @@
-"""The whole pipeline on real digits in a few minutes: ablate, store, fit, score, draw.
+"""The whole of it on real digits in two minutes: a model, attributions, a comparison, a picture.
 
     coar demo
     coar demo --size test --out out/quick
 
-Trains a small residual CNN on scikit-learn's handwritten digits, ablates random tenths of its 240
-conv filters, fits what each filter does to each of 450 held-out digits, and checks the predictions
-on ablations that the fit has not seen. Every stage calls the command of the same name; a stage
-that is done already is skipped, so the demo resumes where it was stopped.
+Trains a small residual CNN on scikit-learn's handwritten digits and attributes the margins of 450
+held-out digits to its 240 conv filters: ``coar attribute digits --until 0.83``. Then every filter
+is left out once, as what it has to beat, and both predict ablations that nothing was fitted on. A
+stage that is done already is skipped, so the demo resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from coarlib.ablation import find_components
 from coarlib.baselines.components import leave_one_out, random_scores
+from coarlib.baselines.evaluation import Scores, compare, fresh_masks, measure, table
 from coarlib.commands import common
 from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice
-from coarlib.commands.fit import run_regression
 from coarlib.commands.leaving import next_step
-from coarlib.commands.store import initialize_store, write_dataset
+from coarlib.commands.start import attribute
+from coarlib.commands.store import initialize_store
 from coarlib.errors import SetupError
 from coarlib.plots import Explained, plot_attributions
 from coarlib.regression.attributions import Attributions
-from coarlib.scoring import correlate, correlation_interval
-from coarlib.setups import load, names, shipped_file
+from coarlib.scoring import correlate
+from coarlib.setups import load, shipped_file
 from coarlib.store import Store
 
-SETUP, ALONE = "digits", "digits_leave_one_out"
-SUFFIXES = {"full": "", "test": "_test"}
+SETUP, ALONE, KEY = "digits", "digits_leave_one_out", "test_margins"
+FRACTION = 0.1
+GOALS = {"full": ("--until", "0.83"), "test": ("--budget", "160")}
+UNSEEN = {"full": 400, "test": 100}
 COMMAND = Command(
     "demo",
     __doc__,
     {
         "out": common.out("where everything goes", "demo.out_dir", default="out/demo"),
         "size": Param(
-            Choice(tuple(SUFFIXES)),
-            "full, or test: a tenth of the rows",
+            Choice(tuple(GOALS)),
+            "full, or test: no more than 160 forward passes",
             default="full",
             also=("demo.size",),
         ),
@@ -60,42 +64,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages and print the result."""
     args = COMMAND.parse(argv)
     quiet = ["--quiet"] * args.quiet
-    out, suffix = Path(args.out), SUFFIXES[args.size]
-    started = time.monotonic()
-    rows, singles, beton, fitted, model = (
-        out / name for name in ("store", "leave_one_out", "rows.beton", "attributions", "model.pt")
-    )
+    out, started = Path(args.out), time.monotonic()
+    singles, fitted, model = (out / x for x in ("leave_one_out", "attributions", "model.pt"))
     task: Any = load(SETUP, {"model_path": str(model)})
+    words = [SETUP, "--out", str(out), *GOALS[args.size], "--set", f"model_path={model}", *quiet]
 
-    def initialise() -> None:
-        for store, spec in ((rows, f"{SETUP}{suffix}"), (singles, ALONE)):
-            spec_path = str(shipped_file(f"{spec}.json"))
-            initialize_store.main([str(store), "--spec", spec_path, *quiet])
+    def leave_out() -> None:
+        spec = str(shipped_file(f"{ALONE}.json"))
+        initialize_store.main([str(singles), "--spec", spec, *quiet])
+        _fill_with_all_cores(singles, model, quiet)
 
-    def fill() -> None:
-        for store in (rows, singles):
-            _fill_with_all_cores(store, model, quiet)
-
-    def fit() -> None:
-        config = str(names()[SETUP] / f"regression_config{suffix}.yaml")
-        run_regression.main([str(beton), "--config", config, "--out", str(fitted), *quiet])
-
-    _stage("1 initialise the stores", initialise)
-    _stage("2 train the model", lambda: print(f"{model}: {_accuracy(task):.1%} of digits right"))
-    _stage("3 ablate and fill the stores", fill)
+    _stage("1 train the model", lambda: print(f"{model}: {_accuracy(task):.1%} of digits right"))
     _stage(
-        "4 write the .beton",
-        lambda: write_dataset.main([str(rows), "--out", str(beton), *quiet]),
-        done=beton,
+        "2 attribute: coar attribute " + " ".join(words[:5]),
+        lambda: attribute.main(words),
+        done=fitted / "datamodels.pt",
     )
-    _stage("5 fit attributions", fit, done=fitted / "datamodels.pt")
-    attributions = Attributions.load(fitted)
+    _stage("3 leave every filter out, to compare", leave_out)
+    found = Attributions.load(fitted)
     scores: dict[str, NDArray[np.float64]] = {}
     _stage(
-        "6 score on unseen ablations", lambda: scores.update(_score(attributions, rows, singles))
+        "4 predict unseen ablations",
+        lambda: scores.update(_score(found, Store.open(singles), task, UNSEEN[args.size])),
     )
     figure = out / "figure.png"
-    _stage("7 draw", lambda: _draw(figure, attributions, scores, task))
+    _stage("5 draw", lambda: _draw(figure, found, scores, task))
     print(f"\nfigure: {figure}\nall stages together: {time.monotonic() - started:.0f} s")
     print(next_step("report", out))
 
@@ -133,30 +126,35 @@ def _accuracy(task: Any) -> float:
     return float((predicted == examples.targets).double().mean())
 
 
-def _score(attributions: Attributions, rows: Path, singles: Path) -> dict[str, NDArray[np.float64]]:
-    """Print each method's mean correlation on rows that no fit has seen; return it a target."""
-    store, lone = Store.open(rows), Store.open(singles)
-    seen = attributions.summary["num_rows"]
-    unseen = store.completed_rows()[seen:]
-    masks = store.array("masks")[unseen].astype(np.float64)
-    truth = store.array("test_margins")[unseen].astype(np.float64)
-    effects = leave_one_out(lone.array("masks"), lone.array("test_margins"))
-    methods: dict[str, NDArray[Any]] = {
-        f"COAR ({seen} ablations)": attributions.weight,
-        f"leave-one-out ({lone.num_models})": effects,
-        "random scores": random_scores(*attributions.weight.shape),
+def _score(
+    found: Attributions, lone: Store, task: Any, count: int
+) -> dict[str, NDArray[np.float64]]:
+    """Print how each method predicts ablations that nothing saw; its correlation a target."""
+    task.prepare(torch.device("cpu"))
+    masks = fresh_masks(found.num_features, FRACTION, count)
+    truth = measure(task, masks, KEY, "fresh ablations")
+    effects = leave_one_out(lone.array("masks"), lone.array(KEY))
+    methods = {
+        "COAR": Scores(found.weight, found.cost.passes),
+        "leave-one-out": Scores(effects, lone.num_models),
+        "random": Scores(random_scores(*found.weight.shape), 0),
     }
+    lines = compare(methods, [FRACTION], count, lambda _: truth, found.num_features)
     print(
-        f"correlation of predicted and true margins on {len(unseen)} unseen ablations of 10% of "
-        f"the filters:\nmean over {truth.shape[1]} held-out digits [95% interval]"
+        f"correlation of predicted and true margins on {count} unseen ablations of {FRACTION:.0%} "
+        f"of the filters:\nmean over {truth.shape[1]} held-out digits [95% interval]; cost in "
+        f"forward passes over the digits\n{table(lines)}"
     )
-    found = {}
-    for method, weight in methods.items():
-        predicted = masks @ weight
-        found[method] = correlate(predicted, truth, "pearson").r
-        interval = correlation_interval(predicted, truth, "pearson")
-        print(f"   {method:<24} {np.nanmean(found[method]):+.3f} {interval}")
-    return found
+    alone = lines[1]
+    print(
+        f"leave-one-out less COAR: {alone.difference:+.3f} [{alone.difference_low:+.3f}, "
+        f"{alone.difference_high:+.3f}]"
+    )
+    kept = masks.astype(np.float64)
+    return {
+        name: correlate(kept @ method.scores, truth.astype(np.float64), "pearson").r
+        for name, method in methods.items()
+    }
 
 
 def _draw(
