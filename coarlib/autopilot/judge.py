@@ -119,7 +119,7 @@ def forecast(holdings: Holdings, now: Judgement) -> Forecast:
         else:
             before = judge(holdings, part, rows).scores.mean
             gains.append(HALVES_LEFT * (now.scores.mean - before))
-    return Forecast(*gains, _gain_alone(holdings, now))
+    return Forecast(gains[0], gains[1], _gain_alone(holdings, now))
 
 
 def _gain_alone(holdings: Holdings, now: Judgement) -> float:
