@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: a few lines of text and a small picture.
+"""How results show themselves: numbers in words, and in a notebook a few lines and a small picture.
 
 Pictures are SVG that takes the notebook's text colour, so they read on light and dark pages.
 Nothing here needs matplotlib.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import floor, isnan, log10
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,65 @@ from numpy.typing import ArrayLike, NDArray
 HELPS, HURTS = "#0072B2", "#D55E00"  # Okabe & Ito (2008): told apart by colour-blind readers
 WIDTH, LINE, NAMES = 420, 18, 190
 MAX_BINS = 24
+SMALL, LARGE = 1e-6, 1e4  # numbers beyond are shown with an exponent
+LONGEST_NAME = 40
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Show a number to so many digits after the point; a dash where there is none."""
+    if value is None or isnan(value):
+        return "–"
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", "−" if any("1" <= letter <= "9" for letter in text) else "")
+
+
+def plain(size: float, like: float | None = None) -> str:
+    """Show an uncertainty with two digits, or with as many as ``like`` has."""
+    ordinary = SMALL < size < LARGE or size == 0
+    return f"{size:.{_digits(size if like is None else like)}f}" if ordinary else f"{size:.1e}"
+
+
+def signed(value: float, error: float | None = None) -> str:
+    """Show a number with its sign: as many digits as its error has, or three; at most five."""
+    size = max(abs(value) / 10 if error is None else error, abs(value) / 1e4)
+    ordinary = SMALL < size < LARGE or value == 0
+    text = f"{abs(value):.{_digits(size)}f}" if ordinary else f"{abs(value):.2e}"
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
+def effects(values: ArrayLike, errors: ArrayLike | None = None) -> list[tuple[str, str]]:
+    """Show numbers that stand below each other, and their uncertainties, with as many digits.
+
+    The largest uncertainty has two digits, or the largest number three; "" where there is none.
+    """
+    sizes = np.asarray(values, dtype=np.float64)
+    if errors is None:
+        largest = float(np.abs(sizes).max(initial=0)) / 10
+        return [(signed(float(size), largest), "") for size in sizes]
+    spread = np.asarray(errors, dtype=np.float64)
+    largest = max(float(spread.max(initial=0)), float(np.abs(sizes).max(initial=0)) / 1e4)
+    return [
+        (signed(float(size), largest), plain(float(error), largest))
+        for size, error in zip(sizes, spread, strict=True)
+    ]
+
+
+def counted(count: int, noun: str) -> str:
+    """Show how many there are of what: ``1 output``, ``1,000 outputs``; ``noun`` is a plural."""
+    return f"{count:,} {noun.removesuffix('s') if count == 1 else noun}"
+
+
+def shortened(name: str, letters: int = LONGEST_NAME) -> str:
+    """Leave out the middle of a long name: what comes first and the index at its end say most."""
+    if len(name) <= letters:
+        return name
+    tail = (letters - 1) // 2
+    return f"{name[: letters - 1 - tail]}…{name[-tail:]}"
+
+
+def _digits(size: float) -> int:
+    """Digits after the point that give a number of this size two."""
+    return 2 if size <= 0 else max(0, 1 - floor(log10(float(f"{size:.1e}"))))
 
 
 def card(text: str, picture: str = "") -> str:

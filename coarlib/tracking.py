@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coarlib.errors import ArgumentError, SetupError, nearest
+from coarlib.errors import ArgumentError, CoarlibError, SetupError, nearest
 
 __all__ = ["TRACKERS", "Tracker", "is_tracked", "note", "tracked"]
 
@@ -39,6 +39,8 @@ class Tracker(ABC):
 
     name: ClassVar[str]
     package: ClassVar[str] = ""
+    where: str
+    """Where to look, in words."""
 
     @abstractmethod
     def __init__(self, place: Path, about: Mapping[str, Any]) -> None: ...
@@ -70,6 +72,8 @@ class JsonLines(Tracker):
 
     def __init__(self, place: Path, about: Mapping[str, Any]) -> None:
         self._path = place.with_name(f"{place.name}.log.jsonl")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.where = str(self._path)
         self._append({"begun": dict(about)})
 
     def log(self, numbers: Numbers, step: int) -> None:
@@ -92,8 +96,9 @@ class TensorBoard(Tracker):
 
     def __init__(self, place: Path, about: Mapping[str, Any]) -> None:
         self.load()
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer = writer(str(place.with_name(f"{place.name}.tensorboard")))
+        folder = str(place.with_name(f"{place.name}.tensorboard"))
+        self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(folder)
+        self.where = f"{folder} (tensorboard --logdir {folder})"
         self._writer.add_text("settings", json.dumps(dict(about), default=str))
 
     def log(self, numbers: Numbers, step: int) -> None:
@@ -114,10 +119,15 @@ class WandB(Tracker):
     def __init__(self, place: Path, about: Mapping[str, Any]) -> None:
         project = os.environ.get("WANDB_PROJECT", "coarlib")
         self._run = self.load().init(project=project, name=place.name, config=dict(about))
+        self._run.define_metric("*", step_metric="step")
+        self.where = self._run.url or self._run.dir
 
     def log(self, numbers: Numbers, step: int) -> None:
-        """Log at the step."""
-        self._run.log(dict(numbers), step=step)
+        """Log with the step as a number: wandb drops what comes at a step before the last one.
+
+        A step goes back where one thing follows another: training a model, then filling rows.
+        """
+        self._run.log({**numbers, "step": step})
 
     def close(self) -> None:
         """Finish the run."""
@@ -134,6 +144,7 @@ class MLflow(Tracker):
         self._mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "coarlib"))
         self._mlflow.start_run(run_name=place.name)
         self._mlflow.log_params({name: str(value)[:250] for name, value in about.items()})
+        self.where = f"the run {place.name} of {self._mlflow.get_tracking_uri()}"
 
     def log(self, numbers: Numbers, step: int) -> None:
         """Log metrics; their names may hold no brackets."""
@@ -161,20 +172,33 @@ class _Tracking:
         if self.tracker is None or self.busy or not due:  # what ``also`` does is not tracked
             return
         self.last, self.busy = time.monotonic(), True
+        self._tell(lambda tracker: tracker.log({**numbers, **self._more()}, step))
+        self.busy = False
+
+    def close(self) -> None:
+        """End the run, if it has not failed."""
+        self._tell(lambda tracker: tracker.close())
+
+    def _more(self) -> Numbers:
+        return self.also() if self.also else {}
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        if self.tracker is None:
+            return
         try:
-            self.tracker.log({**numbers, **(self.also() if self.also else {})}, step)
+            what(self.tracker)
         except Exception as error:  # whatever another program raises, the rows come first
-            print(
-                f"tracking by {self.tracker.name} has ended ({type(error).__name__}: {error}); "
-                "the work goes on",
-                file=sys.stderr,
-            )
+            ended = f"tracking by {self.tracker.name} has ended ({_said(error)})"
+            print(f"{ended}; the work goes on", file=sys.stderr)
             self.tracker = None
-        finally:
-            self.busy = False
 
 
 _running: list[_Tracking] = []
+
+
+def _said(error: Exception) -> str:
+    """Return what another program's error says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager
@@ -200,7 +224,7 @@ def tracked(
     Raises
     ------
     ArgumentError, SetupError
-        If there is no such tracker, or its package is missing.
+        If there is no such tracker, its package is missing, or it does not start.
     """
     if kind is None:
         yield
@@ -208,14 +232,20 @@ def tracked(
     if kind not in TRACKERS:
         known = ", ".join(TRACKERS)
         raise ArgumentError(f"there is no tracker {kind}{nearest(kind, TRACKERS)} (but {known})")
-    running = _Tracking(TRACKERS[kind](Path(place), about), also)
+    try:
+        tracker = TRACKERS[kind](Path(place), about)
+    except CoarlibError:
+        raise
+    except Exception as error:  # before the work: better no run than one that nobody follows
+        raise SetupError(f"tracking by {kind} does not start ({_said(error)})") from error
+    print(f"followed in {tracker.where}", file=sys.stderr)
+    running = _Tracking(tracker, also)
     _running.append(running)
     try:
         yield
     finally:
         _running.remove(running)
-        if running.tracker is not None:
-            running.tracker.close()
+        running.close()
 
 
 def is_tracked() -> bool:

@@ -8,7 +8,18 @@ import pytest
 from zoo.tiny_models import TinyResNet
 
 import coarlib as cl
-from coarlib.display import bars, card, histogram, strip
+from coarlib.display import (
+    bars,
+    card,
+    counted,
+    effects,
+    histogram,
+    number,
+    plain,
+    shortened,
+    signed,
+    strip,
+)
 
 
 def shapes(html):
@@ -53,7 +64,11 @@ def test_the_strongest_features_are_a_table(solver):
     assert table.names == tuple(f"a<b.weight[{at}]" for at in order) and len(table) == 4
     np.testing.assert_array_equal(table.effect, found.weight[order, 3].astype(float))
     lines = repr(table).splitlines()
-    assert len(lines) == 5 and lines[1].split()[:2] == [table.names[0], f"{table.effect[0]:+.4f}"]
+    name, effect = lines[1].split()[:2]
+    assert len(lines) == 5 and name == table.names[0]
+    assert float(effect.replace("−", "-")) == pytest.approx(table.effect[0], abs=0.005)
+    assert lines[0].endswith("± 95%" if solver == "ridge" else "effect")
+    assert len({len(line) for line in lines[1:]}) == 1  # the points of all stand below each other
     if found.standard_error is None:
         assert table.error is None and "error" not in lines[0]
     else:
@@ -104,3 +119,24 @@ def test_components_and_pictures():
     assert "&lt;b&gt;" in card("<b>")
     assert shapes(histogram([2.0, 2.0, 2.0], "x")).count("text") == 3
     assert 'fill-opacity="0.50"' in strip(np.arange(120) % 2 == 0)
+
+
+def test_numbers_have_as_many_digits_as_their_errors():
+    assert signed(1.92741, 0.0996) == "+1.93" and plain(0.0996) == "0.10"
+    assert signed(-0.00123456, 0.0004) == "−0.00123" and signed(0.0) == "+0.00"
+    assert signed(12345.6, 210) == "+12346" and plain(210) == "210"
+    assert signed(3e-9, 1e-9) == "+3.00e-09"
+    assert number(-0.0004) == "0.000" and number(-0.0006) == "−0.001" and number(None) == "–"
+    assert number(-1234.5, 1) == "−1,234.5"
+
+
+def test_numbers_below_each_other_have_as_many_digits():
+    assert effects([1.678, -0.5861], [0.097, 0.11]) == [("+1.68", "0.10"), ("−0.59", "0.11")]
+    assert effects([0.058, -0.1]) == [("+0.058", ""), ("−0.100", "")]
+    assert effects([1.9], [0.0]) == [("+1.90000", "0.00000")] and effects([]) == []
+
+
+def test_long_names_keep_their_beginning_and_their_end():
+    assert shortened("conv1[3]") == "conv1[3]" and len(shortened("x" * 300)) == 40
+    assert shortened("a.very.long.name.of.a.module.weight[17]", 15) == "a.very.…ght[17]"
+    assert counted(1, "outputs") == "1 output" and counted(1000, "outputs") == "1,000 outputs"

@@ -9,8 +9,10 @@ import pytest
 from paths import ROOT
 
 from coarlib import tracking
-from coarlib.commands.history import record_history
-from coarlib.commands.store import initialize_store, make_dataset
+from coarlib.commands.history import explain, record_history
+from coarlib.commands.judge import lds_benchmark, train_subset
+from coarlib.commands.start import attribute
+from coarlib.commands.store import gradient_passes, initialize_store, make_dataset
 from coarlib.errors import ArgumentError, SetupError
 from coarlib.progress import Progress
 from coarlib.regression.so_far import CorrelationSoFar
@@ -61,6 +63,51 @@ def test_a_training_is_followed_with_its_loss(tmp_path):
     assert all(line["loss"] > 0 for line in found) and found[0]["steps a second"] > 0
 
 
+def follow(name, place):
+    """Log as work does of which one part follows another: steps of a training, then rows."""
+    with tracking.tracked(name, place, {"task": "digits"}):
+        for unit in ("step", "row"):
+            with Progress(3, "working", unit, quiet=True) as progress:
+                for _ in range(3):
+                    progress.advance()
+
+
+def test_what_real_tensorboard_shows(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    follow("tensorboard", tmp_path / "store")
+    found = accumulator.EventAccumulator(str(tmp_path / "store.tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("rows done")] == [
+        (1, 1), (2, 2), (3, 3), (3, 3)
+    ]  # fmt: skip
+    assert len(found.Scalars("steps done")) == 4
+
+
+def test_what_real_mlflow_keeps(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    follow("mlflow", tmp_path / "store")
+    (run,) = mlflow.search_runs(experiment_names=["coarlib"], output_format="list")
+    assert run.info.run_name == "store" and run.data.params == {"task": "digits"}
+    assert run.data.metrics["rows done"] == 3 and run.info.status == "FINISHED"
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "steps done")
+    assert sorted(entry.step for entry in history) == [1, 2, 3, 3]
+
+
+def test_what_real_wandb_keeps_without_a_network(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for key, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true")):
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    kept = []
+    close = tracking.WandB.close
+    monkeypatch.setattr(
+        tracking.WandB, "close", lambda self: (kept.append(dict(self._run.summary)), close(self))
+    )
+    follow("wandb", tmp_path / "store")
+    assert kept[0]["steps done"] == 3 and kept[0]["rows done"] == 3  # later, at smaller steps
+    assert list((tmp_path / "wandb").glob("offline-run-*")) and wandb.run is None
+
+
 def play(name, monkeypatch):
     """A package that remembers what it was told."""
     said = []
@@ -68,7 +115,13 @@ def play(name, monkeypatch):
     def remember(what):
         return lambda *args, **kwargs: said.append((what, args, kwargs))
 
-    run = SimpleNamespace(log=remember("log"), finish=remember("close"))
+    run = SimpleNamespace(
+        log=remember("log"),
+        finish=remember("close"),
+        define_metric=remember("step"),
+        url="",
+        dir="d",
+    )
     writer = SimpleNamespace(
         add_text=remember("about"), add_scalar=remember("log"), close=remember("close")
     )
@@ -81,6 +134,7 @@ def play(name, monkeypatch):
                 log_params=remember("about"),
                 log_metrics=remember("log"),
                 end_run=remember("close"),
+                get_tracking_uri=lambda: "sqlite:///mlflow.db",
             )
         },
         "tensorboard": {
@@ -112,6 +166,14 @@ def test_adapters_pass_numbers_on(name, monkeypatch, tmp_path):
     assert "store" in str(said[:2]) or name == "tensorboard"
 
 
+@pytest.mark.parametrize(
+    "module", [attribute, explain, gradient_passes, lds_benchmark, make_dataset, record_history,
+               train_subset]
+)  # fmt: skip
+def test_all_that_takes_long_can_be_followed(module):
+    assert "log" in module.COMMAND.params
+
+
 @pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow"])
 def test_a_missing_package_is_one_sentence(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
@@ -132,6 +194,32 @@ def test_a_tracker_that_fails_ends_with_one_warning(monkeypatch, tmp_path, capsy
             progress.advance()
     assert capsys.readouterr().err.count("tracking by wandb has ended (ZeroDivisionError") == 1
     assert not tracking.is_tracked()
+
+
+def raises(*_, **__):
+    raise ValueError("no key:\n  log in")
+
+
+def test_a_tracker_that_does_not_start_is_one_sentence_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=raises))
+    with (
+        pytest.raises(SetupError, match=r"by wandb does not start \(ValueError: no key: log in\)"),
+        tracking.tracked("wandb", tmp_path / "s", {}),
+    ):
+        pass
+
+
+def test_a_tracker_that_does_not_end_does_not_end_the_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tracking.JsonLines, "close", raises)
+    with tracking.tracked("jsonl", tmp_path / "s", {}):
+        pass
+    assert "tracking by jsonl has ended (ValueError" in capsys.readouterr().err
+
+
+def test_people_are_told_where_to_look(tmp_path, capsys):
+    with tracking.tracked("jsonl", tmp_path / "new" / "s", {}):
+        pass
+    assert capsys.readouterr().err == f"followed in {tmp_path / 'new' / 's.log.jsonl'}\n"
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):

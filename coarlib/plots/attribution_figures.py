@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import shortened
 from coarlib.plots.style import HELPS, HURTS, INK, drawn_on, line_style, panels_on
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "nearest_examples",
 ]
 
+LONGEST_CLASS, INCHES_A_LETTER = 20, 0.07
 LABEL = 30  # letters of a line beside a colour bar
 LETTERS_A_COLUMN = 6  # of the layer map; longer names stand slanted
 
@@ -92,7 +94,7 @@ def attribution_bars(
 def draw_image(axes: Any, image: NDArray[Any], title: str = "") -> None:
     """Draw an image without ticks; grey ones dark on light."""
     axes.imshow(image, cmap="gray_r" if image.ndim == 2 else None)
-    axes.set_title(title)
+    axes.set_title(shortened(title, LONGEST_CLASS))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -110,7 +112,7 @@ def draw_bars(
     places = np.arange(len(weights))[::-1]
     colours = [HELPS if weight > 0 else HURTS for weight in weights]
     axes.barh(places, weights, xerr=errors, color=colours, height=0.7, ecolor=INK)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [shortened(name) for name in names])
     axes.axvline(0, color=INK, lw=0.8)
     if limits[0] < limits[1]:
         axes.set_xlim(*limits)
@@ -144,14 +146,18 @@ def layer_map(
     -------
     matplotlib.figure.Figure
     """
-    size = min(2.6 + 0.45 * len(columns), 10), min(1.2 + 0.22 * len(layers), 14)
+    rows = [shortened(layer) for layer in layers]
+    names = [shortened(str(column), LONGEST_CLASS) for column in columns]
+    wide = len(columns) > 1 and max(map(len, names)) > LETTERS_A_COLUMN
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if wide else {}
+    below = INCHES_A_LETTER * max(map(len, names), default=0) if wide else 0.0
+    beside = INCHES_A_LETTER * max(map(len, rows), default=0)
+    size = min(1.8 + beside + 0.45 * len(columns), 10), min(1.2 + below + 0.22 * len(rows), 14)
     with drawn_on(axes, size) as (figure, panel):
         mesh = panel.pcolormesh(np.asarray(values, float), cmap="cividis", vmin=0)
-        step = max(1, len(layers) // 60)
-        panel.set_yticks(np.arange(0.5, len(layers), step), list(layers)[::step])
-        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        wide = len(columns) > 1 and max(map(len, columns)) > LETTERS_A_COLUMN
-        panel.set_xticks(np.arange(0.5, len(columns)), columns, **(slanted if wide else {}))
+        step = max(1, len(rows) // 60)
+        panel.set_yticks(np.arange(0.5, len(rows), step), rows[::step])
+        panel.set_xticks(np.arange(0.5, len(names)), names, **slanted)
         panel.tick_params(length=0)
         panel.invert_yaxis()
         panel.set_xlabel("class of the examples" if len(columns) > 1 else "")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import number
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style
 from coarlib.scoring.scoreboard import Scoreboard
 
@@ -92,7 +93,7 @@ def lds_distribution(
             if not defined.size:
                 continue
             share = np.arange(1, len(defined) + 1) / len(defined)
-            label = f"{method} (mean {defined.mean():.3f})"
+            label = f"{method} (mean {number(float(defined.mean()))})"
             panel.step(defined, share, where="post", label=label, **line_style(at))
         if ceiling is not None and np.isfinite(ceiling):
             panel.axvline(ceiling, color=INK, lw=1, ls=":", label=f"noise ceiling {ceiling:.3f}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import number, shortened
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style, panels_on
 
 __all__ = [
@@ -59,7 +60,7 @@ def draw_correlations(axes: Any, correlations: Mapping[str, NDArray[Any]]) -> No
         counts, _, _ = axes.hist(values, bins, color=style["color"], alpha=0.35)
         axes.hist(values, bins, histtype="step", lw=1.4, **style)
         axes.annotate(
-            f"{method}\nmean {mean:.2f}" if values.size else f"{method}: undefined",
+            f"{method}\nmean {number(mean, 2)}" if values.size else f"{method}: undefined",
             (mean, float(np.max(counts))),
             xytext=(0, 4),
             textcoords="offset points",
@@ -100,8 +101,9 @@ def method_distributions(
     matplotlib.figure.Figure
     """
     finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in correlations.items()}
-    low = min((float(values.min()) for values in finite.values() if values.size), default=0.0)
-    bins = np.linspace(min(low, 0), 1, 61)
+    ends = [end for pair in (intervals or {}).values() for end in pair if np.isfinite(end)]
+    low = min([0.0, *ends, *(float(values.min()) for values in finite.values() if values.size)])
+    bins = np.linspace(low, 1, 61)
     middle = (bins[1:] + bins[:-1]) / 2
     with drawn_on(axes, (6.4, 0.9 + 0.62 * len(finite))) as (figure, panel):
         for at, (name, values) in enumerate(finite.items()):
@@ -116,10 +118,11 @@ def method_distributions(
             ends = (intervals or {}).get(name, (np.nan, np.nan))
             panel.plot(ends, [place, place], color=INK, lw=3, solid_capstyle="butt")
             panel.plot(mean, place, "|", color=INK, ms=10, mew=1.6)
-            said = f"{mean:.2f}".replace("-", "−")
-            panel.annotate(said, (1.02, place), va="center", weight="bold", annotation_clip=False)
+            panel.annotate(
+                number(mean, 2), (1.02, place), va="center", weight="bold", annotation_clip=False
+            )
         panel.axvline(0, color=INK, lw=0.5)
-        panel.set_yticks(range(len(finite)), list(finite)[::-1])
+        panel.set_yticks(range(len(finite)), [*map(shortened, finite)][::-1])
         panel.tick_params(axis="y", length=0)
         panel.spines["left"].set_visible(False)
         panel.set(xlim=(bins[0], 1), ylim=(-0.25, len(finite)))
@@ -201,7 +204,7 @@ def predicted_against_true(
             bounds = float(min(p.min(), y.min())), float(max(p.max(), y.max()))
             panel.plot(bounds, bounds, color=INK, lw=0.6)
             panel.plot(p, y, ".", ms=3, color=HELPS, alpha=0.6, mew=0)
-            panel.set_title(title)
+            panel.set_title(shortened(title))
         if axes is None:
             figure.supxlabel(f"predicted {output}", fontsize=9)
             figure.supylabel(f"measured {output}", fontsize=9)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.display import effects
 from coarlib.path_kernel import Decomposition
 from coarlib.path_kernel.studies import balance as weighed
 from coarlib.path_kernel.studies import influence_over_steps as influence_by_tensor
@@ -238,9 +239,10 @@ def helpful_and_harmful(
             draw_image(grid[line][0], image, "" if titles is None else titles[line])
             order = np.argsort(-np.asarray(weights[line]), kind="stable")
             chosen = [*order[:count], *order[::-1][:count]]
-            for panel, at in zip(grid[line][1:], chosen, strict=True):
+            said = effects(np.asarray(weights[line])[chosen])
+            for panel, at, (effect, _) in zip(grid[line][1:], chosen, said, strict=True):
                 name = "" if training_titles is None else f"{training_titles[at]}: "
-                draw_image(panel, training[at], f"{name}{weights[line][at]:+.2g}")
+                draw_image(panel, training[at], f"{name}{effect}")
         for panel, word in ((grid[-1][0], "test"), (grid[-1][1], "helped most →")):
             panel.set_xlabel(word)
         if count:

@@ -79,15 +79,15 @@ class LearningCurve:
             return f"{now}; too few rows for an extrapolation"
         ahead, gain = self.wanted[0], self.predicted[0] - self.correlation[-1]
         if np.isnan(gain):
-            return f"{now}; what doubling the rows to {ahead} would bring is unclear"
+            return f"{now}; what doubling the rows to {ahead:,} would bring is unclear"
         most = min(self.correlation[-1] + gain + Z * self.gain_sd[0], 1)
         if Z * self.gain_sd[0] > gain:
             return (
-                f"{now}; what doubling the rows to {ahead} would bring is unclear: probably no "
+                f"{now}; what doubling the rows to {ahead:,} would bring is unclear: probably no "
                 f"more than {most:.3f}"
             )
         return (
-            f"doubling the rows to {ahead} is predicted to raise the correlation of {solver} "
+            f"doubling the rows to {ahead:,} is predicted to raise the correlation of {solver} "
             f"from {self.correlation[-1]:.3f} to {self.predicted[0]:.3f} ± {Z * self.sd[0]:.3f}"
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.ablation.components import ComponentSet
-from coarlib.display import bars, card, text_table
+from coarlib.display import bars, card, effects, shortened, text_table
 from coarlib.errors import ComponentError, SetupError
 
 Z_95 = 1.96
@@ -45,18 +45,21 @@ class TopFeatures:
         return len(self.index)
 
     def __repr__(self) -> str:
-        head, rows = [f"target {self.target}", "effect"], []
-        if self.error is not None:
-            head.append("± error")
-        for at, name in enumerate(self.names):
-            row = [name, f"{self.effect[at]:+.4f}"]
-            rows.append(row if self.error is None else [*row, f"{self.error[at]:.4f}"])
-        return text_table(head, rows)
+        said = effects(self.effect, self._reach)
+        if self._reach is None:
+            rows = [[name, one] for name, (one, _) in zip(self.names, said, strict=True)]
+            return text_table([f"target {self.target}", "effect"], rows)
+        both = [[name, *pair] for name, pair in zip(self.names, said, strict=True)]
+        return text_table([f"target {self.target}", "effect", "± 95%"], both)
 
     def _repr_html_(self) -> str:
-        names = [name if len(name) <= LONGEST_NAME else f"…{name[-29:]}" for name in self.names]
-        errors = None if self.error is None else Z_95 * self.error
-        return card(f"effect on target {self.target}", bars(names, self.effect, errors))
+        names = [shortened(name, LONGEST_NAME) for name in self.names]
+        return card(f"effect on target {self.target}", bars(names, self.effect, self._reach))
+
+    @property
+    def _reach(self) -> NDArray[np.float64] | None:
+        """Half-widths of 95% intervals, float64 [K]."""
+        return None if self.error is None else Z_95 * self.error
 
 
 def feature_names(components: Sequence[Mapping[str, Any]] | None, count: int) -> list[str]:

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.display import number
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.markup import Section, figure, number, sentence, table
+from coarlib.report.markup import Section, figure, sentence, table
 from coarlib.report.payload import spread_out
 from coarlib.report.records import scoreboard_of
 from coarlib.report.strongest import Nearest, layer_means

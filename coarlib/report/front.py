@@ -10,10 +10,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.display import counted, effects, number, shortened, signed
 from coarlib.plots.style import styled
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.markup import figure, number, plain, sentence, signed, table
+from coarlib.report.markup import figure, sentence, table
 from coarlib.report.methods import Method
 from coarlib.report.payload import picture_uri
 from coarlib.report.strongest import Strongest
@@ -22,7 +23,7 @@ from coarlib.report.words import examples_noun, output_name
 __all__ = ["distribution", "explained", "methods_table"]
 
 SHOWN, RAISING, LOWERING = 3, 3, 2
-LONGEST_TEXT = 90
+LONGEST_TEXT, LONGEST_NAME, LONGEST_LABEL = 90, 26, 24
 Z_95 = 1.96
 WIDTH = 4.9  # inches
 PLACES = ("highest", "median", "lowest")
@@ -46,8 +47,8 @@ def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
         drawn,
         "correlations",
         f"How well {noun} are predicted",
-        f"Shapes: the {len(methods[0].pearson):,} {noun}. Marks and numbers: means; bars: 95% "
-        "intervals over rows.",
+        f"Shapes: the {counted(len(methods[0].pearson), noun)}. Marks and numbers: means; bars: "
+        "95% intervals over rows.",
     )
 
 
@@ -124,7 +125,7 @@ def _card(inputs: ReportInputs, top: Strongest, target: int, place: str) -> Mark
     notes, held = inputs.examples, None
     if inputs.attributions is not None:
         held = inputs.attributions.held_out
-    label = "" if notes.labels is None else f"{notes.labels[target]} · "
+    label = "" if notes.labels is None else f"{shortened(notes.labels[target], LONGEST_LABEL)} · "
     said = [place] if place else []
     if held is not None:
         said.append(f"r = {number(float(held.pearson[target]), 2)}")
@@ -150,15 +151,22 @@ def _bars(inputs: ReportInputs, top: Strongest, target: int) -> Markup:
     order = np.array([*range(min(RAISING, half)), *range(half, half + min(LOWERING, half))])
     order = order[features[order] >= 0]
     largest = float(np.abs(weights[order]).max(initial=0)) or 1.0
-    parts = []
-    for at in order:
-        weight = float(weights[at])
-        error = None if top.errors is None else Z_95 * float(top.errors[target, at])
-        parts.append(_bar(_name(inputs, int(features[at])), weight, error, largest))
+    errors = None if top.errors is None else Z_95 * top.errors[target][order]
+    said = effects(weights[order], errors)
+    parts = [
+        _bar(
+            _name(inputs, int(features[at])),
+            float(weights[at]),
+            None if errors is None else float(errors[place]),
+            " ± ".join(part for part in said[place] if part),
+            largest,
+        )
+        for place, at in enumerate(order)
+    ]
     return Markup("").join(parts) if parts else sentence("No feature has an effect.")
 
 
-def _bar(name: Markup, weight: float, error: float | None, largest: float) -> Markup:
+def _bar(name: Markup, weight: float, error: float | None, said: str, largest: float) -> Markup:
     share = 92 * abs(weight) / largest
     spread = Markup("")
     if error is not None:
@@ -168,7 +176,6 @@ def _bar(name: Markup, weight: float, error: float | None, largest: float) -> Ma
             left, right - left
         )
     kind = "helps" if weight > 0 else "hurts"
-    said = signed(weight) if error is None else f"{signed(weight, error)} ± {plain(error)}"
     return Markup(
         '<span>{}</span><div class="track" aria-hidden="true"><div class="fill {}" '
         'style="width:{:.1f}%"></div>{}</div><span class="number">{}</span>'
@@ -179,6 +186,6 @@ def _name(inputs: ReportInputs, feature: int) -> Markup:
     name = inputs.features.name(feature).replace(".weight", "")
     images: NDArray[Any] | None = inputs.features.notes.images
     if images is None:
-        return Markup("{}").format(name)
+        return Markup('<span title="{}">{}</span>').format(name, shortened(name, LONGEST_NAME))
     uri = picture_uri(images[feature])
     return Markup('<img src="{}" alt=""> {}').format(uri, name.removeprefix("example "))

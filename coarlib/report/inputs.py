@@ -27,7 +27,7 @@ from coarlib.store import Store
 
 __all__ = ["ReportInputs", "gather"]
 
-EVALUATION = "evaluation.json"
+EVALUATION, ATTRIBUTIONS = "evaluation.json", "attributions"
 MANY_TARGETS = 20_000
 
 
@@ -144,8 +144,11 @@ def gather(
         If there is nothing to report on, or it is damaged.
     """
     out = Path(out)
-    inputs = ReportInputs(place=out.absolute().name, output_key=output_key)
-    fitted = next((d for d in (out, out / "attributions") if (d / DATAMODELS).is_file()), None)
+    home = out.absolute()
+    if home.name == ATTRIBUTIONS:  # a result is known by the run that it is of
+        home = home.parent
+    inputs = ReportInputs(place=home.name, output_key=output_key)
+    fitted = next((d for d in (out, out / ATTRIBUTIONS) if (d / DATAMODELS).is_file()), None)
     if fitted is not None:
         inputs.attributions = Attributions.load(fitted, mmap=True)
         inputs.lds = [*find_lds(out), *([] if fitted == out else find_lds(fitted))]
@@ -187,7 +190,9 @@ def _place_of_rows(inputs: ReportInputs, out: Path, store: str | Path | None) ->
         return out / "store"
     if inputs.attributions is None:
         return None
-    said = inputs.attributions.summary.get("data")
+    said, beside = inputs.attributions.summary.get("data"), out.absolute().parent / "store"
+    if out.absolute().name == ATTRIBUTIONS and beside.is_dir() and Path(said or "").suffix:
+        return beside  # of which the .beton was written: it knows names, too
     if said and Path(said).exists():
         return Path(said)
     inputs.why_no_rows = (

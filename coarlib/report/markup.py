@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import floor, isnan, log10
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from coarlib.display import number
 from coarlib.plots.style import HELPS, HURTS, INK, pyplot
 
 __all__ = [
@@ -18,15 +19,9 @@ __all__ = [
     "facts_table",
     "figure",
     "inline_svg",
-    "number",
-    "plain",
     "sentence",
-    "signed",
     "table",
 ]
-
-
-SMALL, LARGE = 1e-6, 1e4  # numbers beyond are shown with an exponent
 
 
 @dataclass
@@ -56,31 +51,6 @@ class Section:
 def sentence(text: str) -> Markup:
     """Return a paragraph."""
     return Markup("<p>{}</p>").format(text)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Show a number to so many digits after the point; a dash where there is none."""
-    if value is None or isnan(value):
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def plain(size: float) -> str:
-    """Show an uncertainty with two digits, and no exponent where none is needed."""
-    return f"{size:.{_digits(size)}f}" if SMALL < size < LARGE else f"{size:.1e}"
-
-
-def signed(value: float, error: float | None = None) -> str:
-    """Show a number with its sign: as many digits as its uncertainty has, or three."""
-    size = abs(value) / 10 if error is None else error
-    ordinary = SMALL < size < LARGE or value == 0
-    text = f"{abs(value):.{_digits(size)}f}" if ordinary else f"{abs(value):.2e}"
-    return f"{'−' if value < 0 else '+'}{text}"
-
-
-def _digits(size: float) -> int:
-    """Digits after the point that give a number of this size two."""
-    return 2 if size <= 0 else max(0, 1 - floor(log10(float(f"{size:.1e}"))))
 
 
 def table(
@@ -161,7 +131,9 @@ def inline_svg(drawn: Any, key: str, title: str) -> Markup:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    style = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key})
+    with style, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts draw it
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     pyplot().close(drawn)
     text = buffer.getvalue()

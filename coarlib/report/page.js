@@ -21,7 +21,11 @@
     return Float32Array.from(steps, (step, at) =>
       step === -32768 ? NaN : step * scale[scale.length === 1 ? 0 : Math.floor(at / width)]);
   };
-  const show = (value, digits = 3) => Number.isNaN(value) ? "–" : value.toFixed(digits);
+  const fixed = (value, digits) => value.toFixed(digits).replace(/^-(?=.*[1-9])/, "−").replace(/^-/, "");
+  const show = (value, digits = 3) => Number.isNaN(value) ? "–" : fixed(value, digits);
+  const digitsOf = (size) => size > 0 ? Math.min(Math.max(0, 1 - Math.floor(Math.log10(size))), 12) : 2;
+  const LETTERS = 40;  // the middle of longer names is left out
+  const short = (name) => name.length <= LETTERS ? name : name.slice(0, LETTERS / 2) + "…" + name.slice(1 - LETTERS / 2);
 
   function theme() {
     const button = byId("theme"), names = ["auto", "light", "dark"];
@@ -99,12 +103,12 @@
       return feature < 0 ? "" : featureName(feature);
     });
     const columns = [["example", (t) => t, (t) => String(t)]];
-    if (data.labels) columns.push(["label", label, label]);
+    if (data.labels) columns.push(["label", label, (t) => short(label(t))]);
     const numeric = (key, name) => {
       if (numbers[key]) columns.push([name, (t) => numbers[key][t], (t) => show(numbers[key][t]), "number"]);
     };
     numeric("pearson", "correlation");
-    if (top) columns.push(["strongest", (t) => strongestNames[t], (t) => strongestNames[t]]);
+    if (top) columns.push(["strongest", (t) => strongestNames[t], (t) => short(strongestNames[t])]);
     numeric("r_squared", "R²");
     numeric("mean", "mean");
     numeric("sd", "sd");
@@ -165,19 +169,21 @@
     const bars = (t, from, to, colour, sign) => {
       const grid = make("div", {class: "bars"});
       const largest = Math.max(...[0, top.count / 2].map((half) => Math.abs(top.weights[t * top.count + half]))) || 1;
+      const spread = (at) => 1.96 * top.errors[at], all = Array.from({length: top.count}, (_, at) => t * top.count + at);
+      const shown = all.filter((at) => top.features[at] !== missing);
+      const digits = digitsOf(top.errors ? Math.max(...shown.map(spread)) : largest / 10);
       for (let at = t * top.count + from; at < t * top.count + to; at++) {
         if (top.features[at] === missing) continue;
         const weight = top.weights[at], share = 92 * Math.abs(weight) / largest;
         const track = make("div", {class: "track", "aria-hidden": "true"},
           make("div", {class: "fill", style: {width: share + "%", background: colour}}));
-        let note = (weight > 0 ? "+" : "−") + Math.abs(weight).toPrecision(3);
+        let note = (weight > 0 ? "+" : "−") + Math.abs(weight).toFixed(digits);
         if (top.errors) {
-          const error = top.errors[at], spread = 92 * 1.96 * error / largest;
-          const left = Math.max(0, share - spread);
-          track.append(make("div", {class: "error", style: {left: left + "%", width: Math.min(100, share + spread) - left + "%"}}));
-          note += " ± " + (1.96 * error).toPrecision(2);
+          const reach = 92 * spread(at) / largest, left = Math.max(0, share - reach);
+          track.append(make("div", {class: "error", style: {left: left + "%", width: Math.min(100, share + reach) - left + "%"}}));
+          note += " ± " + spread(at).toFixed(digits);
         }
-        const name = make("span", {}, featureName(top.features[at]));
+        const whole = featureName(top.features[at]), name = make("span", {title: whole}, short(whole));
         const image = data.featureImages && data.featureImages[top.features[at]];
         if (image) name.prepend(make("img", {src: image, alt: ""}), " ");
         grid.append(name, track, make("span", {class: "number"}, note));
@@ -226,7 +232,7 @@
     const predicted = unscale(packed.predicted, width), measured = unscale(packed.true, width);
     const select = byId("scatter-target"), place = byId("scatter");
     packed.targets.forEach((t, at) => select.append(make("option", {value: at},
-      "example " + t + (data.labels ? ": " + data.labels[t] : ""))));
+      "example " + t + (data.labels ? ": " + short(data.labels[t]) : ""))));
     const NS = "http://www.w3.org/2000/svg";
     const part = (tag, attributes, text) => {
       const element = document.createElementNS(NS, tag);
@@ -246,11 +252,14 @@
       svg.append(part("line", {x1: x(low), y1: up(low), x2: x(high), y2: up(high), stroke: "currentColor", "stroke-width": 0.7}));
       p.forEach((value, row) => svg.append(part("circle", {cx: x(value).toFixed(1), cy: up(y[row]).toFixed(1), r: 2.2, fill: "var(--helps)", "fill-opacity": 0.6})));
       const text = {"font-size": 10, fill: "currentColor"};
-      svg.append(part("text", {...text, x: 165, y: 292, "text-anchor": "middle"}, "predicted"));
-      svg.append(part("text", {...text, x: 8, y: 140, transform: "rotate(-90 8 140)", "text-anchor": "middle"}, "measured"));
-      for (const value of [low, high]) {
-        svg.append(part("text", {...text, x: x(value), y: 277, "text-anchor": "middle"}, value.toPrecision(3)));
-        svg.append(part("text", {...text, x: 36, y: up(value) + 3, "text-anchor": "end"}, value.toPrecision(3)));
+      svg.append(part("text", {...text, x: 165, y: 292, "text-anchor": "middle"}, "predicted " + data.output));
+      svg.append(part("text", {...text, x: 8, y: 140, transform: "rotate(-90 8 140)", "text-anchor": "middle"}, "measured " + data.output));
+      const rough = spread / 4, base = 10 ** Math.floor(Math.log10(rough));
+      const step = base * [1, 2, 5, 10].find((times) => times * base >= rough);
+      for (let at = Math.ceil(low / step); at * step <= high; at++) {
+        const value = at * step, said = fixed(value, Math.max(0, -Math.floor(Math.log10(step))));
+        svg.append(part("text", {...text, x: x(value), y: 277, "text-anchor": "middle"}, said));
+        svg.append(part("text", {...text, x: 36, y: up(value) + 3, "text-anchor": "end"}, said));
       }
       place.replaceChildren(svg);
     };

@@ -16,6 +16,7 @@ from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
 from coarlib.report.notes import Notes
 from coarlib.report.strongest import Nearest, Strongest
+from coarlib.report.words import output_name
 
 __all__ = ["explorer_data", "pack", "pack_scaled", "spread_out"]
 
@@ -88,6 +89,7 @@ def explorer_data(
     held = None if inputs.attributions is None else inputs.attributions.held_out
     order = spread_out(None if held is None else held.pearson, targets)
     content: dict[str, Any] = {"targets": targets, "features": features, "columns": {}}
+    content["output"] = output_name(inputs)
     columns = content["columns"]
     if held is not None:
         for name in ("pearson", "low", "high", "r_squared"):

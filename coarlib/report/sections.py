@@ -7,11 +7,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.display import counted, number
 from coarlib.regression import Attributions
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
-from coarlib.report.markup import Section, facts_table, figure, number, sentence, table
+from coarlib.report.markup import Section, facts_table, figure, sentence, table
 from coarlib.report.methods import cost_of_fit
 from coarlib.report.payload import spread_out
 from coarlib.report.provenance import duration, read_run, short_json, when
@@ -44,13 +45,9 @@ def run_section(inputs: ReportInputs) -> Section:
         facts.append(("versions", "; ".join(sorted(record.versions)) or "not recorded"))
         if record.rows:
             rate = record.rows / max(record.seconds, 1e-9)
-            facts.append(
-                (
-                    "cost",
-                    f"{duration(record.seconds)} of {record.workers} worker(s), {rate:.3g} rows a "
-                    f"second each, {when(record.first)} to {when(record.last)}",
-                )
-            )
+            spent = f"{duration(record.seconds)} of {counted(record.workers, 'workers')}"
+            span = f"{when(record.first)} to {when(record.last)}"
+            facts.append(("cost", f"{spent}, {rate:.3g} rows a second each, {span}"))
         if store.spec.notes:
             facts.append(("notes", store.spec.notes))
     elif inputs.rows is not None:

@@ -9,11 +9,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.display import number
 from coarlib.errors import ReportError
+from coarlib.plots.style import styled
+from coarlib.report.front import WIDTH
 from coarlib.report.health import examine
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
-from coarlib.report.markup import Section, figure, number, sentence, table
+from coarlib.report.markup import Section, figure, sentence, table
 from coarlib.report.methods import Method
 from coarlib.report.page import learned, methods_of, render
 from coarlib.report.strongest import layer_means
@@ -48,13 +51,14 @@ def build_comparison(runs: Sequence[ReportInputs]) -> str:
     seen = [learned(run)[0] for run in runs]
     methods = [methods_of(run, curve) for run, curve in zip(runs, seen, strict=True)]
     said = [_verdict(run, m, c) for run, m, c in zip(runs, methods, seen, strict=True)]
-    text = " ".join(f"{name}: {one.text}" for name, one in zip(names, said, strict=True))
+    lines = [f"{name}: {one.text}" for name, one in zip(names, said, strict=True)]
+    lines += _better(names, methods, said)
     tones = {one.tone for one in said}
     sections = [_scores(runs, names, methods), _weights(runs, names), _layers(runs, names)]
     return render(
         heading=" beside ".join(names),
         below="; ".join(dict.fromkeys(title(run) for run in runs)),
-        verdict=Verdict(text, tones.pop() if len(tones) == 1 else "unknown"),
+        verdict=Verdict(Markup("<br>").join(lines), tones.pop() if len(tones) == 1 else "unknown"),
         front=[_front(names, methods)],
         sections=[section for section in sections if section.parts],
     )
@@ -72,16 +76,33 @@ def _verdict(run: ReportInputs, methods: Sequence[Method], curve: Unseen | None)
     return verdict(run, methods, curve, 0 if health is None else health.num_complete)
 
 
+def _better(
+    names: Sequence[str], methods: Sequence[Sequence[Method]], said: Sequence[Verdict]
+) -> list[str]:
+    """Say which of the results that predict at all predicts best, as far as intervals can tell."""
+    every = zip(names, methods, said, strict=True)
+    sound = [(found[0], name) for name, found, one in every if found and one.tone == "good"]
+    if len(sound) < 2:
+        return []
+    (first, best), (second, next_best) = sorted(sound, key=lambda one: -one[0].mean)[:2]
+    if first.low > second.high:
+        return [f"{best} predicts best: its interval lies above the others'."]
+    return [f"Whether {best} or {next_best} predicts better is not clear: their intervals overlap."]
+
+
 def _front(names: Sequence[str], methods: Sequence[Sequence[Method]]) -> Markup:
     first = {name: found[0] for name, found in zip(names, methods, strict=True) if found}
     if not first:
         return sentence("None of these results was tested on held-out rows.")
-    drawn = plots.method_distributions(
+    with styled() as plt:
+        drawn, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.5 * len(first)))
+    plots.method_distributions(
         {name: method.pearson for name, method in first.items()},
         {name: (method.low, method.high) for name, method in first.items()},
-        of_what="each result's own held-out rows",
+        axes=axes,
     )
-    note = "Each on its own held-out rows: differences within the intervals are none."
+    axes.set_xlabel("correlation over held-out rows")
+    note = "Each on its own held-out rows; marks: means with 95% intervals over rows."
     return figure(drawn, "beside", "Held-out correlation of each result", note)
 
 

@@ -7,9 +7,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
+from coarlib.display import signed
 from coarlib.plots.path_figures import UNITS
 from coarlib.report.inputs import ReportInputs
-from coarlib.report.markup import Section, figure, signed, table
+from coarlib.report.markup import Section, figure, table
 from coarlib.report.payload import spread_out
 from coarlib.report.records import StepContributions
 

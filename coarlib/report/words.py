@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coarlib.display import counted, number
 from coarlib.plots.path_figures import UNITS
 from coarlib.regression import HeldOut
 from coarlib.report.inputs import ReportInputs
 from coarlib.report.learning import Unseen
-from coarlib.report.markup import number
 from coarlib.report.methods import Method
 from coarlib.report.records import LDSRecord, StepContributions
 
@@ -70,12 +70,13 @@ def title(inputs: ReportInputs) -> str:
     if inputs.shape is None:
         if inputs.steps is None:
             return "Nothing to report yet"
-        points = f"{inputs.steps.num_points:,} {examples_noun(inputs)}"
+        points = counted(inputs.steps.num_points, examples_noun(inputs))
         return f"What training{f' {inputs.model}' if inputs.model else ''} did to {points}"
     features, targets = inputs.shape
     of = f" of {inputs.model}" if inputs.model else ""
-    count = f"{features:,} {features_noun(inputs)}"
-    return f"What {count}{of} do to {targets:,} {examples_noun(inputs)}"
+    count = counted(features, features_noun(inputs))
+    do = "does" if features == 1 else "do"
+    return f"What {count}{of} {do} to {counted(targets, examples_noun(inputs))}"
 
 
 def lead(inputs: ReportInputs) -> str:

@@ -1,7 +1,10 @@
 """The report in a real browser: no script error, figures there, search and sort work."""
 
+import json
 import os
+import warnings
 
+import numpy as np
 import pytest
 from report_cases import TARGETS, make_case, make_fit, make_store, report_arguments
 
@@ -203,6 +206,40 @@ def test_a_report_with_little_in_it_has_no_script_error(browser, tmp_path):
         report.main([str(tmp_path / name), "--quiet"])
         browser.open((tmp_path / name / "report.html").as_uri())
         assert browser.do("document.documentElement.dataset.ready") == "1"
+    assert browser.problems == []
+
+
+def test_long_and_foreign_names_are_shortened_and_stick_out_nowhere(browser, tmp_path):
+    case = make_case(tmp_path / "run")
+    names = [
+        "日本語の猫" * 20,
+        "x" * 300,
+        "<img src=x onerror=alert(1)>",
+        "\u202ertl",
+        "",
+        "a\nb",
+        "🐈",
+        "é",
+    ]
+    np.savez(case / "examples.npz", labels=np.arange(TARGETS), class_names=np.array(names))
+    module = "a." + "module." * 40 + "conv"
+    group = {"module": module, "parameter": "weight", "kind": "conv_filter", "axis": 0, "units": 12}
+    (case / "components.json").write_text(json.dumps([group]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of glyphs, which the reader's fonts have
+        report.main(report_arguments(case))
+    browser.problems.clear()
+    for size in ((1280, 800), (390, 844)):
+        browser.size(*size)
+        browser.open((case / "report.html").as_uri())
+        assert browser.do("document.documentElement.scrollWidth") <= size[0]
+    browser.size(1280, 800)
+    browser.open((case / "report.html").as_uri())
+    assert (
+        browser.do("document.querySelector('.card:nth-of-type(3)').getBoundingClientRect().bottom")
+        < 800
+    )
+    assert browser.do("document.querySelector('.card .bars span[title]').title").startswith(module)
     assert browser.problems == []
 
 

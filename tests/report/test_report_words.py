@@ -1,6 +1,7 @@
 """What a report says: its verdict, its title, its comparison with another result."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,8 @@ from report_cases import TARGETS, make_case, make_fit, make_store, report_argume
 
 from coarlib.commands.judge import report
 from coarlib.errors import ArgumentError, ReportError
-from coarlib.regression import HeldOut
+from coarlib.regression import Attributions, HeldOut
 from coarlib.report.inputs import ReportInputs, gather
-from coarlib.report.markup import plain, signed
 from coarlib.report.methods import judge
 from coarlib.report.notes import FeatureNotes, Notes
 from coarlib.report.page import build_report
@@ -132,6 +132,25 @@ def test_results_stand_side_by_side(case, tmp_path):
         report.main([str(case), str(other), "--store", str(tmp_path / "store")])
 
 
+def test_a_comparison_says_which_is_better_or_that_it_cannot_tell(case, tmp_path):
+    worse = make_fit(make_store(tmp_path / "worse" / "store"), tmp_path / "worse" / "attributions")
+    text = build_comparison([gather(case), gather(worse)])
+    assert "run beside worse" in text and "their intervals overlap" in text
+    found = Attributions.load(worse)
+    found.held_out = replace(found.held_out, mean=0.3, mean_low=0.2, mean_high=0.4)
+    found.save(tmp_path / "low" / "attributions")
+    text = build_comparison([gather(tmp_path / "low"), gather(case)])
+    assert "run predicts best: its interval lies above" in text
+
+
+def test_one_is_no_plural_and_zero_has_no_sign(tmp_path):
+    make_fit(make_store(tmp_path / "r" / "store", targets=1), tmp_path / "r" / "attributions")
+    report.main([str(tmp_path / "r"), "--quiet"])
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "What 12 features do to 1 output<" in page and "1 outputs" not in page
+    assert title(gather(tmp_path / "r" / "attributions")) == title(gather(tmp_path / "r"))
+
+
 def test_results_of_other_shapes_are_said_to_be_so(case, tmp_path):
     other = make_fit(make_store(tmp_path / "store", features=5), tmp_path / "other")
     page = build_comparison([gather(case), gather(other)])
@@ -140,13 +159,6 @@ def test_results_of_other_shapes_are_said_to_be_so(case, tmp_path):
         build_comparison([gather(case), gather(tmp_path / "store")])
     with pytest.raises(ReportError, match="at least two"):
         build_comparison([gather(case)])
-
-
-def test_numbers_have_as_many_digits_as_their_errors():
-    assert signed(1.92741, 0.0996) == "+1.93" and plain(0.0996) == "0.10"
-    assert signed(-0.00123456, 0.0004) == "−0.00123" and signed(0.0) == "+0.00"
-    assert signed(12345.6, 210) == "+12346" and plain(210) == "210"
-    assert signed(3e-9, 1e-9) == "+3.00e-09"
 
 
 def test_a_leave_one_out_store_beside_the_result_is_a_baseline(case):

@@ -16,6 +16,7 @@ from coarlib.errors import ArgumentError
 from coarlib.history import open_run
 from coarlib.path_kernel import explain
 from coarlib.path_kernel.explain import DEFAULT_MEMORY
+from coarlib.tracking import tracked
 
 COMMAND = Command(
     "explain",
@@ -70,6 +71,7 @@ COMMAND = Command(
         "attributions": common.flag(
             "also write Attributions beside the results", "explain.attributions"
         ),
+        "log": common.log(),
     },
 )  # fmt: skip
 
@@ -87,19 +89,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         replay_tolerance=0.0,
     )
     inputs, targets = (tensor[: args.num_test] for tensor in setup.test_samples())
-    found = explain(
-        chosen,
-        inputs,
-        targets,
-        output=args.quantity,
-        by=[item.split("+") for item in args.by.split(",")],
-        step_window=args.step_window,
-        count_at=args.count_at,
-        tolerance=args.tolerance,
-        memory=args.memory_mb * 2**20,
-        out=args.out,
-        rows=range(*_rows(args, len(inputs))),
-    )
+    with tracked(args.log, args.out, {"task": args.task, "settings": args.set, "by": args.by}):
+        found = explain(
+            chosen,
+            inputs,
+            targets,
+            output=args.quantity,
+            by=[item.split("+") for item in args.by.split(",")],
+            step_window=args.step_window,
+            count_at=args.count_at,
+            tolerance=args.tolerance,
+            memory=args.memory_mb * 2**20,
+            out=args.out,
+            rows=range(*_rows(args, len(inputs))),
+        )
     if found is None:
         print(f"{args.out} still lacks test points that other processes compute")
         print(again(args, rows=None, start=None, stop=None))

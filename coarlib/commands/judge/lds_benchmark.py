@@ -43,6 +43,7 @@ from coarlib.setups import load, shipped_file
 from coarlib.statistics.correlation import CORRELATIONS
 from coarlib.store import Store, initialize
 from coarlib.store.spec import load_spec
+from coarlib.tracking import tracked
 
 SUFFIXES = {"full": "", "test": "_test"}
 SETUP = "digits_subsets"
@@ -79,6 +80,7 @@ COMMAND = Command(
             "no if a bank's outputs are losses", "bench.higher_is_better", default=True
         ),
         "kind": _param("kind", Choice(CORRELATIONS), "of correlation", default="spearman"),
+        "log": common.log(),
         "dry_run": common.flag("say what would be retrained, and stop"),
     },
     dict.fromkeys(
@@ -97,10 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(_plan(bench) if config is None else f"{config}: its models would be trained")
         print(again(bench, config=config))
         return
-    if config is not None:
-        out, bank, scores = _for_quanda(bench, config)
-    else:
-        out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
+    about = {"model": bench.model, "size": bench.size, "bank": bench.bank, "config": str(config)}
+    with tracked(bench.log, bench.out, about):
+        if config is not None:
+            out, bank, scores = _for_quanda(bench, config)
+        else:
+            out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
     known = [np.empty(0, np.uint64)]
     for name, file in (bench.scores or {}).items():
         scores[name] = load_scores(file)

@@ -31,6 +31,7 @@ from coarlib.report.inputs import gather
 from coarlib.report.page import write_report
 from coarlib.setups import shipped_file
 from coarlib.store.spec import load_spec
+from coarlib.tracking import tracked
 
 FRACTION = 0.05
 TASK = "a set-up's name, package.module:Class or file.py:Class"
@@ -53,6 +54,7 @@ COMMAND = Command(
         "seed": common.seed("of the masks"),
         "device": common.device(),
         "claim": common.flag("share the work with others started so"),
+        "log": common.log(),
         "dry_run": common.flag("say where it would start, and stop"),
     },
 )
@@ -73,19 +75,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if (result / "datamodels.pt").exists():
         raise ArgumentError(f"{result} is there already; move it away to go on, or name another")
-    found = attribute(
-        component_task(args),
-        out,
-        until=args.until,
-        budget=args.budget,
-        minutes=args.minutes,
-        coarse=args.coarse,
-        fraction=fraction,
-        seed=args.seed,
-        device=args.device,
-        share=args.claim,
-        quiet=args.quiet,
-    )
+    with tracked(args.log, out / "store", {"task": args.task, "settings": args.set}):
+        found = attribute(
+            component_task(args),
+            out,
+            until=args.until,
+            budget=args.budget,
+            minutes=args.minutes,
+            coarse=args.coarse,
+            fraction=fraction,
+            seed=args.seed,
+            device=args.device,
+            share=args.claim,
+            quiet=args.quiet,
+        )
     found.save(result)
     keep_arguments(args, out)
     print(found.held_out)

@@ -28,8 +28,9 @@ from coarlib.filling.worker import FillOptions
 from coarlib.gradient_passes import PassPlan, fill_passes, open_passes
 from coarlib.gradient_passes.filling import plan_for
 from coarlib.store import Store
+from coarlib.tracking import tracked
 
-_AS_WORKERS = ("claim", "claim_ttl", "claim_wait", "allow_other_task", "device", "threads")
+_AS_WORKERS = ("claim", "claim_ttl", "claim_wait", "allow_other_task", "device", "threads", "log")
 COMMAND = Command(
     "gradient_passes",
     __doc__,
@@ -67,15 +68,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_other_task=args.allow_other_task,
         origin={"task": args.task, "settings": args.set, "directory": str(Path.cwd())},
     )
-    report = fill_passes(
-        store,
-        task,
-        args.passes,
-        resolve_device(args.device, args.threads),
-        plan=_plan(args, store, task),
-        blocks=None if args.rows is None else slice_of(args.rows),
-        options=options,
-    )
+    with tracked(args.log, f"{store.path}_passes", options.origin or {}):
+        report = fill_passes(
+            store,
+            task,
+            args.passes,
+            resolve_device(args.device, args.threads),
+            plan=_plan(args, store, task),
+            blocks=None if args.rows is None else slice_of(args.rows),
+            options=options,
+        )
     kept = open_passes(store)
     print(
         f"{report.written} blocks of gradient passes computed, {report.skipped} were there "
