@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
 import coarlib as cl
@@ -24,7 +23,7 @@ from coarlib.history import open_run
 from coarlib.history.setups import train_with_history
 from coarlib.path_kernel import explain
 from coarlib.path_kernel.studies import training_curve
-from coarlib.plots.style import save_png
+from coarlib.plots.style import save_png, styled
 from coarlib.regression.rows import StoreRows
 from coarlib.report.learning import look_ahead
 from coarlib.report.strongest import layer_means, nearest
@@ -46,8 +45,8 @@ TITLES = {"digits": "digits, 240 filters", "resnet20": "ResNet-20, 688 filters"}
 WORDS = {
     "rows, shared prior": "ablations alone",
     "passes": "gradient passes",
-    "joined": "half passes, half ablations",
-    "joined, all orders": "the same, all orders",
+    "joined": "passes and ablations",
+    "joined, all orders": "passes and ablations, all orders",
     "leave one out": "leave-one-out",
 }
 GROUPS = {
@@ -72,14 +71,21 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drawn = {**of_components(place), **of_training(place), **of_retraining(place)}
-    drawn["correlation_against_cost"] = frontier(["digits"])
-    save_png(frontier(TITLES), DOCS / "pictures" / "frontier.png")
+    drawn["correlation_against_cost"] = frontier("digits")
+    draw_measured()
     if set(drawn) != {name for names in GROUPS.values() for name in names}:
         raise SystemExit(f"not all figures are drawn: {sorted(drawn)}")
     for name, figure in drawn.items():
         save_png(figure, PICTURES / f"{name}.png")
     write_page()
     print(f"wrote docs/gallery.md and {len(drawn)} pictures")
+
+
+def draw_measured():
+    """Draw what other benchmarks have measured."""
+    for name in TITLES:
+        save_png(frontier(name), DOCS / "pictures" / f"frontier_{name}.png")
+    save_png(of_stories(), DOCS / "pictures" / "tinyllama_stories.png")
 
 
 def write_page():
@@ -95,31 +101,41 @@ def write_page():
     (DOCS / "gallery.md").write_text("\n".join(page), encoding="utf-8")
 
 
-def frontier(names):
-    """Accuracy against cost, as benchmarks/frontier.py measured it."""
-    path = Path(__file__).parent / "results" / "frontier.json"
-    results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(5.6 * len(names), 3.8), squeeze=False, layout="constrained"
-    )
-    for panel, name in zip(axes[0], names, strict=True):
-        lines = results[name]
-        methods = dict.fromkeys(line["method"] for line in lines)
-        points = {
-            WORDS.get(method, method): tuple(
-                zip(
-                    *sorted(
-                        (line["forward_passes"], line["correlation"])
-                        for line in lines
-                        if line["method"] == method
-                    ),
-                    strict=True,
-                )
-            )
-            for method in methods
-        }
-        plots.correlation_against_cost(points, {}, title=TITLES[name], axes=panel)
+def frontier(name):
+    """Accuracy against cost, as benchmarks/frontier.py measured it; a colour is one method."""
+    results = results_of("frontier")
+    every = dict.fromkeys(line["method"] for one in TITLES for line in results[one])
+    points = {}
+    for method in every:
+        found = sorted(
+            (line["forward_passes"], line["correlation"])
+            for line in results[name]
+            if line["method"] == method
+        )
+        points[WORDS.get(method, method)] = tuple(zip(*found, strict=True)) or ((), ())
+    with styled() as plt:
+        figure, axes = plt.subplots(figsize=(4.4, 3.7))
+    plots.correlation_against_cost(points, {}, title=TITLES[name], axes=axes)
     return figure
+
+
+def of_stories():
+    """Methods at several fractions on the TinyStories Llama, as docs/ablation.md tabulates them."""
+    lines = results_of("tinyllama_stories")["lines"]
+    methods = list(dict.fromkeys(line["method"] for line in lines))
+    of = {name: [line for line in lines if line["method"] == name] for name in methods}
+    return plots.correlation_against_fraction(
+        [line["fraction"] for line in of["COAR"]],
+        {name: [line["pearson"] for line in one] for name, one in of.items()},
+        {name: [(x["pearson_low"], x["pearson_high"]) for x in one] for name, one in of.items()},
+        trained_at=0.05,
+        title="TinyStories Llama, 900 components, 50 stories",
+    )
+
+
+def results_of(name):
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
 def of_components(place):

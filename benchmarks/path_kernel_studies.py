@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import reporting
 import torch
-from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from coarlib import plots
@@ -31,6 +30,7 @@ from coarlib.history.gradients import SampleGradients
 from coarlib.history.setups import train_with_history
 from coarlib.path_kernel import explain
 from coarlib.path_kernel.studies import component_scores, pruning_curves, similarity
+from coarlib.plots.style import line_style, save_png, styled
 from coarlib.regression import Moments, fit
 from coarlib.scoring import lds
 from estimate.digits_path.setup import DigitsPath
@@ -88,15 +88,15 @@ def pruning(model, units, found, points, others):
         "weight norm": model[0].weight.detach().norm(dim=1).numpy(),
     }
     curves = pruning_curves(model, units, scores, *others, points=17, random_orders=30)
-    figure = Figure(figsize=(9, 3.4))
-    for axis, kind in zip(figure.subplots(1, 2), ("accuracy", "divergence"), strict=True):
+    with styled() as plt:
+        figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2))
+    for axis, kind in zip(axes, ("accuracy", "divergence"), strict=True):
         first = int(kind == "divergence")  # that of the whole network is zero
-        for name, curve in curves.items():
-            style = {"color": "0.6", "linestyle": "--"} if name == "random" else {}
+        for at, (name, curve) in enumerate(curves.items()):
             share, values = curve.removed[first:] / HIDDEN, getattr(curve, kind)[first:]
-            axis.plot(share, values, label=name, marker=".", **style)
+            axis.plot(share, values, label=name, marker=".", **line_style(at))
         axis.set_xlabel("share of hidden units removed")
-    left, right = figure.axes
+    left, right = axes
     left.set_ylabel("accuracy")
     right.set_ylabel("KL from the whole network (nats)")
     right.set_yscale("log")
@@ -184,7 +184,7 @@ def draw_kernels(found, train_labels, test_labels):
 
 
 def save(figure, name):
-    figure.savefig(PICTURES / f"{name}.png", dpi=110, bbox_inches="tight")
+    save_png(figure, PICTURES / f"{name}.png")
 
 
 if __name__ == "__main__":

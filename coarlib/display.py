@@ -19,6 +19,11 @@ WIDTH, LINE, NAMES = 420, 18, 190
 MAX_BINS = 24
 SMALL, LARGE = 1e-6, 1e4  # numbers beyond are shown with an exponent
 LONGEST_NAME = 40
+METHODS = {  # what people call the methods of coarlib.baselines
+    "leave_one_out": "leave-one-out",
+    "gradient_parameter": "gradient × parameter",
+    "internal_influence": "internal influence",
+}
 
 
 def number(value: float | None, digits: int = 3) -> str:

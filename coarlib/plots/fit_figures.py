@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.display import number, shortened
+from coarlib.display import METHODS, number, shortened
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style, panels_on
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "ranked_correlations",
 ]
 
-COLUMNS = 3
+COLUMNS, FEW = 3, 3
 
 
 def correlation_histogram(
@@ -242,18 +242,21 @@ def correlation_against_fraction(
     with drawn_on(axes, (6.4, 4)) as (figure, panel):
         for at, (method, values) in enumerate(means.items()):
             style = line_style(at)
-            panel.plot(fractions, values, marker="o", ms=4, label=method, **style)
+            name = METHODS.get(method, method)
+            panel.plot(fractions, values, marker="o", ms=4, label=name, **style)
             if method in intervals:
                 low, high = np.transpose(intervals[method])
                 panel.fill_between(fractions, low, high, color=style["color"], alpha=0.2, lw=0)
         if trained_at is not None:
             panel.axvline(trained_at, color=INK, lw=0.8, ls=":")
+            place = (trained_at, panel.get_ylim()[0])
             panel.annotate(
-                "fitted here", (trained_at, panel.get_ylim()[0]), fontsize=8, rotation=90
+                "fitted here", place, (3, 3), textcoords="offset points", fontsize=8, rotation=90
             )
         panel.axhline(0, color=INK, lw=0.5)
         panel.set(xlabel="ablated fraction α", ylabel="mean correlation over targets", title=title)
-        panel.legend()
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # where it would hide lines
+        panel.legend(**(beside if len(means) > FEW else {}))
         return figure
 
 
@@ -269,7 +272,8 @@ def correlation_against_cost(
     Parameters
     ----------
     points : mapping of method to (costs, correlations)
-        Costs in forward passes over the examples; a method that costs nothing is drawn at 1.
+        Costs in forward passes over the examples; a method that costs nothing is drawn at 1. One
+        without points keeps its colour for figures that stand beside this one.
     intervals : mapping of method to one (low, high) a point
     title : str
     axes : matplotlib.axes.Axes, optional
@@ -281,8 +285,12 @@ def correlation_against_cost(
     """
     with drawn_on(axes, (6.4, 4)) as (figure, panel):
         for at, (method, (costs, values)) in enumerate(points.items()):
+            if not len(costs):
+                continue
             style, places = line_style(at), np.maximum(costs, 1)
-            panel.plot(places, values, marker="o", ms=4, label=method, **style)
+            if len(costs) == 1:  # no line to be read between points
+                style |= {"ls": ""}
+            panel.plot(places, values, marker="o", ms=5, label=METHODS.get(method, method), **style)
             for place, (low, high) in zip(places, intervals.get(method, ()), strict=False):
                 panel.plot([place, place], [low, high], color=style["color"], lw=1)
         panel.set_xscale("log")
@@ -292,7 +300,7 @@ def correlation_against_cost(
             ylabel="mean correlation over targets",
             title=title,
         )
-        panel.legend()
+        panel.legend(fontsize=8)
         return figure
 
 

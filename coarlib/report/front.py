@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from coarlib import plots
-from coarlib.display import counted, effects, number, shortened, signed
+from coarlib.display import METHODS, counted, effects, number, shortened, signed
 from coarlib.plots.style import styled
 from coarlib.report.health import Health
 from coarlib.report.inputs import ReportInputs
@@ -80,7 +80,7 @@ def _evaluated(inputs: ReportInputs, known: set[str]) -> list[tuple[str, str, st
         low, high = found.intervals[name][place]
         said = f"{number(found.means[name][place])} [{number(low)}, {number(high)}]"
         cost = f"{found.passes[name]} passes" if name in found.passes else "not known"
-        lines.append((f"{name}¹", said, cost))
+        lines.append((f"{METHODS.get(name, name)}¹", said, cost))
     return lines
 
 

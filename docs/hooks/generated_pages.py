@@ -1,15 +1,24 @@
-"""Pages that mkdocs builds from the code: commands, benchmarks; and the pages that exist."""
+"""Pages that mkdocs builds: commands from the code, benchmarks from results, notebooks as kept."""
 
 from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
+
+from mkdocs.structure.files import File
+
+from coarlib.display import METHODS, number
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 LONGEST_CELL = 80
+NOTEBOOKS = ROOT / "notebooks"
+WITH_INTERVAL = re.compile(r"(.+) \[(.+); (.+)\]")
+ARGUMENT = re.compile(r"(?<![\w.-])--[\w.]+")
+INLINE_CODE = re.compile(r"(?<!<pre>)<code>([^<]*--[^<]*)</code>")
 TABLE = re.compile(r"<!-- table: (.*?) -->")
 
 
@@ -19,12 +28,33 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in the generated parts."""
+def on_files(files: Any, config: Any) -> Any:
+    """Add a page for each notebook, and the notebook itself to take home."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        page = notebook_page(path.name, json.loads(text))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
+        files.append(File.generated(config, f"notebooks/{path.name}", content=text))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep the arguments of commands in one piece: --rows is not to end a line as --."""
+
+    def whole(found: re.Match[str]) -> str:
+        kept = ARGUMENT.sub(lambda one: f'<span class="whole">{one[0]}</span>', found[1])
+        return f"<code>{kept}</code>"
+
+    return INLINE_CODE.sub(whole, html)
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """Fill in the generated parts, and where the repository is, if that is known."""
+    if config.repo_url:
+        markdown = markdown.replace("git clone REPOSITORY", f"git clone {config.repo_url}")
     makers = {
         "<!-- commands -->": commands,
         "<!-- benchmarks -->": benchmarks,
-        "<!-- frontier -->": frontier,
     }
     for mark, make in makers.items():
         if mark in markdown:
@@ -34,24 +64,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _existing(nav: Any, docs: Path) -> Any:
     if isinstance(nav, str):
-        return nav if (docs / nav).is_file() else None
+        there = (docs / nav).is_file() or (ROOT / nav).with_suffix(".ipynb").is_file()
+        return nav if there else None
     if isinstance(nav, dict):
         kept = {title: _existing(part, docs) for title, part in nav.items()}
         return {title: part for title, part in kept.items() if part} or None
     return [part for part in (_existing(part, docs) for part in nav) if part]
-
-
-def frontier() -> str:
-    """Show accuracy against cost on the home page, or the report where that is not drawn yet."""
-    if (ROOT / "docs" / "pictures" / "frontier.png").is_file():
-        return (
-            "![How well methods predict unseen ablations, against their cost]"
-            "(pictures/frontier.png)\n"
-        )
-    return (
-        "![The report of the demo: the verdict, every method's scores, and what decides three "
-        "digits](pictures/screens/report-desktop.png)\n"
-    )
 
 
 def commands() -> str:
@@ -95,18 +113,83 @@ def benchmarks() -> str:
 
 
 def table_of(directive: str) -> str:
-    """Make the table that ``NAME/path/of/keys | column=Title, column`` describes."""
+    """Make the table that a directive describes.
+
+    ``NAME/path/of/keys | column=Title, value [low; high]=Title`` has a line a record, or with
+    ``line by column: value [low; high]`` one a value of ``line``, and a column a value of
+    ``column``.
+    """
     place, _, said = directive.partition("|")
     name, *keys = place.strip().split("/")
     found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
     for key in keys:
         found = found[int(key)] if isinstance(found, list) else found[key]
     records = found if isinstance(found, list) else [found]
+    if pivot := re.fullmatch(r"\s*(\w+) by (\w+): (.+)", said):
+        return _crossed(records, *pivot.groups())
     pairs = [column.strip().split("=", 1) for column in said.split(",")]
     titles = [pair[-1] for pair in pairs]
-    rows = [[_cell(record.get(pair[0])) for pair in pairs] for record in records]
+    rows = [[_shown(record, pair[0]) for pair in pairs] for record in records]
+    return _grid(titles, rows)
+
+
+def _crossed(records: list[Any], line: str, column: str, value: str) -> str:
+    columns = list(dict.fromkeys(record[column] for record in records))
+    lines = list(dict.fromkeys(record[line] for record in records))
+    at = {(record[line], record[column]): _shown(record, value.strip()) for record in records}
+    head = [line, *(f"{column} {one:g}" for one in columns)]
+    return _grid(head, [[_name(one), *(at[one, c] for c in columns)] for one in lines])
+
+
+def _shown(record: Any, key: str) -> str:
+    """Show a value, with its interval if ``key`` names one: ``mean [low; high]``."""
+    if ends := WITH_INTERVAL.fullmatch(key):
+        value, low, high = (number(record[one]) for one in ends.groups())
+        return f"{value} [{low}, {high}]"
+    value = record.get(key)
+    return _name(_significant(value) if isinstance(value, float) else _cell(value))
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, no needless exponent."""
+    if abs(value) >= 1000:
+        return number(value, 0)
+    return f"{value:#.3g}".removesuffix(".").replace("-", "−", int(value < 0))
+
+
+def _name(value: Any) -> str:
+    return METHODS.get(str(value), str(value))
+
+
+def _grid(titles: list[str], rows: list[list[str]]) -> str:
     head = [_row(titles), _row(["---"] * len(titles))]
     return "\n".join([*head, *(_row(row) for row in rows)]) + "\n"
+
+
+def notebook_page(name: str, book: Any) -> str:
+    """Show a notebook as a page: words, code, and what it printed and drew."""
+    parts = []
+    for cell in book["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        parts += [_output(output) for output in cell["outputs"]]
+    first, *rest = parts
+    return "\n\n".join([first, f"Take it home: [{name}]({name}).", *rest]) + "\n"
+
+
+def _output(output: Any) -> str:
+    """Show one output: a picture, HTML, or text."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        source = "".join(data["image/png"]).strip()
+        return f'<img class="drawn" alt="what the cell draws" src="data:image/png;base64,{source}">'
+    if "text/html" in data:
+        return f'<div class="output">{"".join(data["text/html"])}</div>'.replace("\n\n", "\n")
+    said = "".join(output.get("text") or data.get("text/plain", "")).rstrip()
+    return f'<pre class="output"><code>{escape(said)}</code></pre>'.replace("\n\n", "\n \n")
 
 
 def _tables(value: Any, level: int, title: str = "") -> list[str]:

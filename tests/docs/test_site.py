@@ -91,18 +91,43 @@ def test_pages_and_search_work_from_a_folder(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_block_of_code_is_cut_on_a_phone(site, tmp_path):
+def test_no_code_is_cut_and_no_page_too_wide(site, tmp_path):
     find_chromium()
     cut = (
-        "[...document.querySelectorAll('pre')].filter(e => e.scrollWidth > e.clientWidth + 1 &&"
-        " !/auto|scroll/.test(getComputedStyle(e).overflowX + "
-        "getComputedStyle(e.querySelector('code') || e).overflowX)).length"
+        "[...document.querySelectorAll('.highlight:not(.language-text) pre > code, pre.output > "
+        "code')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
     )
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
+    assert len(pages) > 40
     with Browser(tmp_path / "profile") as browser:
-        browser.size(390, 844)
-        for page in ("index.html", "tutorial.html", "how-to-own-model.html"):
-            browser.open((site / page).as_uri())
-            assert browser.do(cut) == 0
+        for width in (1280, 390):
+            browser.size(width, 844)
+            for page in pages:
+                browser.open(page.as_uri())
+                assert browser.do(cut) == [], page
+                assert browser.do("document.documentElement.scrollWidth") <= width, page
+        assert browser.problems == []
+
+
+@pytest.mark.slow
+def test_notebooks_are_pages_with_their_outputs(site):
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        page = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        drawn = path.read_text(encoding="utf-8").count('"image/png"')
+        assert page.count('class="drawn"') == drawn and '<pre class="output">' in page
+        assert (site / "notebooks" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_table_may_cross_two_keys_and_show_intervals(site):
+    page = (site / "benchmarks.html").read_text(encoding="utf-8").split('id="everything"')[0]
+    lines = json.loads((ROOT / "benchmarks/results/cifar_resnet20.json").read_text())["results"]
+    first = lines["lines"][0]
+    said = f"{first['pearson']:.3f} [{first['pearson_low']:.3f}, {first['pearson_high']:.3f}]"
+    assert f"<th>fraction {first['fraction']:g}</th>" in page and f"<td>{said}</td>" in page
+    assert "<td>gradient × parameter</td>" in page and "leave_one_out</td>" not in page
+    commands = (site / "which-method-when.html").read_text(encoding="utf-8")
+    assert '<span class="whole">--prior_scores</span>' in commands
 
 
 def test_links_of_the_readme_lead_somewhere():
