@@ -6,7 +6,6 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from copy import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -120,7 +119,7 @@ class ComponentTask(MeasuringTask):
 
     def with_components(self, components: ComponentSet) -> Self:
         """Return the same task of other components, to be prepared."""
-        other = copy(self)
+        other = copy.copy(self)
         other._instead = components
         return other
 
