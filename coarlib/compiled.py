@@ -9,15 +9,14 @@ compiled in every process.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
-
-__all__ = ["cache_directory", "njit"]
+__all__ = ["Compiled", "cache_directory", "njit"]
 
 _VARIABLE = "NUMBA_CACHE_DIR"
 
@@ -51,18 +50,61 @@ def _is_ours(place: Path) -> bool:
 _place = cache_directory()
 if _place is not None and _place != Path(__file__).parent and _VARIABLE not in os.environ:
     os.environ[_VARIABLE] = str(_place)  # for processes that this one starts
-    numba.config.CACHE_DIR = str(_place)  # type: ignore[attr-defined]
 
 
-def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+class Compiled:
+    """A function that is compiled, or loaded, when it is first called: so numba is seldom imported.
+
+    Compiled functions may call each other.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._function, self._options = function, options
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the compiled function."""
+        return self._dispatcher(*arguments)
+
+    @functools.cached_property
+    def _dispatcher(self) -> Any:
+        import numba
+
+        if _place is not None:
+            if _VARIABLE in os.environ:
+                numba.config.CACHE_DIR = os.environ[_VARIABLE]  # type: ignore[attr-defined]
+            try:
+                return numba.njit(cache=True, **self._options)(self._function)
+            except RuntimeError:  # it cannot be kept there after all
+                pass
+        return numba.njit(**self._options)(self._function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """By which numba knows it where another compiled function calls it."""
+        return self._dispatcher._numba_type_
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has been compiled in this process, or is kept from another."""
+        if "_dispatcher" not in vars(self) and not self._may_be_kept():
+            return False
+        if self._dispatcher.signatures:
+            return True
+        try:  # numba has no public way to ask
+            return bool(self._dispatcher._cache._cache_file._load_index())
+        except (AttributeError, OSError, ValueError):
+            return False
+
+    def _may_be_kept(self) -> bool:
+        """Look for a file of compiled code, be it an outdated one; numba is not needed for that."""
+        source = Path(self._function.__code__.co_filename)
+        name = f"{source.stem}.{self._function.__qualname__}-*.nbi"
+        if _VARIABLE in os.environ:
+            return any(Path(os.environ[_VARIABLE]).rglob(name))
+        return any((source.parent / "__pycache__").glob(name))
+
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
     """Decorate as ``numba.njit`` does, keeping compiled code if there is a place for it."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        if _place is None:
-            return numba.njit(**options)(function)
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # it cannot be kept there after all
-            return numba.njit(**options)(function)
-
-    return decorate
+    return lambda function: Compiled(function, options)

@@ -1,11 +1,16 @@
 """The house of docs/architecture.md: which way imports point, how large modules are."""
 
 import ast
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from paths import ROOT
+
+from coarlib.commands.store.initialize_store import main as initialize_store
+from coarlib.store import RowWriter, Store
 
 MODULES = sorted([*ROOT.glob("coarlib/**/*.py"), *ROOT.glob("estimate/**/*.py")])
 # The floors of the house, lowest first: a room knows those below it, and never one beside or above.
@@ -85,3 +90,40 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_torch_is_not_needed_to_handle_stores(name):
     code = f"import {name}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "initialize_store STORE --spec SPEC",
+        "status STORE",
+        "verify STORE",
+        "write_dataset STORE --out STORE.beton",
+        "--help",
+    ],
+)
+def test_torch_is_not_needed_by_commands_of_stores(command, tmp_path):
+    """Nor numba, nor scipy: they take longer to import than such a command to run."""
+    spec, store = tmp_path / "spec.json", tmp_path / "store"
+    arrays = {
+        "masks": {"dtype": "bool_", "shape": [4]},
+        "test_margins": {"dtype": "float32", "shape": [3]},
+    }
+    design = {"kind": "bernoulli", "keep_prob": 0.5, "seed": 0}
+    spec.write_text(json.dumps({"num_models": 20, "schema": arrays, "design": design}))
+    if "--spec" not in command:
+        initialize_store([str(store), "--spec", str(spec)])
+        rows, opened = np.arange(2), Store.open(store)
+        masks = opened.draw_masks(opened.design, rows)
+        found = {"masks": masks, "test_margins": np.ones((2, 3), np.float32)}
+        with RowWriter(opened) as writer:
+            writer.write(rows, found)
+    words = command.replace("STORE", str(store)).replace("SPEC", str(spec)).split()
+    code = (
+        "import sys; from coarlib.commands.__main__ import main\n"
+        f"try: main({words!r})\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "loaded = {'torch', 'numba', 'scipy'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -59,6 +59,51 @@ def test_without_any_place_functions_are_compiled_all_the_same(monkeypatch):
     assert twice(4) == 8
 
 
+def test_compiled_functions_call_each_other_and_are_kept(tmp_path):
+    """The second process finds them, and the first knew without numba that there are none."""
+    (tmp_path / "two.py").write_text(
+        "import sys\nfrom coarlib.compiled import njit\n\n"
+        "@njit()\ndef once(x):\n    return x + 1\n\n"
+        "@njit()\ndef twice(x):\n    return once(once(x))\n\n"
+        "print(twice.is_ready, 'numba' in sys.modules, twice(3))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    said = [
+        subprocess.run(
+            [sys.executable, "two.py"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert said == [["False", "False", "5"], ["True", "True", "5"]]
+
+
+def test_a_first_fit_compiles_nothing(tmp_path):
+    """All solvers of auto and the learning curve, at the size of the digits store."""
+    code = """
+import sys
+import numpy as np
+from coarlib.commands.fit.run_regression import main
+rng = np.random.default_rng(0)
+masks = rng.random((1500, 240)) < 0.9
+outputs = masks @ rng.normal(size=(240, 20)) + 9 * rng.normal(size=(1500, 20))
+np.save("masks.npy", masks)
+np.save("margins.npy", outputs.astype("f2"))
+np.save("_completed.npy", np.ones(1500, bool))
+main([".", "--y_name", "margins", "--out", "out"])
+sys.exit("numba" in sys.modules)
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "lasso: held-out correlation" in done.stdout
+    assert not (tmp_path / "kept").exists()
+
+
 @pytest.mark.slow
 def test_warmup_compiles_everything_that_a_fit_needs(tmp_path):
     """After it, a lasso in another process loads all it runs."""

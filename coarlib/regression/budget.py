@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -84,6 +85,7 @@ def _peak_bytes(solver: Solver, size: Size) -> float:
     return memory + 3 * cross
 
 
+@cache
 def _speed(dtype: torch.dtype, side: int = 768) -> float:
     """Operations a second of a matrix product, measured."""
     a = torch.ones(side, side, dtype=dtype)

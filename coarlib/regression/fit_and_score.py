@@ -22,7 +22,7 @@ from coarlib.regression.attributions import Attributions
 from coarlib.regression.budget import Prediction, choose_form
 from coarlib.regression.cost import COST
 from coarlib.regression.heldout import HeldOut, score_rows
-from coarlib.regression.learning_curve import learning_curve
+from coarlib.regression.learning_curve import POINTS, learning_curve
 from coarlib.regression.moments import Moments
 from coarlib.regression.moments.checkpoint import resumable_moments
 from coarlib.regression.problems import problem_of, solve
@@ -218,7 +218,8 @@ def _add_curve(
 ) -> None:
     """Measure and report the learning curve of the solver."""
     train, held = split.train, split.validation
-    work = len(train) * source.num_features * source.num_targets
+    size = Size(len(train), len(held), source.num_features, source.num_targets)
+    work = size.rows * size.features * size.targets + POINTS * solver.work(size)
     quick = work <= QUICK_PRODUCTS and source.num_features <= QUICK_FEATURES
     enough = len(train) >= CURVE_ROWS and len(held) >= CURVE_HELD_OUT
     joined = isinstance(solver, Bayes) and how.with_curve is None

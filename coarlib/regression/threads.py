@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numba
 import torch
 
 
@@ -17,6 +16,8 @@ def torch_threads() -> Iterator[None]:
     undoes ``OMP_NUM_THREADS`` and ``--threads``, and what torch computes afterwards waits for
     threads that other workers keep busy (ten times the processor time, measured).
     """
+    import numba
+
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from coarlib.errors import RegressionError
 from coarlib.regression import Lasso, Moments, Problem
 from coarlib.regression.solvers.lasso import largest_lambda
+from coarlib.regression.solvers.lasso_paths import Paths
 
 TIGHT = 1e-12
 CLOSE = 1e-5
@@ -162,6 +163,52 @@ def test_each_target_may_have_its_own_lambda(data):
     for t in range(6):
         alone = Lasso(float(lam[t]), tol=TIGHT).solve(problem)
         assert np.allclose(ours.weight[:, t], alone.weight[:, t], atol=CLOSE)
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    """Let matrix products follow every path."""
+    monkeypatch.setattr(Paths, "_must_multiply", lambda *_: True)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-10])
+@pytest.mark.parametrize("options", [{}, {"positive": True}, {"l1_ratio": 0.5}])
+def test_products_follow_the_same_path_as_coordinate_descent(options, tol, request):
+    data = sparse_rows(400, 30, 12)
+    data.outputs[:, 3] = 2.0
+    data.outputs[:, 4] *= 1e12
+    problem = Problem.from_moments(moments_of(data, slice(0, 300)))
+    problem = replace(problem, validation=moments_of(data, slice(300, None)))
+    solver = Lasso(tol=tol, num_lambdas=40, **options)
+    descended = solver.solve(problem)
+    request.getfixturevalue("by_products")
+    found = solver.solve(problem)
+    assert found.gap.max() <= 1.01 * tol and found.details["targets_above_tolerance"] == 0
+    exact = replace(solver, lam=found.lam, tol=TIGHT).solve(problem)
+    assert np.allclose(found.weight / data.outputs.std(0).clip(1e-3), exact.weight
+                       / data.outputs.std(0).clip(1e-3), atol=3 * np.sqrt(tol))  # fmt: skip
+    errors, expected = found.path["validation_error"], descended.path["validation_error"]
+    both = np.isfinite(errors) & np.isfinite(expected)
+    assert np.array_equal(np.isfinite(errors), np.isfinite(found.path["gap"]))
+    assert both.sum() > 100 and np.allclose(errors[both] / expected[both], 1, atol=30 * tol**0.5)
+    assert not found.weight[:, 3].any()
+
+
+def test_what_products_cannot_solve_is_left_to_coordinate_descent(by_products, monkeypatch):
+    monkeypatch.setattr("coarlib.regression.solvers.lasso_products.MOST_STEPS", 2)
+    problem = Problem.from_moments(moments_of(sparse_rows(60, 50, 4)))
+    found = Lasso(0.01).solve(problem)
+    assert found.gap.max() <= 1e-6
+
+
+def test_products_start_from_weights_that_are_given(by_products, data):
+    problem = Problem.from_moments(moments_of(data))
+    cold = Lasso(0.02).solve(problem)
+    warm = Lasso(0.02, start=cold.weight).solve(problem)
+    far = Lasso(0.02, start=1e3 * np.ones_like(cold.weight)).solve(problem)
+    assert np.allclose(cold.weight, warm.weight, atol=1e-3)
+    assert np.allclose(cold.weight, far.weight, atol=1e-3)
+    assert warm.iterations < cold.iterations
 
 
 @pytest.mark.parametrize(

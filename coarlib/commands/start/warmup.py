@@ -16,6 +16,7 @@ from coarlib.compiled import cache_directory
 from coarlib.regression import Lasso, Moments, fit
 from coarlib.regression.moments import counts, products
 from coarlib.regression.rows import ArrayRows
+from coarlib.regression.solvers import lasso_paths
 from coarlib.regression.split import Split
 from coarlib.scoring.lds import lds
 from coarlib.statistics import ranks
@@ -44,6 +45,7 @@ def everything_compiled() -> Iterator[None]:
         mock.patch.object(counts, "SMALL", 0),
         mock.patch.object(counts, "_SMALL_SUM", 0),
         mock.patch.object(products, "_SMALL", 0),
+        mock.patch.object(lasso_paths, "SMALL", 0),
         mock.patch.object(ranks, "SMALL", 0),
     ):
         yield

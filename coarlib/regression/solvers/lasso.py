@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
 from coarlib.regression.attributions import Attributions
-from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem, Solution, certificate, target_blocks
 from coarlib.regression.solvers.base import Size, Solver
-from coarlib.regression.solvers.lasso_kernel import solve_paths
+from coarlib.regression.solvers.lasso_paths import Paths
+from coarlib.regression.solvers.lasso_products import PathBlock, Rules
 from coarlib.regression.solvers.least_squares import LeastSquares
-from coarlib.statistics.arrays import in_threads
 
-__all__ = ["Lasso", "largest_lambda", "validation_moments"]
+__all__ = ["Lasso", "largest_lambda"]
 
 NUM_LAMBDAS = 100
 EPS = 1e-2
 TOLERANCE = 1e-6
 PATIENCE = 5
-CHUNK = 4  # targets a thread takes at a time; paths differ in length
 PATH_KEYS = ("gap", "nonzero", "validation_error", "sweeps")
 
 
@@ -98,8 +96,8 @@ class Lasso(Solver):
         return self if self.lam is not None else replace(self, lam=found.lam, start=found.weight)
 
     def work(self, size: Size) -> float:
-        """What a path of a target takes, measured at 2,000 features."""
-        return 6.0 * size.targets * (size.features / 2000) ** 2 * 1e8
+        """What a path of a target takes, measured at 240 and 2,000 features."""
+        return size.targets * (4e7 + 6e8 * (size.features / 2000) ** 2)
 
     def solve(self, problem: Problem) -> Solution:
         """Fit all targets.
@@ -124,42 +122,20 @@ class Lasso(Solver):
         how = f"path of {self.num_lambdas} λ, validation error"
         if self.lam is not None:
             how = "at the given λ"
-        solution = Solution.empty(problem, f"{name} by coordinate descent, {how}")
+        solution = Solution.empty(problem, f"{name}, {how}")
         lams = self._lambdas(problem)
         logs = np.full((problem.num_targets, len(PATH_KEYS), lams.shape[1]), np.nan)
-        gram = np.ascontiguousarray(problem.gram.cpu().numpy())
-        val = _Validation(problem, None if self.lam is not None else problem.validation)
+        rules = Rules(self.l1_ratio, self.positive, self.tol, self.patience)
+        held = None if self.lam is not None else problem.validation
+        paths = Paths(problem, rules, held, self.start)
         for targets in target_blocks(problem.num_targets):
-            c = np.ascontiguousarray(problem.covariance(targets).cpu().numpy().T)
-            weights = np.zeros_like(c)
-            best = np.zeros(len(c), np.int64)
-            arrays = (
-                gram,
-                c,
-                problem.variance[targets],
-                lams[targets],
-                self.l1_ratio,
-                self.positive,
-                self.tol,
-                _start(problem, self.start, targets, c.shape),
-                val.gram,
-                *val.targets(targets),
-                self.patience,
-                weights,
-                logs[targets],
-                best,
-            )
-
-            def solve_some(some: slice, arrays: tuple[Any, ...] = arrays) -> None:
-                solve_paths((some.start, some.stop), *arrays)
-
-            in_threads(solve_some, len(c), CHUNK, torch.get_num_threads())
-            solution.lam[targets] = lams[targets][np.arange(len(best)), best]
-            weight = torch.from_numpy(weights.T.copy()).to(problem.device)
+            block = paths.solve(targets, lams[targets], logs[targets])
+            solution.lam[targets] = block.lam
+            weight = torch.from_numpy(block.weights.T.copy()).to(problem.device)
             solution.fill(problem, targets, weight)
             rounding = self._rounding(problem, solution, targets, weight)
             yy = problem.variance[targets]
-            solution.gap[targets] = _certified(yy, logs[targets], best) + certificate(rounding, yy)
+            solution.gap[targets] = _certified(block) + certificate(rounding, yy)
         solution.iterations = int(np.nansum(logs[:, 3]))
         solution.path = {"lam": lams} | {key: logs[:, i] for i, key in enumerate(PATH_KEYS)}
         missed = int((solution.gap > self.tol).sum())
@@ -192,69 +168,8 @@ class Lasso(Solver):
         return np.concatenate(tops)[:, None] * np.geomspace(1, self.eps, self.num_lambdas)
 
 
-def _certified(
-    variance: NDArray[np.float64], logs: NDArray[np.float64], best: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _certified(block: PathBlock) -> NDArray[np.float64]:
     """Certificates of the chosen λ [t]; an error where one along the path bounds nothing."""
-    gaps = np.where(np.isnan(logs[:, 3]), 0.0, logs[:, 0]).T  # [L, t]
-    certified = np.stack([certificate(0.5 * variance * gap, variance) for gap in gaps])
-    return np.asarray(certified[best, np.arange(len(best))])
-
-
-def _start(
-    problem: Problem,
-    start: NDArray[np.float64] | None,
-    targets: slice,
-    shape: tuple[int, ...],
-) -> NDArray[np.float64]:
-    if start is None:
-        return np.zeros(shape)
-    scaled = start[problem.active, targets] * problem.scale[:, None]
-    return np.ascontiguousarray(scaled.T, dtype=np.float64)
-
-
-def validation_moments(
-    problem: Problem, moments: Moments
-) -> tuple[NDArray[np.float64], Moments, NDArray[np.float64]]:
-    """Second moments of other rows about the fit's means, in the fit's units.
-
-    Returns
-    -------
-    gram : float64 [M, M]
-        Σ zz' / n with z the masks standardised as in the fit.
-    part : Moments
-        The same moments about the fit's output means.
-    shift : float64 [M]
-        Mean of z.
-    """
-    if moments.pairs is None:
-        raise RegressionError("choosing λ from moments needs X'X of the validation rows")
-    n, active = moments.num_rows, problem.active
-    mean, scale = problem.mean, problem.scale
-    kept = moments.kept[active] / n
-    gram = moments.pairs[np.ix_(active, active)] / n
-    gram += np.outer(mean, mean) - np.outer(kept, mean) - np.outer(mean, kept)
-    gram /= np.outer(scale, scale)
-    return gram, moments.with_offset(problem.moments.mean_output), (kept - mean) / scale
-
-
-class _Validation:
-    """Validation moments in the form the kernel takes; empty without validation rows."""
-
-    def __init__(self, problem: Problem, moments: Moments | None) -> None:
-        self._problem, self._part = problem, None
-        self.gram = np.zeros((0, 0), np.float32)
-        if moments is not None:
-            gram, self._part, _ = validation_moments(problem, moments)
-            self.gram = gram.astype(np.float32)
-
-    def targets(self, targets: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return c' [t, M] and yy [t] of some targets."""
-        width = len(range(*targets.indices(self._problem.num_targets)))
-        if self._part is None:
-            return np.zeros((width, 0)), np.zeros(width)
-        p, part = self._problem, self._part
-        n = part.num_rows
-        c = part.cross[p.active, targets] - np.outer(p.mean, part.total[targets])
-        c /= n * p.scale[:, None]
-        return np.ascontiguousarray(c.T), part.square[targets] / n
+    gaps = np.where(np.isnan(block.logs[:, 3]), 0.0, block.logs[:, 0]).T  # [L, t]
+    certified = np.stack([certificate(0.5 * block.yy * gap, block.yy) for gap in gaps])
+    return np.asarray(certified[block.best, np.arange(len(block.best))])
