@@ -159,6 +159,7 @@ def rows(model, data, device, components="conv_filter", batch=500):
         task = ablate(model, data, components, **options)
         began = time.perf_counter()
         task.prepare(device)
+        task.identity()  # settles what was left open
         found = {"prepare: s": time.perf_counter() - began, "batch": task.batch_size}
         took = seconds(partial(task.rows, np.arange(len(masks)), masks), device) / len(masks)
         found |= {"precision": task.autocast, "s/row": took, "times upstream": theirs / took}

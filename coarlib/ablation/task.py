@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from coarlib.ablation.block_check import check_blocks, check_reached
-from coarlib.ablation.compiling import FASTER, compiled_or_plain, patience, uncompiled
+from coarlib.ablation.compiling import uncompiled
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.examples import Examples, as_examples
 from coarlib.ablation.fuse import fused_copy
-from coarlib.ablation.measuring import MeasuringTask
 from coarlib.ablation.plain import checked_model
-from coarlib.ablation.precision import (
-    AUTO,
-    PRECISIONS,
-    choose_precision,
-    is_pure,
-    native,
-)
+from coarlib.ablation.precision import AUTO, PRECISIONS, is_pure
 from coarlib.ablation.probe import FEW, probe
-from coarlib.ablation.tuning import MOST, announced_batch, batch_by_size, largest_activation
+from coarlib.ablation.tuned import TunedTask
+from coarlib.ablation.tuning import MOST, batch_by_size, largest_activation
 from coarlib.ablation.ways import Ablation, Context, ablation_named
 from coarlib.errors import ComponentError, TaskError, whole_number
 from coarlib.identity import Identity
@@ -38,7 +29,7 @@ Predict = Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]
 """(model, inputs of a batch) -> logits."""
 
 
-class ComponentTask(MeasuringTask):
+class ComponentTask(TunedTask):
     """Outputs of an ablated model; a set-up says which model, components and examples.
 
     Parameters
@@ -77,8 +68,6 @@ class ComponentTask(MeasuringTask):
     :attr:`outputs`, :meth:`predict`, :meth:`transform`, and for reports :attr:`class_names` and
     :meth:`texts`.
     """
-
-    tolerance = 1e-3
 
     class_names: ClassVar[Sequence[str]] = ()
     """What the class indices in ``Examples.targets`` mean, for reports."""
@@ -119,7 +108,7 @@ class ComponentTask(MeasuringTask):
 
     def with_components(self, components: ComponentSet) -> Self:
         """Return the same task of other components, to be prepared."""
-        other = copy.copy(self)
+        other = copy(self)
         other._instead = components
         return other
 
@@ -161,13 +150,16 @@ class ComponentTask(MeasuringTask):
 
     def identity(self) -> str | None:
         """Digest weights, examples, components, the way of ablating, outputs and precision."""
+        self._settle()
         return self._identities.get(self.autocast)
 
     def adopt(self, identity: str | None) -> str | None:
         """Compute in the precision under which this task has an identity, if that was left open."""
         if self._precision_is_free:
-            found = (name for name, mine in self._identities.items() if mine == identity)
-            self._compute_in(next(found, self.autocast))
+            found = [name for name, mine in self._identities.items() if mine == identity]
+            self._settle(*found)
+            if found and found[0] != self.autocast:
+                self._compute_in(found[0])
         return self.identity()
 
     def _identify(self, model: nn.Module, components: ComponentSet) -> dict[str, str]:
@@ -207,57 +199,8 @@ class ComponentTask(MeasuringTask):
         self._check_examples()
         self._check_blocks(components)
         self._whole = self._network = self._fastest(model, components)
-        self._fast, self._spent, asked_for = None, 0.0, self.autocast
-        self._held_in: torch.dtype | None = None
         self._ablation = self._whole_ablation = self._ablation_of(components)
-        self._compute_in("none" if is_pure(asked_for) else asked_for)
-        self._check_that_ablation_acts(self._ablation)
-        if self._precision_is_free:
-            names = [x for x in native(device) if self.way.on_weights or not is_pure(x)]
-            asked_for = choose_precision(device, names, self._outputs_in, self._seconds_in)
-        self._compute_in(asked_for)
-        if self._size_is_free and device.type != "cpu":
-            self.batch_size = announced_batch(
-                device, self._run_batch, len(self._examples), self.batch_size
-            )
-        if self.compiled:
-            self._compile()
-
-    def rows(self, indices: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, torch.Tensor]:
-        """Evaluate each mask on all examples: :meth:`MeasuringTask.rows`.
-
-        Where ``compiled`` was left open, the model is compiled once rows have taken a while.
-        """
-        if self.compiled is None and self._spent > patience(self._device):
-            self.compiled = True
-            self._compile(FASTER)
-        return super().rows(indices, masks)
-
-    def _compute_in(self, name: str) -> None:
-        """Let rows be computed in a precision: by the model itself, or by a copy held in it."""
-        half = PRECISIONS[name] if is_pure(name) else None
-        if half != self._held_in:
-            self._network, self._ablation = self._whole, self._whole_ablation
-            if half is not None:
-                self._network = copy.deepcopy(self._whole).to(half)
-                self._ablation = self._ablation_of(self._whole_ablation.components)
-        self.autocast, self._held_in = name, half
-        self._replays = self._new_replays()
-
-    def _outputs_in(self, precision: str, count: int) -> torch.Tensor:
-        """Return outputs [8, …] of a few rows on the first examples, computed in a precision."""
-        self._compute_in(precision)
-        return self._few_rows(count)
-
-    def _seconds_in(self, precision: str) -> float:
-        """Time a batch in a precision."""
-        self._compute_in(precision)
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            self._run_batch(self.batch_size)
-            times.append(time.perf_counter() - began)
-        return min(times)
+        self._settle_later(lambda: self._check_that_ablation_acts(self.ablation))
 
     def plain_model(self) -> nn.Module:
         """Return the model on the device, in evaluation mode and without wrappers; not folded."""
@@ -286,11 +229,6 @@ class ComponentTask(MeasuringTask):
             check_blocks(*given)
             if not self.way.on_weights:
                 check_reached(*given)
-
-    def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
-        """Return the tolerance of a precision: halves round hundreds of times more coarsely."""
-        half = PRECISIONS[self.autocast] or {torch.half, torch.bfloat16}.intersection(dtypes)
-        return 100 * self.tolerance if half else self.tolerance
 
     def _check_that_ablation_acts(self, ablation: Ablation) -> None:
         """Refuse an ablation of every component that changes no output of any example."""
@@ -336,18 +274,3 @@ class ComponentTask(MeasuringTask):
             before, after = self.predict(model, inputs), self.predict(fused, inputs)
         scale = 1.0 + float(before.abs().amax())
         return fused if float((before - after).abs().amax()) < self.tolerance * scale else model
-
-    def _compile(self, faster: float = 0.0) -> None:
-        """Compile the network for batches of one size, if that works and is so much faster."""
-        count = len(self._examples)
-        size = -(-count // -(-count // self.batch_size))
-        _, batch = next(self.batches(size))
-
-        def run(some: nn.Module) -> torch.Tensor:
-            with torch.inference_mode(), self.precision():
-                return self.predict(some, self._held(batch.inputs)).float()
-
-        found = compiled_or_plain(self._network, run, self._coarse(), self._device, faster)
-        if found is not self._network:
-            self._fast, self.batch_size = found, size
-            self._replays = self._new_replays()

@@ -269,7 +269,7 @@ def test_left_open_compiling_waits_for_rows_and_has_to_pay(gain, used, monkeypat
 
     monkeypatch.setattr(torch, "compile", lambda network, mode: Brittle(network, 0.0))
     monkeypatch.setattr("coarlib.ablation.compiling._timed", times)
-    monkeypatch.setattr("coarlib.ablation.task.patience", lambda device: 10.0)
+    monkeypatch.setattr("coarlib.ablation.tuned.patience", lambda device: 10.0)
     task = Linear(batch_size=5)
     task.prepare(torch.device("cpu"))
     masks = np.random.default_rng(0).random((3, task.num_features)) < 0.6

@@ -77,7 +77,7 @@ def small_task(autocast="auto"):
 
 
 def choosing(monkeypatch, name):
-    monkeypatch.setattr("coarlib.ablation.task.choose_precision", lambda *given: name)
+    monkeypatch.setattr("coarlib.ablation.tuned.choose_precision", lambda *given: name)
 
 
 def test_what_is_measured_is_a_few_rows_in_that_precision():
@@ -109,6 +109,16 @@ def test_the_first_workers_choice_is_everybodys(tmp_path, monkeypatch, first, la
     assert said.identity() == read_identity(store.path)
     values = said.rows(np.arange(8), np.asarray(store.array("masks")))["test_margins"]
     assert np.allclose(store.array("test_margins"), values, atol=1e-6)
+
+
+def test_what_a_store_has_settled_is_not_probed_again(tmp_path, monkeypatch):
+    choosing(monkeypatch, "pure_bf16")
+    store = Store.create(tmp_path / "s", small_task(), rows=4, keep_prob=0.9)
+    cl.fill(store, small_task(), rows=range(2))
+    monkeypatch.setattr("coarlib.ablation.tuned.choose_precision", None)
+    later = small_task()
+    cl.fill(store, later, rows=range(2, 4))
+    assert later.autocast == "pure_bf16"
 
 
 def test_a_precision_that_was_asked_for_is_not_changed(tmp_path, monkeypatch):
