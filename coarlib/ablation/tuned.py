@@ -25,6 +25,9 @@ class TunedTask(MeasuringTask):
 
     tolerance = 1e-3
 
+    way: type[Ablation]
+    """What ablating means."""
+
     compiled: bool | None
     """Whether the model is compiled; None: once rows have taken a while."""
 

@@ -135,8 +135,9 @@ def _gain_alone(holdings: Holdings, now: Judgement) -> float:
         return -np.inf
     before = judge(holdings, replace(now.amounts, alone=0), now.amounts.rows).scores
     sure = now.scores.mean - before.mean
-    if len(before.replicas):
-        sure -= float((now.scores.replicas - before.replicas).std())
+    differing = now.scores.influence - before.influence
+    if np.isfinite(differing).all() and len(differing) > 1:
+        sure -= float(differing.std(ddof=1) / np.sqrt(len(differing)))
     return sure * (whole - left_out) / left_out
 
 

@@ -146,7 +146,8 @@ def _half_correlations(
 
     The influences are of the t' targets that have a correlation, and NaN from too few rows.
     """
-    parts, sums = [], 0.0
+    parts: list[Correlation] = []
+    sums: NDArray[np.float64] | float = 0.0
     for first, second in halves:
         a, b = runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
         parts.append(correlate(a, b, kind))
@@ -155,7 +156,9 @@ def _half_correlations(
             sums = np.full((int(known.sum()), len(runs)), np.nan)
         else:
             sums = sums + influences(rows_of(a, kind)[known], rows_of(b, kind)[known], kind)
-    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0)), sums / len(halves)
+    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0)), np.asarray(
+        sums / len(halves)
+    )
 
 
 def _between(half: NDArray[np.float64], error: float, of_mean: float) -> float:

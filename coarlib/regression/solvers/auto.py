@@ -73,7 +73,7 @@ class Auto(Solver):
     def of_targets(self, which: NDArray[np.int64]) -> Solver:
         """Return the same for some targets, and so each candidate."""
         every = tuple(candidate.of_targets(which) for candidate in self.candidates)
-        return replace(super().of_targets(which), candidates=every)
+        return super(Auto, replace(self, candidates=every)).of_targets(which)
 
     def solve(self, problem: Problem) -> Solution:
         """Refuse: moments alone have no held-out rows."""

@@ -79,7 +79,7 @@ class Solver(ABC):
 
     def of_targets(self, which: NDArray[np.int64]) -> Solver:
         """Return the same for some targets, int64 [t]: with their λ, guesses, starts, passes."""
-        given = {name: getattr(self, name, None) for name in ("lam", "scores", "start")}
+        given: dict[str, Any] = {x: getattr(self, x, None) for x in ("lam", "scores", "start")}
         some = {name: value[..., which] for name, value in given.items() if np.ndim(value) > 0}
         if (passes := getattr(self, "passes", None)) is not None:
             some["passes"] = passes.of_targets(which)
