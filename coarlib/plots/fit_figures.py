@@ -115,8 +115,8 @@ def method_distributions(
             tall = place + 0.72 * share / share.max()
             panel.fill_between(middle, place, tall, step="mid", color=colour, alpha=0.45, lw=0)
             mean = float(values.mean())
-            ends = (intervals or {}).get(name, (np.nan, np.nan))
-            panel.plot(ends, [place, place], color=INK, lw=3, solid_capstyle="butt")
+            span = (intervals or {}).get(name, (np.nan, np.nan))
+            panel.plot(span, [place, place], color=INK, lw=3, solid_capstyle="butt")
             panel.plot(mean, place, "|", color=INK, ms=10, mew=1.6)
             panel.annotate(
                 number(mean, 2), (1.02, place), va="center", weight="bold", annotation_clip=False
