@@ -22,8 +22,8 @@ from coarlib.errors import RegressionError, whole_number
 from coarlib.explorer import explore
 from coarlib.regression.chosen import chosen, named
 from coarlib.regression.cost import Cost
-from coarlib.regression.effects import Effect
-from coarlib.regression.heldout import HeldOut
+from coarlib.regression.effects import Effect, error_of_sum
+from coarlib.regression.heldout import SCORE_FIELDS, HeldOut
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.result_files import DATAMODELS, ROWS, ResultFiles
 from coarlib.regression.split import Split
@@ -40,7 +40,6 @@ __all__ = ["DATAMODELS", "Attributions"]
 SUMMARY, COMPONENTS = "summary.json", "components.json"
 HISTOGRAM = "held-out correlation of the targets"
 ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
-SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 
 @dataclass
@@ -277,25 +276,9 @@ class Attributions:
             what = f"{len(index)} features"
         value = self.weight[index].sum(0, dtype=np.float64)
         linear = None if self.held_out is None else self.held_out.r_squared
-        return Effect(what, index, value, *self._set_error(index, value), linear)
-
-    def _set_error(
-        self, index: NDArray[np.int64], value: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64] | None, float]:
-        """Standard error of a sum of weights, [T], and its degrees of freedom.
-
-        Weights that are all too large or too small by a factor err together, which draws do not
-        know: held-out rows tell the factor.
-        """
-        error = self.standard_error
-        if error is not None and len(index) == 1:
-            return np.asarray(error)[index[0]], np.inf
-        if error is None or self.draws is None:
-            return None, np.inf
-        drawn = np.einsum("knt,nt->kt", self.draws[:, index].astype(np.float64), error[index])
         slope = 1.0 if self.held_out is None else self.held_out.median_slope
-        common = 0.0 if np.isnan(slope) else (1 - slope) * value
-        return np.sqrt(np.square(drawn).mean(0) + np.square(common)), len(drawn)
+        error = error_of_sum(value, index, self.standard_error, self.draws, slope)
+        return Effect(what, index, value, *error, linear)
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
@@ -351,8 +334,10 @@ class Attributions:
             If ``path`` already holds a result. Nothing is overwritten.
         """
         scores = {"gap": self.gap, "mean_mask": self.mean_mask}
+        summary = dict(self.summary)
         if self.held_out is not None:
             scores |= {name: getattr(self.held_out, name) for name in SCORE_FIELDS}
+            summary["held_out"] = self.held_out.summary()
         errors = {"feature": self.error_feature, "target": self.error_target, "draws": self.draws}
         ResultFiles(
             {"weight": self.weight, "bias": self.bias, "lam": self.lam},
@@ -362,7 +347,7 @@ class Attributions:
                 PATH: self.path,
                 ROWS: self._rows(),
             },
-            {COMPONENTS: self.components, SUMMARY: self._full_summary()},
+            {COMPONENTS: self.components, SUMMARY: summary},
         ).save(Path(path))
 
     def _rows(self) -> dict[str, NDArray[Any]]:
@@ -371,19 +356,6 @@ class Attributions:
         if self.split is not None:
             rows |= {"train": self.split.train, "validation": self.split.validation}
         return rows
-
-    def _full_summary(self) -> dict[str, Any]:
-        summary = dict(self.summary)
-        if self.held_out is not None:
-            h = self.held_out
-            summary["held_out"] = {
-                "num_rows": h.num_rows,
-                "mean_pearson": h.mean,
-                "interval_95": [h.mean_low, h.mean_high],
-                "mean_spearman": h.mean_spearman,
-                "median_slope": h.median_slope,
-            }
-        return summary
 
     @classmethod
     def load(cls, path: str | Path, mmap: bool = False) -> Attributions:
@@ -418,24 +390,10 @@ class Attributions:
             error_feature=files.arrays[ERRORS].get("feature"),
             error_target=files.arrays[ERRORS].get("target"),
             draws=files.arrays[ERRORS].get("draws"),
-            held_out=_held_out(held, scores) if held else None,
+            held_out=HeldOut.of_summary(held, scores) if held else None,
             summary=summary,
             path=files.arrays[PATH],
             fitted=rows.get("fitted"),
             split=Split(rows["train"], rows["validation"]) if "train" in rows else None,
             components=files.documents[COMPONENTS],
         )
-
-
-def _held_out(held: dict[str, Any], scores: dict[str, NDArray[Any]]) -> HeldOut:
-    def number(value: float | None) -> float:
-        return float("nan") if value is None else float(value)
-
-    low, high = held["interval_95"]
-    return HeldOut(
-        num_rows=held["num_rows"],
-        mean=number(held["mean_pearson"]),
-        mean_low=number(low),
-        mean_high=number(high),
-        **{name: scores[name] for name in SCORE_FIELDS},
-    )

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from coarlib.display import text_table
 
-__all__ = ["Effect"]
+__all__ = ["Effect", "error_of_sum"]
 
 SHOWN = 10
 
@@ -86,3 +86,35 @@ class Effect:
             f"a sum of linear effects: {share:.0%} of the variance of held-out outputs is not "
             "explained by weights"
         )
+
+
+def error_of_sum(
+    value: NDArray[np.float64],
+    index: NDArray[np.int64],
+    error: NDArray[np.float64] | None,
+    draws: NDArray[Any] | None,
+    slope: float,
+) -> tuple[NDArray[np.float64] | None, float]:
+    """Return the standard error of a sum of weights, [T] or None, and its degrees of freedom.
+
+    Parameters
+    ----------
+    value : float64 [T]
+        The sum.
+    index : int64 [k]
+        Of the weights.
+    error : float64 [N, T] or None
+        Standard errors of all weights.
+    draws : float [K, N, T] or None
+        Draws of all weights from their posterior, in units of ``error`` about the mean.
+    slope : float
+        Of held-out outputs on predictions. Weights that are all too large or too small by a factor
+        err together, which draws do not know.
+    """
+    if error is not None and len(index) == 1:
+        return error[index[0]], np.inf
+    if error is None or draws is None:
+        return None, np.inf
+    drawn = np.einsum("knt,nt->kt", draws[:, index].astype(np.float64), error[index])
+    common = 0.0 if np.isnan(slope) else (1 - slope) * value
+    return np.sqrt(np.square(drawn).mean(0) + np.square(common)), len(drawn)

@@ -22,6 +22,7 @@ __all__ = ["HeldOut", "score_arrays", "score_rows"]
 
 LEVEL = 0.95
 SCORE_TARGETS = 512
+SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class HeldOut:
     mean_low: float
     mean_high: float
     influence: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is no array, as JSON values."""
+        return {
+            "num_rows": self.num_rows,
+            "mean_pearson": self.mean,
+            "interval_95": [self.mean_low, self.mean_high],
+            "mean_spearman": self.mean_spearman,
+            "median_slope": self.median_slope,
+        }
+
+    @classmethod
+    def of_summary(cls, held: dict[str, Any], scores: dict[str, NDArray[Any]]) -> HeldOut:
+        """Make it of a :meth:`summary` and the arrays of :data:`SCORE_FIELDS`."""
+        mean, low, high = (
+            float("nan") if value is None else float(value)
+            for value in (held["mean_pearson"], *held["interval_95"])
+        )
+        arrays = {name: scores[name] for name in SCORE_FIELDS}
+        return cls(held["num_rows"], mean=mean, mean_low=low, mean_high=high, **arrays)
 
     @property
     def interval(self) -> Interval:

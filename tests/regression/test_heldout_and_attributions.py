@@ -137,7 +137,7 @@ def test_a_choice_of_one_target_is_attributions_that_can_be_saved(result, tmp_pa
 )
 def test_what_names_no_feature_or_target_is_one_sentence(result, wrong):
     for use in (result.effect, result.targets):
-        with pytest.raises(RegressionError, match=r"are chosen by|does not exist"):
+        with pytest.raises(RegressionError, match=r"are chosen by|does not exist|is named"):
             use(wrong)
     with pytest.raises(CoarlibError):
         result.top_features(wrong)
