@@ -27,7 +27,7 @@ def test_points_are_the_fits_of_nested_prefixes(source):
         fitted = fit(Moments.from_rows(source, train[:n]))
         assert r == pytest.approx(score_rows(fitted.predict, source, held).mean, abs=1e-4)
     assert (np.diff(curve.correlation) > 0).all()
-    assert "doubling the rows to 1600" in str(curve)
+    assert "doubling the rows to 1,600" in str(curve)
 
 
 def test_the_prediction_holds_when_the_rows_come(source):
