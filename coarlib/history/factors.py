@@ -59,9 +59,11 @@ class Full:
 class Factored:
     """Gradients Σ_t δ_t a_tᵀ of a linear layer's weight, or of its bias (a is 1).
 
+    Rows may have K outputs each, which share their inputs; a sample's loss is one.
+
     Attributes
     ----------
-    left : [Z, R, T, out]
+    left : [K, Z, R, T, out]
         δ.
     right : [Z, R, T, in] or None
         a; None for a bias.
@@ -71,48 +73,41 @@ class Factored:
     right: torch.Tensor | None
 
     def flat(self) -> torch.Tensor:
-        """Multiply the factors of every row."""
-        return self.joined(1, 1).flatten(3).squeeze(2)
+        """Multiply the factors of every row, ``[Z, R · K, p]``."""
+        return self.joined(1).flatten(3).flatten(1, 2)
 
     def summed(self) -> Full:
         """Multiply the factors of all rows at once."""
-        rows = replace(self, left=self.left.flatten(1, 2)[:, None], right=self._all_rows())
-        return Full(rows.flat())
-
-    def _all_rows(self) -> torch.Tensor | None:
-        return None if self.right is None else self.right.flatten(1, 2)[:, None]
+        right = None if self.right is None else self.right.flatten(1, 2)[:, None]
+        return Full(Factored(self.left.flatten(2, 3)[:, :, None], right).flat())
 
     def scaled(self, factors: torch.Tensor) -> Factored:
         """Scale the left factors."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int, outputs: int) -> torch.Tensor:
-        """Sum over groups of rows, ``[Z, R / nodes / outputs, outputs, out, in]``.
-
-        Rows are in the order (group, node, output); the inputs are those of the first output.
-        """
-        updates, rows, _, width = self.left.shape
-        groups = rows // (nodes * outputs)
-        left = self.left.reshape(updates, groups, nodes, outputs, -1, width)
+    def joined(self, nodes: int) -> torch.Tensor:
+        """Sum over groups of ``nodes`` rows, ``[Z, R / nodes, K, out, in]``."""
+        outputs, updates, rows, _, width = self.left.shape
+        groups = rows // nodes
+        left = self.left.reshape(outputs, updates, groups, -1, width)
         if self.right is None:
-            return left.sum((2, 4))[..., None]
-        right = self.right.reshape(updates, groups, nodes, outputs, *self.right.shape[2:])
-        left = left.permute(0, 1, 3, 5, 2, 4).reshape(updates * groups, outputs * width, -1)
-        right = right[:, :, :, 0].reshape(updates * groups, -1, right.shape[-1])
+            return left.sum(3).permute(1, 2, 0, 3)[..., None]
+        left = left.permute(1, 2, 0, 4, 3).reshape(updates * groups, outputs * width, -1)
+        right = self.right.reshape(updates * groups, -1, self.right.shape[3])
         return torch.bmm(left, right).view(updates, groups, outputs, width, -1)
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Multiply by the inputs first where that writes less than the full gradients."""
-        if self.right is None:
-            return queries @ self.left.sum(2).transpose(1, 2)
-        updates, rows, positions, width = self.left.shape
+        if self.right is None or len(self.left) > 1:
+            return Full(self.flat()).products(queries)
+        _, updates, rows, positions, width = self.left.shape
         count, entries = queries.shape[1], self.right.shape[3]
         if count * positions >= entries:
             return Full(self.flat()).products(queries)
         inputs = self.right.reshape(updates, rows * positions, entries).transpose(1, 2)
         met = torch.bmm(queries.reshape(updates, count * width, entries), inputs)
         met = met.view(updates, count, width, rows, positions)
-        return met.mul_(self.left.permute(0, 3, 1, 2).contiguous()[:, None]).sum((2, 4))
+        return met.mul_(self.left[0].permute(0, 3, 1, 2).contiguous()[:, None]).sum((2, 4))
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ class Looked:
 
     Attributes
     ----------
-    left : [Z, R, T, width]
+    left : [K, Z, R, T, width]
         δ.
     tokens : int64 [Z, R, T]
     count : int
@@ -132,38 +127,37 @@ class Looked:
     count: int
 
     def flat(self) -> torch.Tensor:
-        """Add every row's δ up by token."""
-        return self.joined(1, 1).flatten(3).squeeze(2)
+        """Add every row's δ up by token, ``[Z, R · K, p]``."""
+        return self.joined(1).flatten(3).flatten(1, 2)
 
     def summed(self) -> Full:
         """Add all rows' δ up by token."""
-        left, tokens = self.left.flatten(1, 2)[:, None], self.tokens.flatten(1)[:, None]
-        return Full(replace(self, left=left, tokens=tokens).flat())
+        left, tokens = self.left.flatten(2, 3)[:, :, None], self.tokens.flatten(1)[:, None]
+        return Full(Looked(left, tokens, self.count).flat())
 
     def scaled(self, factors: torch.Tensor) -> Looked:
         """Scale δ."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int, outputs: int) -> torch.Tensor:
-        """As :meth:`Factored.joined`, ``[Z, groups, outputs, count, width]``."""
-        updates, rows, _, width = self.left.shape
-        groups = rows // (nodes * outputs)
-        left = self.left.reshape(updates, groups, nodes, outputs, -1, width)
-        left = left.transpose(2, 3).flatten(3, 4)
-        tokens = self.tokens.reshape(updates, groups, nodes, outputs, -1).transpose(2, 3).flatten(3)
+    def joined(self, nodes: int) -> torch.Tensor:
+        """As :meth:`Factored.joined`, ``[Z, R / nodes, K, count, width]``."""
+        outputs, updates, rows, _, width = self.left.shape
+        groups = rows // nodes
+        left = self.left.reshape(outputs, updates, groups, -1, width).permute(1, 2, 0, 3, 4)
+        tokens = self.tokens.reshape(updates, groups, 1, -1, 1).expand(left.shape)
         found = left.new_zeros(updates, groups, outputs, self.count, width)
-        return found.scatter_add_(3, tokens[..., None].expand(left.shape), left)
+        return found.scatter_add_(3, tokens, left)
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
-        """Look the queries up."""
-        updates, rows, positions, width = self.left.shape
+        """Look the queries up where that writes less than the full gradients."""
+        _, updates, rows, positions, width = self.left.shape
         count = queries.shape[1]
-        if count * positions >= self.count:
+        if count * positions >= self.count or len(self.left) > 1:
             return Full(self.flat()).products(queries)
         table = queries.view(updates, count, self.count, width)
         tokens = self.tokens.flatten(1)[:, None, :, None].expand(-1, count, -1, width)
         met = table.gather(2, tokens).view(updates, count, rows, positions, width)
-        return (met * self.left[:, None]).sum((3, 4))
+        return (met * self.left[0, :, None]).sum((3, 4))
 
 
 Outer = Factored | Looked
@@ -171,7 +165,7 @@ Outer = Factored | Looked
 
 def together(parts: Sequence[Outer]) -> Outer:
     """Lay the positions of several calls of one layer end to end."""
-    first, left = parts[0], torch.cat([part.left for part in parts], 2)
+    first, left = parts[0], torch.cat([part.left for part in parts], 3)
     if isinstance(first, Looked):
         tokens = [part.tokens for part in parts if isinstance(part, Looked)]
         return replace(first, left=left, tokens=torch.cat(tokens, 2))

@@ -95,12 +95,12 @@ class SampleGradients:
     ) -> dict[str, Outer]:
         """Return the gradients of the weighted losses of ``[Z · B, ...]`` samples, as factors."""
 
-        def total(outputs: torch.Tensor) -> torch.Tensor:
+        def values(outputs: torch.Tensor) -> torch.Tensor:
             losses = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
-            return (losses * weights).sum()
+            return (losses * weights)[:, None]
 
         with differentiable_attention():
-            return model.gradients(stack, inputs, total)
+            return model.gradients(stack, inputs, values)
 
     def _of_one(
         self, moving: Tensors, fixed: Tensors, one: Inputs, target: torch.Tensor

@@ -209,18 +209,13 @@ class Queries:
     def gradients_of_stack(
         self, model: StackedModel, stack: Stack, points: torch.Tensor, weight: torch.Tensor
     ) -> dict[str, Outer]:
-        """Return the gradients of ``w f_k`` of ``points`` [Z · R], as Z times R · K rows."""
-        repeated = points.repeat_interleave(self.num_outputs)
-        inputs, targets = self.take(repeated)
-        if stack.alpha is not None:
-            stack = replace(stack, alpha=stack.alpha.repeat_interleave(self.num_outputs, 1))
+        """Return the gradients of ``w f`` of ``points`` [Z · R]."""
+        inputs, targets = self.take(points)
 
-        def total(outputs: torch.Tensor) -> torch.Tensor:
-            values = vmap(self._of_outputs)(outputs, targets)
-            own = values.view(len(points), self.num_outputs, -1).diagonal(dim1=1, dim2=2)
-            return (own * weight[:, None]).sum()
+        def values(outputs: torch.Tensor) -> torch.Tensor:
+            return vmap(self._of_outputs)(outputs, targets) * weight[:, None]
 
-        return model.gradients(stack, inputs, total)
+        return model.gradients(stack, inputs, values)
 
     num_outputs: int = 0
 

@@ -77,17 +77,25 @@ class StackedModel:
         self,
         stack: Stack,
         inputs: Inputs,
-        total: Callable[[torch.Tensor], torch.Tensor],
+        values: Callable[[torch.Tensor], torch.Tensor],
     ) -> dict[str, Outer]:
-        """Differentiate ``total(outputs)``, a sum over rows, with respect to each row's tensors.
+        """Differentiate ``values(outputs)`` [Z · R, K] with respect to each row's tensors.
 
         Tensors that are not used have no entry.
         """
         leaves = {name: v.detach().requires_grad_() for name, v in stack.theta.items()}
         with torch.enable_grad(), _Replaced(self._names, replace(stack, theta=leaves)) as taps:
-            value = total(call(self._model, {}, inputs))
+            found = values(call(self._model, {}, inputs))
         edges = [tap.edge for tap in taps.found if tap.edge is not None]
-        deltas = torch.autograd.grad(value, edges, allow_unused=True)
+        if found.shape[1] == 1:
+            deltas = torch.autograd.grad(found.sum(), edges, allow_unused=True)
+            deltas = tuple(None if delta is None else delta[None] for delta in deltas)
+        else:
+            basis = torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
+            basis = basis[:, None].expand(-1, len(found), -1)
+            deltas = torch.autograd.grad(
+                found, edges, basis, is_grads_batched=True, allow_unused=True
+            )
         parts: dict[str, list[Outer]] = {}
         rows = number_of(inputs) // len(stack)
         for tap, delta in zip(taps.found, deltas, strict=True):
@@ -108,7 +116,7 @@ class _Tap:
     edge: GradientEdge | None = None
 
     def gradients(self, updates: int, rows: int, delta: torch.Tensor) -> list[tuple[str, Outer]]:
-        left = delta.reshape(updates, rows, -1, delta.shape[-1])
+        left = delta.reshape(len(delta), updates, rows, -1, delta.shape[-1])
         found: list[tuple[str, Outer]] = []
         if self.count is not None:
             tokens = self.inputs.reshape(updates, rows, -1)

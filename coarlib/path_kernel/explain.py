@@ -26,15 +26,13 @@ from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.features import Features
 from coarlib.path_kernel.quadrature import checked_tolerance
-from coarlib.path_kernel.stacked_segments import stacked_model
+from coarlib.path_kernel.stacked_segments import LIVE_COPIES, stacked_model
 from coarlib.progress import Progress
 from coarlib.store.spec import ArraySpec
 
 DEFAULT_MEMORY = 512 * 2**20
 CHECKED = 32
 """Each how many-th test point is computed twice, to see how good single parts are."""
-LIVE_COPIES = 4
-"""Values of a pass that live at a time, over those that its forward pass writes, about."""
 FEATURE_COPIES = 2
 """Of the features of every update that is computed together with others."""
 MAX_UPDATES = 64
@@ -154,7 +152,7 @@ def explain(
             "output function": Identity().add(output).hexdigest(),
         }
     stacked = stacked_model(run, queries, tracked.names)
-    row = LIVE_COPIES * queries.bytes_of_one(walk.theta(history.first))
+    row = queries.bytes_of_one(walk.theta(history.first))
     plan = _Plan.within(
         memory or _default_memory(walk.device),
         breakdown,
@@ -180,7 +178,7 @@ def explain(
         per_sample=breakdown.by_sample,
         chunk_bytes=plan.chunk,
         stacked=stacked,
-        row_bytes=row + plan.products,
+        row_bytes=LIVE_COPIES * row + plan.products,
     )
     results = Results.make(out, _schema(breakdown, outputs, walk.dtype), wanted, about)
     missing = results.missing()

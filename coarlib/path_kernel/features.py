@@ -54,7 +54,7 @@ class Features:
     stacked : StackedModel, optional
         To compute several updates together.
     row_bytes : int
-        With ``stacked``: memory that one test point's derivatives take.
+        With ``stacked``: memory that one test point's activations take.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Features:
         self._queries, self._tracked = queries, tracked
         self.quadrature = Quadrature(tolerance)
         self._chunk_bytes = chunk_bytes
-        self._stacked, self._rows = stacked, max(1, chunk_bytes // row_bytes)
+        self._stacked, self._live = stacked, chunk_bytes // row_bytes
         self._values: dict[int, torch.Tensor] = {}
         self.begin(torch.arange(len(queries)))
 
@@ -126,7 +126,7 @@ class Features:
         """Return how to evaluate on a block, and how to integrate."""
         if self._stacked is not None:
             stacked = StackedSegments(
-                self._queries, self._stacked, block.theta, block.delta, self._rows
+                self._queries, self._stacked, block.theta, block.delta, self._live
             )
             return stacked, StackedIntegrals(stacked, self._tracked)
         size = sum(v.numel() * v.element_size() for v in block.delta.values()) // len(block)

@@ -19,6 +19,8 @@ from coarlib.history.run import RecordedRun
 from coarlib.history.stacked import Stack, StackedModel
 from coarlib.path_kernel.quadrature import Nodes
 
+LIVE_COPIES = 4
+"""Values of a pass that live at a time, over those that its forward pass writes, about."""
 SAME = 1e-3
 """Largest relative difference of gradients that may be rounding (of float32)."""
 
@@ -32,15 +34,15 @@ class StackedSegments:
     queries : Queries
     model : StackedModel
     theta, delta : {name: [S, *shape]}
-    rows : int
-        How many test points to evaluate in one pass.
+    live : int
+        How many test points' activations may be in memory.
     """
 
     queries: Queries
     model: StackedModel
     theta: Tensors
     delta: Tensors
-    rows: int
+    live: int
 
     def __len__(self) -> int:
         """How many updates there are (S)."""
@@ -88,7 +90,7 @@ class StackedSegments:
     ) -> torch.Tensor:
         order = which.argsort(stable=True)
         parts = []
-        for rows in order.split(self.rows):
+        for rows in order.split(max(1, self.live // LIVE_COPIES)):
             grid = Grid.of(which[rows])
             stack = self.at(grid, alpha[rows])
             parts.append(function(self.model, stack, grid.lay(points[rows]))[grid.slots])
@@ -160,14 +162,17 @@ class StackedIntegrals:
         pairs, outputs = len(self.segments) * len(points), nodes.integral.shape[1]
         counts = torch.bincount(nodes.pair, minlength=pairs)
         order, starts = nodes.pair.argsort(stable=True), counts.cumsum(0) - counts
-        powers = (counts - 1).clamp(min=1).double().log2().floor().long()
-        slots = torch.where(counts > 1, 2 ** (powers + 1), 1)
+        powers = 2 ** (counts.clamp(min=2) - 1).double().log2().floor().long().add(1)
+        slots = torch.where(4 * counts <= 3 * powers, 3 * powers // 4, powers)  # 1, 2, 3, 4, 6, 8 …
         theta = {name: self.segments.theta[name] for name in self.tracked}
         phi: Tensors = {}
+        live = self.segments.live // (LIVE_COPIES + outputs)
         for size in slots.unique().tolist():
             chosen = (slots == size).nonzero().squeeze(1)
             inside = torch.arange(size, device=points.device)
-            for part in chosen.split(max(1, self.segments.rows // (size * outputs))):
+            for part in chosen.split(
+                max(1, self.segments.live // (size * (LIVE_COPIES + outputs)))
+            ):
                 taken = inside < counts[part][:, None]
                 node = order[torch.where(taken, starts[part][:, None] + inside, 0)]
                 place = nodes.alpha[node], nodes.weight[node] * taken
@@ -176,8 +181,8 @@ class StackedIntegrals:
                     phi = found
                     continue
                 for name, values in theta.items():
-                    if name not in phi:
-                        phi[name] = values.new_zeros(pairs, outputs, *values.shape[1:])
+                    if name in found and name not in phi:
+                        phi[name] = values.new_empty(pairs, outputs, *values.shape[1:])
                     if name in found:
                         phi[name].index_copy_(0, part, found[name])
         shape = len(self.segments), len(points), outputs
@@ -203,7 +208,7 @@ class StackedIntegrals:
         sums = {}
         for name in self.tracked:
             if name in found:
-                summed = found[name].joined(nodes, outputs).flatten(0, 1)
+                summed = found[name].joined(nodes).flatten(0, 1)
                 summed = summed if len(summed) == len(which) else summed[grid.slots]
                 shape = self.segments.theta[name].shape[1:]
                 sums[name] = summed.reshape(len(which), outputs, *shape)
