@@ -170,9 +170,7 @@ class StackedIntegrals:
         for size in slots.unique().tolist():
             chosen = (slots == size).nonzero().squeeze(1)
             inside = torch.arange(size, device=points.device)
-            for part in chosen.split(
-                max(1, self.segments.live // (size * (LIVE_COPIES + outputs)))
-            ):
+            for part in chosen.split(max(1, live // size)):
                 taken = inside < counts[part][:, None]
                 node = order[torch.where(taken, starts[part][:, None] + inside, 0)]
                 place = nodes.alpha[node], nodes.weight[node] * taken
