@@ -20,6 +20,7 @@ import signal
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from coarlib.path_kernel import explain
 from coarlib.regression import ArrayRows, Moments, fit
 from coarlib.regression.moments import int8_pairs
 from coarlib.retraining import Trainer, train_many
+from coarlib.retraining.stack import Stack, ways_of
 from estimate.cifar_resnet.model import CifarResNet
 
 KEEP = 0.95
@@ -283,8 +285,7 @@ def table(rows, features, targets):
 
 def retraining(device, small):
     models, count, side = (4, 60, 8) if small else (64, 5000, 28)
-    found = {}
-    for name, build in (("mlp", mlp), ("cnn", cnn), ("residual", residual)):
+    for name, build in (("residual", residual), ("cnn", cnn), ("mlp", mlp)):
         inputs, labels = images(side, count)
         trainer = Trainer(lambda b=build, s=side: b(s), inputs, labels, 1, 50)
         subsets = [
@@ -297,10 +298,49 @@ def retraining(device, small):
             seconds(every, device, 1),
             seconds(partial(one_by_one, trainer, subsets[:3], device), device, 1),
         )
-        found[f"{name}: together, s/model"] = together / models
-        found[f"{name}: one by one, s/model"] = alone / 3
-        found[f"{name}: times faster"] = alone / 3 / (together / models)
-    return found
+        found = {"together, s/model": together / models, "one by one, s/model": alone / 3}
+        found["times faster"] = alone / 3 / (together / models)
+        found["chosen"] = str(trainer.verdicts.get((device.type, models.bit_length())))
+        yield {f"{name}: {what}": value for what, value in found.items()}
+        yield {f"{name}: apart, sd": apart(trainer, subsets[:4], device)}
+        for autocast in ("none", "tf32", "bf16"):
+            rounded = replace(trainer, autocast=autocast)
+            for what, value in steps_of_ways(rounded, subsets, device, autocast):
+                yield {f"{name}: {what}": value}
+
+
+def steps_of_ways(trainer, subsets, device, autocast):
+    """Milliseconds of a step of all models in each way, of making a stack, of taking it apart."""
+    for way in ways_of(trainer, trainer.new_model(0).train(), device):
+        for replayed in (True, False) if autocast == "none" else (True,):
+            started = time.perf_counter()
+            stack = Stack(trainer, subsets, range(len(subsets)), device, way, replayed)
+            wait(device)
+            made, steps, times = time.perf_counter(), stack.steps(), []
+            for _ in range(stack.warm_steps + 6):
+                before = time.perf_counter()
+                if next(steps, "ended") == "ended":
+                    break
+                wait(device)
+                times.append(time.perf_counter() - before)
+            kind = f"{autocast}, {way}, {'recorded' if replayed else 'launched'}"
+            yield f"{kind}, ms/step", 1e3 * min(times)
+            if autocast == "none" and not replayed:
+                yield "making a stack, ms", 1e3 * (made - started)
+                ended = time.perf_counter()
+                stack.unstacked()
+                wait(device)
+                yield "taking it apart, ms", 1e3 * (time.perf_counter() - ended)
+
+
+def apart(trainer, subsets, device):
+    """Largest difference of a logit, together and alone, in standard deviations between models."""
+    together = train_many(trainer, subsets, range(len(subsets)), device=device)
+    alone = [trainer.train(subset, seed, device) for seed, subset in enumerate(subsets)]
+    seen = trainer.inputs[:200].to(device)
+    with torch.no_grad():
+        logits = [torch.stack([model(seen) for model in who]) for who in (together, alone)]
+    return float(((logits[0] - logits[1]).abs() / logits[1].std(0)).max())
 
 
 def one_by_one(trainer, subsets, device):
@@ -360,7 +400,7 @@ PARTS = {
     "least_squares": (least_squares, 60),
     "pair_counts": (pair_counts, 20),
     "fast_l1": (fast_l1, 60),
-    "retraining": (retraining, 90),
+    "retraining": (retraining, 150),
     "path_kernel": (path_kernel, 70),
 }
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from coarlib.retraining import Trainer, train_many
+from estimate.cifar_resnet.model import CifarResNet
 from estimate.digits.model import digits
 from estimate.digits_subsets.task import small_cnn
 
@@ -35,21 +36,33 @@ MODELS, EPOCHS, BATCH = 64, 2, 64
 ONE_BY_ONE, OF_DATTRI, ROUNDS = 12, 6, 3
 OPTIONS = {"lr": 0.05, "momentum": 0.9}
 # Multiply-adds of one example's forward pass; a step is three times that.
-MULTIPLY_ADDS = {"cnn": 8 * 9 * 64 + 16 * 8 * 9 * 16 + 2560, "mlp": 64 * 64 + 640}
+MULTIPLY_ADDS = {
+    "cnn": 8 * 9 * 64 + 16 * 8 * 9 * 16 + 2560,
+    "mlp": 64 * 64 + 640,
+    "residual": (27 + 2 * 72) * 8 * 64 + (72 + 144 + 8) * 16 * 16 + 160,
+}
 
 
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+def residual():
+    """Two residual blocks with batch normalisation, the second with a projection."""
+    return CifarResNet((8, 16), (1, 1), projection=True)
+
+
 def main():
     reporting.one_thread()
-    results = [compare(name, model) for name, model in (("cnn", small_cnn), ("mlp", mlp))]
+    models = {"cnn": small_cnn, "mlp": mlp, "residual": residual}
+    results = [compare(name, model) for name, model in models.items()]
     reporting.save("retraining", results, "torch", "dattri")
 
 
 def compare(name, model):
     images, labels = digits(held_out=False)
+    if name == "residual":
+        images = images.repeat(1, 3, 1, 1)
     trainer = Trainer(model, images, labels, EPOCHS, BATCH, options=OPTIONS)
     rng = np.random.default_rng(0)
     half = len(labels) // 2

@@ -262,7 +262,9 @@ def compare(recipe, subsets, held_out):
         ratio = times["alone"][1] / times["together"][1]
         with Allocations() as allocations:
             train_stack(recipe, subsets, range(MODELS), CPU)
-        memory = probe.bytes_per_model * MODELS / allocations.most
+        choice = recipe.verdicts.get(("cpu", MODELS.bit_length()))
+        way = choice.way if choice else next(iter(probe.ways))
+        memory = probe.ways[way] * MODELS / allocations.most
     why = reasons[0].removeprefix("models are trained one by one: ") if reasons else ""
     return {
         "stacked": not reasons,

@@ -51,8 +51,11 @@ def resolve_device(name: str = "auto", threads: int | None = None) -> torch.devi
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Multiply float32 as float32, without TF32, and leave the user's setting as it was."""
+def float32_products(tf32: bool = False) -> Iterator[None]:
+    """Multiply float32 as float32, or factors rounded to TF32; then the user's setting returns.
+
+    By default torch rounds in convolutions: to eleven bits instead of twenty-four.
+    """
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -63,15 +66,15 @@ def exact_products() -> Iterator[None]:
         precisions = [switch.fp32_precision for switch in switches]
         try:
             for switch in switches:
-                switch.fp32_precision = "ieee"
+                switch.fp32_precision = "tf32" if tf32 else "ieee"
             yield
         finally:
             for switch, precision in zip(switches, precisions, strict=True):
                 switch.fp32_precision = precision
         return
     try:
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        cudnn.allow_tf32 = tf32
         yield
     finally:
         torch.set_float32_matmul_precision(kept[0])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from coarlib.devices import exact_products
+from coarlib.devices import float32_products
 from coarlib.history.gradients import differentiable_attention
 from coarlib.history.parameters import Tensors
 from coarlib.history.queries import Queries
@@ -229,7 +229,7 @@ def stacked_model(
     found = StackedModel.of(run.model, table.names, queries.take(points)[0])
     if found is None:
         return None
-    with differentiable_attention(), exact_products():
+    with differentiable_attention(), float32_products():
         try:
             stack = Stack(table.views(ends))
             both = queries.gradients_of_stack(found, stack, points.repeat(2), ones.repeat(2))

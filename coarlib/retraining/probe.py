@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from coarlib.errors import TaskError
 from coarlib.retraining.purity import difference, full_state
 from coarlib.retraining.randomness import random_state, seeded
-from coarlib.retraining.stack import Stack
+from coarlib.retraining.stack import Stack, ways_of
 from coarlib.retraining.trainer import Trainer
 
 __all__ = ["Allocations", "StackProbe", "probe_stack", "seconds", "seconds_alone"]
@@ -52,16 +54,22 @@ class StackProbe:
     ----------
     reason : str or None
         Why models of this trainer cannot be stacked.
-    bytes_per_model : int
-        What one model of a stack allocates at its peak; 0 if there is a reason.
+    ways : mapping of str to int
+        How such models can be computed together, and what one of them then allocates at its peak,
+        in bytes; the likeliest best first. Empty if there is a reason.
     exact : bool
         Models look at the whole batch, as batch normalisation does, so that a short batch cannot
         be filled up: only those with batches of one size may be stacked.
     """
 
     reason: str | None
-    bytes_per_model: int = 0
+    ways: Mapping[str, int] = field(default_factory=dict)
     exact: bool = False
+
+    @property
+    def bytes_per_model(self) -> int:
+        """What one model of a stack allocates at least; 0 if there is a reason."""
+        return min(self.ways.values(), default=0)
 
 
 def probe_stack(trainer: Trainer, device: torch.device) -> StackProbe:
@@ -87,25 +95,47 @@ def probe_stack(trainer: Trainer, device: torch.device) -> StackProbe:
 
 
 def _compare(trainer: Trainer, device: torch.device, sizes: tuple[int, int]) -> StackProbe:
-    """Take a step of two models on batches of two sizes, together and alone."""
+    """Take a step of two models on batches of two sizes, together in every way and alone."""
     most = trainer.num_examples
     subsets = [np.arange(sizes[0]), np.arange(most - sizes[1], most)]
-    alone = [trainer.run(subset, seed, device) for seed, subset in enumerate(subsets)]
+    exact = replace(trainer, autocast="none")  # so that a difference is no rounding
+    alone = [exact.run(subset, seed, device) for seed, subset in enumerate(subsets)]
+    reason, ways = None, {}
+    for way in ways_of(trainer, trainer.new_model(0).train(), device):
+        found = _compare_way(trainer, subsets, alone, device, way)
+        if isinstance(found, str):
+            reason = found
+        else:
+            ways[way] = found
+    return StackProbe(None if ways else reason, ways)
+
+
+def _compare_way(
+    trainer: Trainer,
+    subsets: list[NDArray[np.int64]],
+    alone: list[torch.nn.Module],
+    device: torch.device,
+    way: str,
+) -> str | int:
+    """Return the bytes of a model, or why a stack trains others."""
     try:
         with Allocations() as allocations:
-            stack = Stack(replace(trainer, epochs=2), subsets, range(2), device)
+            exact = replace(trainer, epochs=2, autocast="none")
+            stack = Stack(exact, subsets, range(2), device, way)
             steps = stack.steps()
             next(steps)
         different = _different(stack, alone, [trainer.new_model(seed) for seed in range(2)])
         with allocations:  # optimizers keep more from the second step on
             next(steps)
+        if trainer.autocast != "none":
+            next(Stack(trainer, subsets, range(2), device, way).steps())
     except TaskError:
         raise
-    except Exception as error:  # whatever a user's model raises under vmap
-        return StackProbe(f"torch.func cannot batch the model: {str(error).splitlines()[0]}")
+    except Exception as error:  # whatever a user's model raises when it is batched
+        return f"torch.func cannot batch the model: {str(error).splitlines()[0]}"
     if different is not None:
-        return StackProbe(f"in a stack {different} differs from that of a model trained alone")
-    return StackProbe(None, max(1, allocations.most // 2))
+        return f"in a stack {different} differs from that of a model trained alone"
+    return max(1, allocations.most // 2)
 
 
 def _draws_random_numbers(trainer: Trainer, device: torch.device) -> bool:

@@ -1,25 +1,59 @@
 """Models of one architecture whose parameters are stacked, trained by the same steps at once.
 
-One step is one batched computation (torch.func, or one wide model where the layers allow it), and
-any elementwise optimizer of torch works on the stack as it would on each model. The result equals
-training the models one by one up to the rounding of batched arithmetic.
+One step is one computation of all models: one wide model where the architecture can be traced, else
+torch.func. Any elementwise optimizer of torch works on the stack as it would on each model. The
+result equals training the models one by one up to the rounding of batched arithmetic.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
+from coarlib.retraining.layers import WAYS
+from coarlib.retraining.replay import WARM_CALLS, CudaGraphs, Replayed
 from coarlib.retraining.trainer import Trainer
-from coarlib.retraining.wide import wide_forward
+from coarlib.retraining.wide import WideModel, wide_model
 
-__all__ = ["Stack"]
+__all__ = ["TORCH_FUNC", "Stack", "ways_of"]
+
+TORCH_FUNC = "torch.func"
+_SMALL = 2**16  # bytes
+_STEPS_AHEAD = 256  # whose examples go to the device at once
+Gradients = Sequence[torch.Tensor | None]
+State = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+Losses = Callable[[State, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def ways_of(trainer: Trainer, model: torch.nn.Module, device: torch.device) -> dict[str, Losses]:
+    """Return how a stack of models like ``model`` can be computed, the likeliest best first.
+
+    Returns
+    -------
+    dict of callables (state, inputs [K, b, …], targets [K, b, …], weights [K, b]) -> losses [K]
+    """
+    order = ["channels_last", "grouped", "products"]
+    wide = {name: wide_model(model, WAYS[name]) for name in sorted(order, key=_first_on(device))}
+    found = {
+        name: _loss_of_wide(trainer, one)
+        for name, one in wide.items()
+        if one is not None and (one.has_images or name == "grouped")
+    }
+    return found | {TORCH_FUNC: _loss_of_each(trainer, copy.deepcopy(model))}
+
+
+def _first_on(device: torch.device) -> Callable[[str], bool]:
+    first = "channels_last" if device.type == "cpu" else "grouped"
+    return lambda name: name != first
 
 
 class Stack:
@@ -32,60 +66,114 @@ class Stack:
         Of as many steps each.
     seeds : sequence of K ints
     device : torch.device
+    way : str, optional
+        One of ``ways``; may be changed between steps.
+    replayed : bool
+        On a CUDA device, repeat recorded steps.
+
+    Attributes
+    ----------
+    ways : list of str
+        How steps can be computed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what a stack is of, and how it computes
         self,
         trainer: Trainer,
         subsets: Sequence[NDArray[np.int64]],
         seeds: Sequence[int],
         device: torch.device,
+        way: str | None = None,
+        replayed: bool = True,
     ) -> None:
         self.trainer, self.subsets, self.seeds, self.device = trainer, subsets, seeds, device
-        self.models = [trainer.new_model(seed).to(device).train() for seed in seeds]
-        self.parameters, self.buffers = stack_module_state(self.models)
+        self.models = [trainer.new_model(seed).train() for seed in seeds]
+        self.parameters = _stacked([dict(one.named_parameters()) for one in self.models], device)
+        self.buffers = _stacked([dict(one.named_buffers()) for one in self.models], device)
         steps = trainer.num_steps(len(subsets[0]))
         self._optimizer, self._schedule = trainer.make_optimizer(
             list(self.parameters.values()), steps
         )
-        self._inputs, self._targets = trainer.inputs.to(device), trainer.targets.to(device)
-        # A copy, as functional_call does not put back the state of a module with two names.
-        self._losses = _stacked_loss(trainer, copy.deepcopy(self.models[0]))
+        self._losses = ways_of(trainer, self.models[0], device)
+        self.ways = list(self._losses)
+        self._recorder = CudaGraphs() if replayed and device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.way = way or self.ways[0]
+
+    @property
+    def warm_steps(self) -> int:
+        """Steps after a change of way that take longer than later ones."""
+        return 1 if self._recorder is None else WARM_CALLS + 1
+
+    @property
+    def way(self) -> str:
+        """How steps are computed."""
+        return self._way
+
+    @way.setter
+    def way(self, way: str) -> None:
+        self._way, losses = way, self._losses[way]
+        self._gradients = Replayed(
+            lambda *batch: self._gradients_of(losses, *batch), self._recorder
+        )
 
     def steps(self) -> Iterator[None]:
         """Train, yielding after every step."""
+        inputs, targets = self.trainer.placed(self.device)
+        batches = zip(
+            *(
+                self.trainer.batches(subset, seed)
+                for subset, seed in zip(self.subsets, self.seeds, strict=True)
+            ),
+            strict=True,
+        )
         dtype = next(iter(self.parameters.values())).dtype
-        batches = [
-            self.trainer.batches(subset, seed)
-            for subset, seed in zip(self.subsets, self.seeds, strict=True)
-        ]
-        for step, orders in enumerate(zip(*batches, strict=True)):
-            batch, weight = _padded(orders)
-            rows = torch.from_numpy(batch).to(self.device)
-            inputs = self._augmented(self._inputs[rows], step, [len(order) for order in orders])
-            self._optimizer.zero_grad()
-            self._losses(
-                (self.parameters, self.buffers),
-                inputs,
-                self._targets[rows],
-                torch.from_numpy(weight).to(dtype).to(self.device),
-            ).sum().backward()
-            if self.trainer.clip_norm is not None:
-                self._clip(self.trainer.clip_norm)
-            self._optimizer.step()
-            self._schedule.step()
-            yield
+        step = 0
+        while orders := list(islice(batches, _STEPS_AHEAD)):
+            for lengths, rows, weight in _on_device(orders, self.device, dtype):
+                with self._working():
+                    batch = self._augmented(inputs[rows], step, lengths)
+                    self._step(self._gradients(batch, targets[rows], weight))
+                step += 1
+                yield None
+
+    def _working(self) -> AbstractContextManager[Any]:
+        """A stream of its own, as recordings need it; it is always waited for."""
+        if self._stream is None:
+            return nullcontext()
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(self._stream)
 
     def unstacked(self) -> list[torch.nn.Module]:
-        """Return the models with their states, in evaluation mode."""
-        with torch.no_grad():
-            for place, model in enumerate(self.models):
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(self.parameters[name][place])
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(self.buffers[name][place])
-                model.eval()
+        """Return the models with their states, in evaluation mode, on the device."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        for place, model in enumerate(self.models):
+            for name, parameter in model.named_parameters():
+                parameter.data = self.parameters[name].detach()[place].clone()
+            for name, buffer in model.named_buffers():
+                buffer.data = self.buffers[name][place].clone()
+            model.eval()
         return self.models
+
+    def _gradients_of(self, losses: Losses, *batch: torch.Tensor) -> Gradients:
+        """Gradients of all parameters, clipped; running statistics are updated."""
+        wanted = [part for part in self.parameters.values() if part.requires_grad]
+        with self.trainer.products():
+            with self.trainer.forward(self.device):
+                loss = losses((self.parameters, self.buffers), *batch).sum()
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        gradients = [part if part is None else part.contiguous() for part in found]
+        if self.trainer.clip_norm is not None:
+            self._clip([part for part in gradients if part is not None], self.trainer.clip_norm)
+        return gradients
+
+    def _step(self, gradients: Gradients) -> None:
+        wanted = [part for part in self.parameters.values() if part.requires_grad]
+        for parameter, gradient in zip(wanted, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        self._schedule.step()
 
     def _augmented(self, inputs: torch.Tensor, step: int, lengths: list[int]) -> torch.Tensor:
         """Augment each model's own batch as it would be alone; what fills it up stays as it is."""
@@ -98,14 +186,41 @@ class Stack:
             found.append(torch.cat([changed, filling]))
         return torch.stack(found)
 
-    def _clip(self, largest: float) -> None:
+    def _clip(self, gradients: list[torch.Tensor], largest: float) -> None:
         """Scale each model's gradient as ``torch.nn.utils.clip_grad_norm_`` does."""
-        gradients = [part.grad for part in self.parameters.values() if part.grad is not None]
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
         norms = torch.stack(squares).sum(0).sqrt()
         factors = (largest / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def _stacked(
+    states: Sequence[dict[str, torch.Tensor]], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Stack what models of one architecture have under the same name, [K, …] each."""
+    found = {}
+    for name, first in states[0].items():
+        parts = [state[name].detach() for state in states]
+        if first.nbytes > _SMALL:  # go to the device at once; small ones together
+            parts = [part.to(device) for part in parts]
+        found[name] = torch.stack(parts).to(device).requires_grad_(first.requires_grad)
+    return found
+
+
+def _on_device(
+    orders: Sequence[Sequence[NDArray[np.int64]]], device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Lengths, examples [K, b] and weights [K, b] of steps, taken to the device all at once."""
+    padded = [_padded(order) for order in orders]
+    sizes = [batch.size for batch, _ in padded]
+    rows, weights = (
+        torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, kind)
+        for parts, kind in zip(zip(*padded, strict=True), (torch.int64, dtype), strict=True)
+    )
+    for order, row, weight in zip(orders, rows.split(sizes), weights.split(sizes), strict=True):
+        shape = len(order), -1
+        yield [len(part) for part in order], row.view(shape), weight.view(shape)
 
 
 def _padded(
@@ -117,30 +232,33 @@ def _padded(
     """
     lengths = np.array([len(order) for order in orders])[:, None]
     longest = int(lengths.max())
-    batch = np.stack([np.resize(order, longest) for order in orders])
+    batch = np.stack([o if len(o) == longest else np.resize(o, longest) for o in orders])
     return batch, (np.arange(longest) < lengths) / lengths
 
 
-def _stacked_loss(trainer: Trainer, skeleton: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    """Loss [K] of stacked states on batches [K, b, …] with weights [K, b]."""
-    wide = wide_forward(skeleton)
-    if wide is not None:
-        of_outputs = vmap(lambda outputs, wanted, w: (trainer.losses(outputs, wanted) * w).sum())
+def _loss_of_wide(trainer: Trainer, wide: WideModel) -> Losses:
+    """What comes of one call of the loss with the examples of all models."""
 
-        def wide_loss(
-            state: tuple[dict[str, Any], dict[str, Any]], batch: torch.Tensor, *rest: torch.Tensor
-        ) -> torch.Tensor:
-            return torch.as_tensor(of_outputs(wide(*state, batch), *rest))
+    def of_all(
+        state: State, batch: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        outputs = tree_map(lambda part: part.flatten(0, 1), wide(*state, batch))
+        losses = trainer.losses(outputs, wanted.flatten(0, 1))
+        return (losses.view(weight.shape) * weight).sum(1)
 
-        return wide_loss
+    return of_all
 
-    def weighted_loss(
-        state: tuple[dict[str, Any], dict[str, Any]],
-        batch: torch.Tensor,
-        wanted: torch.Tensor,
-        weight: torch.Tensor,
+
+def _loss_of_each(trainer: Trainer, skeleton: torch.nn.Module) -> Losses:
+    """What torch.func makes of one model's loss.
+
+    The skeleton is its own, as functional_call does not put back a module with two names.
+    """
+
+    def of_one(
+        state: State, batch: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
         outputs = functional_call(skeleton, state, (batch,))
         return (trainer.losses(outputs, wanted) * weight).sum()
 
-    return vmap(weighted_loss)
+    return vmap(of_one)

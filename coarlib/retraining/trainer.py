@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from coarlib.errors import TaskError
+from coarlib.devices import float32_products
+from coarlib.errors import TaskError, nearest
 from coarlib.retraining.data import as_data, as_subset
 from coarlib.retraining.purity import check_pure
 from coarlib.retraining.randomness import batch_order, checked_seed, seeded
@@ -23,6 +25,7 @@ __all__ = ["Loss", "Trainer", "cross_entropy"]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Augment = Callable[[torch.Tensor], torch.Tensor]
 BATCH_NORM = torch.nn.modules.batchnorm._NormBase
+AUTOCAST = ("none", "tf32", "bf16")
 _STRIDE = 1_000_003  # between the seeds of two augmented batches
 
 
@@ -62,6 +65,9 @@ class Trainer:
         Largest norm of a step's gradient, as ``torch.nn.utils.clip_grad_norm_``.
     augment : callable (inputs [B, …]) -> [B, …], optional
         Changes the inputs of every batch; its random numbers are a function of (seed, step).
+    autocast : {"none", "tf32", "bf16"}
+        Precision of matrix products and convolutions: that of the parameters; on a CUDA device that
+        has it, with factors rounded to TF32; or, as ``torch.autocast`` decides, in bfloat16.
     """
 
     model: Callable[[], torch.nn.Module]
@@ -77,8 +83,10 @@ class Trainer:
     warmup: int = 0
     clip_norm: float | None = None
     augment: Augment | None = None
+    autocast: str = "none"
     verdicts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _proven: set[str] = field(default_factory=set, init=False, repr=False)
+    _placed: dict[torch.device, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         inputs, targets = as_data(self.inputs, self.targets)
@@ -99,12 +107,33 @@ class Trainer:
                 raise TaskError(f"{name} must be a whole number of at least {least}, not {value!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TaskError(f"clip_norm must be above 0, not {self.clip_norm}")
+        if self.autocast not in AUTOCAST:
+            raise TaskError(
+                f"autocast must be {', '.join(AUTOCAST)}, not {self.autocast!r}"
+                f"{nearest(str(self.autocast), AUTOCAST)}"
+            )
         check_schedule(self.schedule, self.warmup)
 
     @property
     def num_examples(self) -> int:
         """N."""
         return len(self.inputs)
+
+    def placed(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets on a device, where they stay."""
+        device = torch.device(device)
+        if device not in self._placed:
+            self._placed[device] = self.inputs.to(device), self.targets.to(device)
+        return self._placed[device]
+
+    def forward(self, device: torch.device | str) -> torch.autocast:
+        """Return the context of forward passes, with their precision."""
+        kind, half = torch.device(device).type, self.autocast == "bf16"
+        return torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=False)
+
+    def products(self) -> AbstractContextManager[None]:
+        """Return the context of forward and backward passes, in which TF32 is on or off."""
+        return float32_products(self.autocast == "tf32")
 
     def num_steps(self, size: int) -> int:
         """How many optimizer steps a subset of ``size`` examples takes.
@@ -226,24 +255,25 @@ class Trainer:
         after_step: Callable[[], object] = lambda: None,
     ) -> torch.nn.Module:
         """Train as :meth:`train` does, without its checks."""
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        inputs, targets = self.placed(device)
         steps = self.num_steps(len(subset))
-        with seeded(seed, device):
+        with seeded(seed, device), self.products():
             model = self._made().to(device).train()
             optimizer, schedule = self.make_optimizer(list(model.parameters()), steps)
             for step, examples in enumerate(self.batches(subset, seed)):
                 batch = torch.from_numpy(examples).to(device)
                 entering, wanted = self.augmented(inputs[batch], seed, step), targets[batch]
 
-                def closure(x: torch.Tensor = entering, y: torch.Tensor = wanted) -> float:
+                def closure(x: torch.Tensor = entering, y: torch.Tensor = wanted) -> torch.Tensor:
                     optimizer.zero_grad()
-                    loss = self.losses(model(x), y).mean()
+                    with self.forward(device):
+                        loss = self.losses(model(x), y).mean()
                     loss.backward()
                     if self.clip_norm is not None:
                         torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
-                    return float(loss.detach())
+                    return loss.detach()  # no number: that would wait for the device
 
-                optimizer.step(closure)
+                optimizer.step(closure)  # type: ignore[arg-type]  # whose stub wants a number
                 schedule.step()
                 after_step()
         return model.eval()
@@ -265,7 +295,9 @@ class Trainer:
         """Return all that a trained model depends on besides subset and seed, for a digest."""
         model = self.new_model(0)
         kinds = [(name, type(module).__qualname__) for name, module in model.named_modules()]
+        settings: tuple[Any, ...]
         settings = (self.epochs, self.batch_size, self.drop_last, self.warmup, self.clip_norm)
+        settings += () if self.autocast == "none" else (self.autocast,)
         # By name: torch wraps an optimizer's step when the first one is made.
         torchs = getattr(self.optimizer, "__module__", "").startswith("torch.")
         optimizer = getattr(self.optimizer, "__qualname__", "") if torchs else self.optimizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ __all__ = ["SequentialTrainingWarning", "models_at_once", "probed", "train_many"
 
 _SHARE_OF_MEMORY = 0.25
 _MOST_AT_ONCE = 64
-_TIMED_STEPS = 3
-_FEWEST_STEPS = 8  # of a training run; to time fewer costs as much as it can save
+_TIMED_STEPS = 2
+_FEWEST_STEPS = 8  # of a training run for each way that is timed; a share of fewer saves nothing
 
 
 class SequentialTrainingWarning(UserWarning):
@@ -38,6 +39,14 @@ class SequentialTrainingWarning(UserWarning):
 
 class _TooSlowError(Exception):
     """A stack takes longer than its models take one by one."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a stack of some size is trained: the fastest way, or why it is none."""
+
+    way: str = ""
+    reason: str = ""
 
 
 def train_many(
@@ -134,18 +143,23 @@ def _train_group(
     device: torch.device,
 ) -> list[torch.nn.Module]:
     """Train models that may be a stack."""
-    size = len(subsets).bit_length()  # what holds for a stack of 40 holds for one of 60
     if len(subsets) > 1:
-        reason = probed(trainer, device).reason or trainer.verdicts.get((device.type, size))
+        choice = trainer.verdicts.get(_key(subsets, device), Choice())
+        reason = probed(trainer, device).reason or choice.reason
         if not reason:
             try:
                 return train_stack(trainer, subsets, seeds, device, timed=True)
             except _TooSlowError as error:
-                reason = trainer.verdicts[device.type, size] = str(error)
+                reason = str(error)
         warnings.warn(
             f"models are trained one by one: {reason}", SequentialTrainingWarning, stacklevel=4
         )
     return [trainer.run(subset, seed, device) for subset, seed in zip(subsets, seeds, strict=True)]
+
+
+def _key(subsets: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[str, int]:
+    """What a choice holds for: what holds for a stack of 40 holds for one of 60."""
+    return device.type, len(subsets).bit_length()
 
 
 def train_stack(
@@ -155,22 +169,52 @@ def train_stack(
     device: torch.device,
     timed: bool = False,
 ) -> list[torch.nn.Module]:
-    """Train models of as many steps each as a stack; ``timed`` gives up if that takes longer."""
-    steps = trainer.num_steps(len(subsets[0]))
-    key = device.type, len(subsets).bit_length()
-    timed = timed and key not in trainer.verdicts and steps >= _FEWEST_STEPS
-    alone = seconds_alone(trainer, device) * len(subsets) if timed else 0.0
-    stack, clock = Stack(trainer, subsets, seeds, device), [seconds(device)]
-    for _ in stack.steps():
-        if timed and len(clock) <= _TIMED_STEPS:
-            clock.append(seconds(device))
-            if len(clock) > _TIMED_STEPS:
-                _refuse_if_slower(float(np.diff(clock)[1:].min()), alone, len(subsets))
-                trainer.verdicts[key] = ""
+    """Train models of as many steps each as a stack.
+
+    ``timed`` takes the first steps in every way, keeps the fastest, and gives up if alone is
+    faster.
+    """
+    key = _key(subsets, device)
+    ways = _fitting(probed(trainer, device).ways, len(subsets), device)
+    stack = Stack(trainer, subsets, seeds, device, ways[0])
+    steps = stack.steps()
+    if key in trainer.verdicts:
+        stack.way = trainer.verdicts[key].way or ways[0]
+    elif timed and trainer.num_steps(len(subsets[0])) >= _FEWEST_STEPS:
+        alone = seconds_alone(trainer, device) * len(subsets)
+        ways = ways[: trainer.num_steps(len(subsets[0])) // _FEWEST_STEPS]
+        times = {way: _seconds_of_a_step(stack, steps, way) for way in ways}
+        stack.way = min(times, key=times.__getitem__)
+        trainer.verdicts[key] = _choice(stack.way, times[stack.way], alone, len(subsets))
+        if trainer.verdicts[key].reason:
+            raise _TooSlowError(trainer.verdicts[key].reason)
+    for _ in steps:
+        pass
     return stack.unstacked()
 
 
-def _refuse_if_slower(stacked: float, alone: float, models: int) -> None:
-    if stacked > alone:
-        ratio = stacked / max(alone, 1e-9)
-        raise _TooSlowError(f"a step of {models} models in a stack takes {ratio:.2f} times as long")
+def _fitting(ways: Mapping[str, int], models: int, device: torch.device) -> list[str]:
+    """Name the ways for which there is memory, or the one that needs least."""
+    most = _SHARE_OF_MEMORY * free_bytes(device)
+    return [way for way, needed in ways.items() if needed * models <= most] or [
+        min(ways, key=ways.__getitem__)
+    ]
+
+
+def _seconds_of_a_step(stack: Stack, steps: Iterator[None], way: str) -> float:
+    """Train a few steps in a way, the first of which prepare it."""
+    stack.way = way
+    for _ in range(stack.warm_steps):
+        next(steps)
+    clock = [seconds(stack.device)]
+    for _ in range(_TIMED_STEPS):
+        next(steps)
+        clock.append(seconds(stack.device))
+    return float(np.diff(clock).min())
+
+
+def _choice(way: str, stacked: float, alone: float, models: int) -> Choice:
+    if stacked <= alone:
+        return Choice(way)
+    ratio = stacked / max(alone, 1e-9)
+    return Choice("", f"a step of {models} models in a stack takes {ratio:.2f} times as long")

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import stack_module_state
 
 from coarlib.errors import TaskError
 from coarlib.retraining import SequentialTrainingWarning, Trainer, run_seed, train_many
 from coarlib.retraining.randomness import batch_order
 from coarlib.retraining.vectorised import models_at_once
-from coarlib.retraining.wide import wide_forward
 
 TOLERANCE = 2e-4  # of outputs of order 1, after the rounding of batched arithmetic
 EXAMPLES = 120
@@ -197,69 +195,3 @@ def test_bad_settings_are_named():
         trainer(drop_last=True).train(np.arange(5), 0)
     with pytest.raises(TaskError, match="120 inputs but 119 targets"):
         Trainer(mlp, torch.ones(120, 36), torch.ones(119), 1)
-
-
-def nested():
-    relu = nn.ReLU()  # used twice
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), relu),
-        nn.AvgPool2d(2, ceil_mode=True),
-        relu,
-        nn.Sequential(nn.Conv2d(4, 6, 2, stride=1, groups=2), nn.Tanh(), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 5, bias=False),
-        nn.GELU(),
-        nn.Linear(5, 4),
-    )
-
-
-@pytest.mark.parametrize("model", [cnn, normed, nested])
-def test_a_wide_model_is_its_models_side_by_side(model):
-    models = [trainer(model).new_model(seed).train() for seed in range(3)]
-    parameters, buffers = stack_module_state(models)
-    inputs = torch.randn(3, 5, 1, 6, 6)
-    wide = wide_forward(models[0])
-    outputs = wide(parameters, buffers, inputs)
-    outputs.square().sum().backward()
-    for place, one in enumerate(models):
-        expected = one(inputs[place])
-        expected.square().sum().backward()
-        torch.testing.assert_close(outputs[place], expected, atol=1e-5, rtol=1e-5)
-        for name, parameter in one.named_parameters():
-            found = parameters[name].grad[place]
-            torch.testing.assert_close(found, parameter.grad, atol=1e-4, rtol=1e-4)
-        for name, buffer in one.named_buffers():
-            torch.testing.assert_close(buffers[name][place], buffer, atol=1e-5, rtol=1e-5)
-
-
-TIED = nn.Conv2d(1, 1, 3, padding=1)
-
-
-class Residual(nn.Module):
-    def forward(self, x):
-        return x + x.mean(dim=1, keepdim=True)
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [
-        [nn.Conv2d(1, 4, 3), Residual(), nn.Flatten(), nn.Linear(64, 4)],
-        [nn.Conv2d(1, 4, 3), nn.Softmax(dim=1), nn.Flatten(), nn.Linear(64, 4)],
-        [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(64, 4)],
-        [nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(144, 4)],
-        [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten(), nn.Linear(64, 4)],
-        [nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Linear(16, 4)],
-        [nn.Flatten(), nn.Linear(36, 4)],
-        [TIED, TIED, nn.Flatten(), nn.Linear(36, 4)],
-    ],
-)
-def test_layers_that_mix_channels_or_models_are_left_to_torch_func(layers):
-    assert wide_forward(nn.Sequential(*layers)) is None
-
-
-def test_wide_or_not_trained_together_is_trained_alone():
-    for model in (nested, lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Residual(), *list(cnn())[1:])):
-        recipe = trainer(model, drop_last=True)
-        expected = [recipe.train(s, i) for i, s in enumerate(subsets(4))]
-        assert_same(recipe, train_many(recipe, subsets(4), range(4)), expected)
