@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coarlib.devices import exact_products
+from coarlib.devices import float32_products
 from coarlib.history import TrainingLoss, open_run, record
 from coarlib.history.queries import Queries
 from coarlib.path_kernel import explain
@@ -92,12 +92,12 @@ def test_a_model_whose_updates_cannot_go_together_is_seen(tmp_path, odd):
         assert (stacked_model(run, queries, names) is not None) == usable
 
 
-def test_exact_products_leave_the_setting_as_it_was():
+def test_float32_products_leave_the_setting_as_it_was():
     before = torch.get_float32_matmul_precision()
     try:
         for precision in ("high", "highest"):
             torch.set_float32_matmul_precision(precision)
-            with exact_products():
+            with float32_products():
                 assert not torch.backends.cuda.matmul.allow_tf32
             assert torch.get_float32_matmul_precision() == precision
             assert torch.backends.cudnn.allow_tf32
