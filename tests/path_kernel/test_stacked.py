@@ -97,8 +97,10 @@ def test_float32_products_leave_the_setting_as_it_was():
     try:
         for precision in ("high", "highest"):
             torch.set_float32_matmul_precision(precision)
-            with float32_products():
-                assert not torch.backends.cuda.matmul.allow_tf32
+            for tf32 in (False, True):
+                with float32_products(tf32):
+                    assert torch.backends.cuda.matmul.allow_tf32 == tf32
+                    assert torch.backends.cudnn.allow_tf32 == tf32
             assert torch.get_float32_matmul_precision() == precision
             assert torch.backends.cudnn.allow_tf32
     finally:
