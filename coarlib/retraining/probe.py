@@ -100,14 +100,18 @@ def _compare(trainer: Trainer, device: torch.device, sizes: tuple[int, int]) -> 
     subsets = [np.arange(sizes[0]), np.arange(most - sizes[1], most)]
     exact = replace(trainer, autocast="none")  # so that a difference is no rounding
     alone = [exact.run(subset, seed, device) for seed, subset in enumerate(subsets)]
-    reason, ways = None, {}
-    for way in ways_of(trainer, trainer.new_model(0).train(), device):
+    reasons, needed = [], {}
+    ways = list(ways_of(trainer, trainer.new_model(0).train(), device))
+    for way in reversed(ways):
         found = _compare_way(trainer, subsets, alone, device, way)
-        if isinstance(found, str):
-            reason = found
-        else:
-            ways[way] = found
-    return StackProbe(None if ways else reason, ways)
+        if isinstance(found, int):
+            needed[way] = found
+            continue
+        reasons.append(found)
+        if sizes[0] != sizes[1]:
+            break  # a batch cannot be filled up, whatever the way
+    equal = {way: needed[way] for way in ways if way in needed}
+    return StackProbe(None if equal else reasons[0], equal)
 
 
 def _compare_way(
