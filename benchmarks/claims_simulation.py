@@ -1,6 +1,6 @@
 """Thousands of workers that die, freeze, lag and are preempted, against the claim protocol.
 
-    python benchmarks/claims_simulation.py [--quick]
+    python benchmarks/claims_simulation.py [--quick | --missing]
 
 A discrete-event simulation of how rows are shared out: by the claims of coarlib.store (its own
 functions say which piece is taken, cut or doubled, and how many rows are in hand), and by plain
@@ -11,13 +11,16 @@ claim; a frozen one goes on later, perhaps with rows that others have done meanw
 
 Ideal is the time in which the same workers, at their own speeds, would finish if nobody ever
 failed and rows could be cut at will: no scheme can be faster with the same failures.
+
+A run of the large problem takes up to a quarter of an hour. Each is saved when it is done, and
+--missing goes on with those that the results lack (remove these after a change of the rules).
 """
 
 import argparse
 import heapq
+import json
 import random
-import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -434,6 +437,7 @@ class Arrays(Simulation):
         self.restart(index, self.t.restart)
 
 
+SCHEMES = {Claims: "claims", Arrays: "array tasks"}
 PROBLEMS = (
     Problem("ViT ablations on 50,000 images", 100_000, 25.0, 8, 1000, 36),
     Problem("retrained models", 300_000, 60.0, 8, 3000, 15),
@@ -443,27 +447,53 @@ PROBLEMS = (
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows and workers")
-    quick = parser.parse_args().quick
-    started = time.perf_counter()
+    parser.add_argument("--missing", action="store_true", help="run what the results lack")
+    args = parser.parse_args()
     problems = [
-        replace(full, rows=full.rows // 10, workers=full.workers // 10) if quick else full
+        replace(full, rows=full.rows // 10, workers=full.workers // 10) if args.quick else full
         for full in PROBLEMS
     ]
     runs = [(p, t, s) for p in problems for t in TROUBLES for s in (Claims, Arrays)]
+    found = kept() if args.missing else {}
+    wanted = [run for run in runs if key(*run) not in found]
     with ProcessPoolExecutor() as pool:
-        found = list(pool.map(one, *zip(*runs, strict=True)))
-    results = []
-    for problem in problems:
-        rows = [row for row, (of, _, _) in zip(found, runs, strict=True) if of is problem]
-        title = (
-            f"{problem.name}: {problem.rows:,} rows of {problem.row_seconds:g} s, "
-            f"{problem.workers:,} workers, batches of {problem.batch}, tasks of {problem.task_rows}"
-        )
-        reporting.table(title, rows)
-        results.append({"problem": vars(problem), "rows": rows})
-    print(f"\nsimulated in {time.perf_counter() - started:.0f} s")
-    if not quick:
-        reporting.save("claims_simulation", results)
+        futures = {pool.submit(one, *run): run for run in wanted}
+        for future in as_completed(futures):
+            found[key(*futures[future])] = future.result()
+            print(futures[future][0].name, future.result(), flush=True)
+            if not args.quick:
+                save(runs, found)
+    for problem, rows in by_problem(runs, found):
+        reporting.table(problem.name, rows)
+
+
+def key(problem, trouble, scheme):
+    """What names a run in the results."""
+    return problem.name, trouble.name, SCHEMES[scheme]
+
+
+def kept():
+    """Runs that the results hold."""
+    path = reporting.RESULTS / "claims_simulation.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+    return {
+        (part["problem"]["name"], row["what goes wrong"], row["scheme"]): row
+        for part in parts
+        for row in part["rows"]
+        if Problem(**part["problem"]) in PROBLEMS
+    }
+
+
+def by_problem(runs, found):
+    """Yield each problem with the rows that there are, in the order of the runs."""
+    for problem in dict.fromkeys(run[0] for run in runs):
+        keys = [key(*run) for run in runs if run[0] == problem]
+        yield problem, [found[one] for one in keys if one in found]
+
+
+def save(runs, found):
+    results = [{"problem": vars(p), "rows": rows} for p, rows in by_problem(runs, found)]
+    reporting.save("claims_simulation", results)
 
 
 def one(problem, trouble, scheme):
@@ -473,7 +503,7 @@ def one(problem, trouble, scheme):
     work = tally.useful + tally.lost + tally.doubled
     return {
         "what goes wrong": trouble.name,
-        "scheme": "claims" if scheme is Claims else "array tasks",
+        "scheme": SCHEMES[scheme],
         "hours": round(tally.finished / HOUR, 2),
         "over ideal": f"{tally.finished / ideal:.2f}x",
         "lost work": f"{tally.lost / work:.2%}",

@@ -111,7 +111,8 @@ def resumable_moments(
     left = positions[~np.isin(wanted, done)]
     if start is not None and len(left) == 0:
         return start
-    sums = Accumulator(source.num_features, source.num_targets, device, with_pairs=with_pairs)
+    shape = source.num_features, source.num_targets
+    sums = Accumulator(*shape, device, with_pairs=with_pairs, expected_rows=len(positions))
     saved = time.monotonic()
     with Progress(len(positions), "moments", quiet=quiet) as progress:
         progress.advance(len(positions) - len(left))

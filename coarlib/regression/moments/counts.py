@@ -37,19 +37,22 @@ class PairCounter:
     ----------
     num_features : int
         N; the counts take 4 N² bytes.
+    num_rows : int
+        How many rows will come, where that is known: compiling pays from the first of many.
     """
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, num_rows: int = 0) -> None:
         self._counts = np.zeros((num_features, num_features), np.int32)
-        self._multiplied = 0
+        self._products, self._done = num_rows * num_features**2, 0
 
     def add(self, masks: NDArray[np.bool_]) -> None:
         """Add the rows of ``masks``, bool [B, N]."""
         rows, features = masks.shape
         if rows == 0 or features == 0:
             return
-        if self._multiplied + rows * features**2 <= SMALL and rows < 2**24:
-            self._multiplied += rows * features**2
+        self._products = max(self._products, self._done + rows * features**2)
+        if self._products <= SMALL and rows < 2**24:
+            self._done += rows * features**2
             values = torch.from_numpy(np.ascontiguousarray(masks)).float()
             self._counts += (values.T @ values).numpy().astype(np.int32)  # exact below 2^24
             return

@@ -116,8 +116,10 @@ class Moments:
         if dtype is None:
             wide = source.output_dtype == np.float64
             dtype = torch.float64 if wide else torch.float32
-        sums = Accumulator(*shape, device, nonfinite, with_pairs, dtype=dtype)
-        with Progress(_count(source, positions), "moments", quiet=quiet) as progress:
+        count = _count(source, positions)
+        options: dict[str, Any] = {"dtype": dtype, "expected_rows": count}
+        sums = Accumulator(*shape, device, nonfinite, with_pairs, **options)
+        with Progress(count, "moments", quiet=quiet) as progress:
             for block, masks, outputs in read_blocks(source, positions, block_bytes):
                 sums.add(masks, outputs)
                 progress.advance(len(block))
@@ -230,6 +232,8 @@ class Accumulator:
     dtype : torch.dtype
         In which X'(Y - offset) of a large block is formed; small ones are formed, and blocks added
         up, in float64.
+    expected_rows : int
+        How many will be added, where that is known.
 
     Raises
     ------
@@ -246,6 +250,7 @@ class Accumulator:
         with_pairs: bool = True,
         *,
         dtype: torch.dtype = torch.float32,
+        expected_rows: int = 0,
     ) -> None:
         if nonfinite not in ("exclude", "refuse"):
             raise RegressionError(f"nonfinite must be exclude or refuse, not {nonfinite!r}")
@@ -254,7 +259,7 @@ class Accumulator:
         self.device, self._nonfinite = torch.device(device), nonfinite
         self.num_rows = self.num_excluded = 0
         self._with_pairs, on_cpu = with_pairs, self.device.type == "cpu"
-        self._bits = PairCounter(num_features) if with_pairs and on_cpu else None
+        self._bits = PairCounter(num_features, expected_rows) if with_pairs and on_cpu else None
         self._pairs: torch.Tensor | None = None
         self._kept = np.zeros(num_features, np.int64)
         self._digests: list[NDArray[np.uint64]] = []

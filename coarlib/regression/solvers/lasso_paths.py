@@ -30,7 +30,7 @@ PILOT = 16  # targets by which the others' way is chosen
 DENSE = 0.12  # mean share of weights that are not zero, from which products are faster (measured)
 SMALL = 2e11  # operations of products in the time that the kernel takes to compile
 STEPS = 5  # products a λ, about
-LARGE = 1000  # features from which a product is worth its beginning
+LARGE, MANY = 1000, 128  # features and targets from which products reach their speed
 EVEN = 4  # rows a feature; with fewer, R is so uneven that steps are many
 NARROW = 5e-7  # tolerances that float32 reaches
 
@@ -81,7 +81,8 @@ class Paths:
             first = min(PILOT, len(c))
             self._descend(block, np.arange(first))
             used = np.nanmean(logs[:first, 1]) if np.isfinite(logs[:first, 1]).any() else 0.0
-            self._products = bool(used > DENSE * c.shape[1] and c.shape[1] >= LARGE)
+            large = c.shape[1] >= LARGE and self._problem.num_targets >= MANY
+            self._products = bool(large and used > DENSE * c.shape[1])
         rest = np.arange(first, len(c))
         if self._products:
             rest = rest[~self._multiply(block, rest)]
