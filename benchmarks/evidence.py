@@ -20,7 +20,7 @@ from coarlib.baselines.components import leave_one_out
 from coarlib.baselines.evaluation import baseline
 from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gradients
 from coarlib.filling.worker import FillOptions
-from coarlib.gradient_passes import fill_passes
+from coarlib.gradient_passes import fill_passes, open_passes
 from coarlib.setups import load
 
 DATA = reporting.ROOT.parent / "shared" / "data"
@@ -74,7 +74,9 @@ def evidence(name, out):
     count, keep = len(task.component_set), round(1 - model.share, 2)
     store = cl.Store.create(out / name, task, model.rows + HELD, keep, device="cpu")
     until_stopped(cl.fill(store, task, device="cpu"))
-    until_stopped(fill_passes(store, task, model.passes, CPU, options=FillOptions()))
+    there = open_passes(store)
+    if there is None or 8 * len(there.completed_rows()) < model.passes:
+        until_stopped(fill_passes(store, task, model.passes, CPU, options=FillOptions()))
     single = {"kind": "leave_one_out"}
     alone = cl.Store.create(out / f"{name}_alone", task, count + 1, design=single, device="cpu")
     until_stopped(cl.fill(alone, task, device="cpu"))

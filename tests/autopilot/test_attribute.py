@@ -162,9 +162,9 @@ def test_leaving_out_alone_is_tried_on_some_components_before_all_are_bought(tmp
     found = holdings.alone(slice(2, 5))
     assert np.flatnonzero(found.known).tolist() == tried.tolist()
     masks = np.ones((2, count), bool)
-    masks[0, tried[1]] = False
+    masks[0, tried[0]] = False
     without, intact = task.rows(np.arange(2), masks)["test_margins"].numpy()[:, 2:5]
-    assert np.allclose(found.effect[tried[1]], intact - without, atol=1e-5)
+    assert np.allclose(found.effect[tried[0]], intact - without, atol=1e-5)
     assert not found.effect[~found.known].any()
     gain = forecast(holdings, judge(holdings, holdings.amounts, 120)).alone
     assert math.isfinite(gain)
