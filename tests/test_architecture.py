@@ -17,7 +17,17 @@ MODULES = sorted([*ROOT.glob("coarlib/**/*.py"), *ROOT.glob("estimate/**/*.py")]
 FLOORS = [
     {"errors", "version"},
     {"tracking"},
-    {"files", "loading", "progress", "devices", "identity", "display", "explorer", "compiled"},
+    {
+        "files",
+        "loading",
+        "progress",
+        "devices",
+        "identity",
+        "display",
+        "explorer",
+        "compiled",
+        "cuda_graphs",
+    },
     {"statistics", "masks", "outputs", "task"},
     {"store", "setups"},
     {"history"},

@@ -8,12 +8,14 @@ a batch is the same launches whatever the mask: a CUDA graph replays them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
+from coarlib.cuda_graphs import CudaGraphs
+
 Values = dict[str, torch.Tensor]
+Record = Callable[[Callable[[], Values]], tuple[Values, Callable[[], object]]]
 Step = Callable[[torch.Tensor], Values]
 """(state, what :meth:`coarlib.ablation.ways.base.Ablation.spread` made of a mask) -> outputs."""
 
@@ -38,11 +40,11 @@ class Replays:
 
     def __init__(
         self,
-        record: Callable[[Callable[[], Values]], tuple[Values, Callable[[], None]]] | None = None,
+        record: Record | None = None,
         wait: Callable[[], None] = torch.cuda.synchronize,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._record = record or _Graphs()
+        self._record = record or _graphs()
         self._wait, self._clock = wait, clock
         self._steps: dict[int, Step | None] = {}
         self._read: list[Step] = []
@@ -93,33 +95,21 @@ class Replays:
         return min(times)
 
 
-class _Graphs:
-    """Records CUDA graphs that share their memory: one runs at a time, and is read before the next.
+def _graphs() -> Record:
+    """Record CUDA graphs that share their memory: one runs at a time, and is read before the next.
 
     What they return is overwritten by the next replay of any of them.
     """
+    graphs = CudaGraphs(torch.cuda.graph_pool_handle())
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Callable[[], Values]) -> tuple[Values, Callable[[], None]]:
+    def record(run: Callable[[], Values]) -> tuple[Values, Callable[[], object]]:
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
-        with torch.cuda.stream(aside), _without_waiting():  # and libraries get working memory
-            run()
+        with torch.cuda.stream(aside):
+            if graphs.watched(run)[1]:
+                raise RuntimeError("it waits for the device")
+            recorded = graphs.recorded(run)
         here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            values = run()
-        return values, graph.replay
+        return recorded
 
-
-@contextmanager
-def _without_waiting() -> Iterator[None]:
-    """Make waiting for the device an error: a recording that fails leaves torch in disorder."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+    return record

@@ -6,14 +6,13 @@ step. Recorded as a CUDA graph, a step is one launch.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
-__all__ = ["WARM_CALLS", "CudaGraphs", "Recorder", "Replayed"]
+__all__ = ["WARM_CALLS", "Recorder", "Replayed"]
 
 Tensors = Sequence[torch.Tensor | None]
 Work = Callable[[], Tensors]
@@ -21,7 +20,7 @@ WARM_CALLS = 2  # before a recording, so that libraries have chosen their kernel
 
 
 class Recorder(Protocol):
-    """What records work; see :class:`CudaGraphs`."""
+    """What records work; see :class:`coarlib.cuda_graphs.CudaGraphs`."""
 
     def watched(self, work: Work) -> tuple[Tensors, bool]:
         """Do it; whether it waits for the device, which no recording can, is told too."""
@@ -72,26 +71,3 @@ class Replayed:
             self._recorder = None
         else:
             self._known[shapes] = places, *recorded
-
-
-class CudaGraphs:
-    """Records CUDA graphs on the current stream, which must not be the default one."""
-
-    def watched(self, work: Work) -> tuple[Tensors, bool]:
-        """Do it, and see whether it waits: a recording that fails leaves torch in disorder."""
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                found = work()
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        return found, any("synchronizing CUDA" in str(one.message) for one in told)
-
-    def recorded(self, work: Work) -> tuple[Tensors, Callable[[], object]]:
-        """Record what it launches."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            results = work()
-        return results, graph.replay

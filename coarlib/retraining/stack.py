@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from coarlib.cuda_graphs import CudaGraphs
 from coarlib.retraining.layers import WAYS
-from coarlib.retraining.replay import WARM_CALLS, CudaGraphs, Replayed
+from coarlib.retraining.replay import WARM_CALLS, Replayed
 from coarlib.retraining.trainer import Trainer
 from coarlib.retraining.wide import WideModel, wide_model
 
