@@ -15,12 +15,14 @@ from coarlib.gradient_passes import PassSums, fill_passes, open_passes, read_pas
 from coarlib.gradient_passes.filling import plan_of
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression import RowSource, StoreRows
+from coarlib.statistics.intervals import FEWEST_ROWS
 from coarlib.store import Store
 from coarlib.store.grow import at_least
 
 __all__ = ["Alone", "Amounts", "Holdings"]
 
 JUDGING = 4  # every so-many-th row judges, so that whatever is bought, some of it judges
+DENSE = 2 * FEWEST_ROWS  # of so many first rows every second, so that there soon is an interval
 TRIED = 16  # every so-many-th component is left out alone to learn what that tells
 
 
@@ -110,7 +112,8 @@ class Holdings:
 
     def judging(self, rows: int) -> NDArray[np.int64]:
         """Return which of the first rows judge."""
-        return np.arange(0, rows, JUDGING, dtype=np.int64)
+        first = np.arange(0, min(rows, DENSE), 2, dtype=np.int64)
+        return np.append(first, np.arange(DENSE, rows, JUDGING, dtype=np.int64))
 
     def fitted(self, rows: int) -> NDArray[np.int64]:
         """Return which of the first rows are fitted."""
