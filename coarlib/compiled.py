@@ -12,11 +12,12 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Compiled", "cache_directory", "njit"]
+__all__ = ["Compiled", "cache_directory", "compiling_everything", "njit", "worth_compiling"]
 
 _VARIABLE = "NUMBA_CACHE_DIR"
 
@@ -50,6 +51,24 @@ def _is_ours(place: Path) -> bool:
 _place = cache_directory()
 if _place is not None and _place != Path(__file__).parent and _VARIABLE not in os.environ:
     os.environ[_VARIABLE] = str(_place)  # for processes that this one starts
+
+_everything = False
+
+
+@contextmanager
+def compiling_everything() -> Iterator[None]:
+    """Let compiled code do all work while the context is open, however small."""
+    global _everything  # noqa: PLW0603 - threads see it, too
+    before, _everything = _everything, True
+    try:
+        yield
+    finally:
+        _everything = before
+
+
+def worth_compiling(work: float, limit: float) -> bool:
+    """Whether so much work repays compiling: NumPy and torch do up to ``limit`` in no time."""
+    return _everything or work > limit
 
 
 class Compiled:

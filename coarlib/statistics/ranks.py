@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.compiled import njit
+from coarlib.compiled import njit, worth_compiling
 from coarlib.errors import ScoringError
 from coarlib.statistics.arrays import as_array, clean_booleans, in_threads
 
@@ -66,7 +66,7 @@ def doubled_ranks(values: Any, axis: int = 0) -> tuple[NDArray[np.int32], NDArra
     if count == 0:
         return ranks, has_nan
     is_float = array.dtype.kind == "f"
-    if array.size <= SMALL:
+    if not worth_compiling(array.size, SMALL):
         lines = np.ascontiguousarray(array.T if axis == 0 else array)
         lines = clean_booleans(lines) if lines.dtype == bool else lines
         has_nan[:] = np.isnan(lines).any(1) if is_float else False

@@ -5,21 +5,16 @@ coar warmup
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from unittest import mock
+from collections.abc import Sequence
 
 import numpy as np
 
 from coarlib.commands.arguments import Command, run
-from coarlib.compiled import cache_directory
+from coarlib.compiled import cache_directory, compiling_everything
 from coarlib.regression import Lasso, Moments, fit
-from coarlib.regression.moments import counts, products
 from coarlib.regression.rows import ArrayRows
-from coarlib.regression.solvers import lasso_paths
 from coarlib.regression.split import Split
 from coarlib.scoring.lds import lds
-from coarlib.statistics import ranks
 
 COMMAND = Command("warmup", __doc__, {})
 DTYPES = (np.float16, np.float32, np.float64)
@@ -28,7 +23,7 @@ DTYPES = (np.float16, np.float32, np.float64)
 def main(argv: Sequence[str] | None = None) -> None:
     """Compile the library's kernels for all the types that stores hold."""
     COMMAND.parse(argv)
-    with everything_compiled():
+    with compiling_everything():
         for dtype in DTYPES:
             warm_up(np.dtype(dtype))
     place = cache_directory()
@@ -36,19 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("compiled, but there is nowhere to keep it: set NUMBA_CACHE_DIR to such a directory")
     else:
         print(f"compiled; kept in {place}")
-
-
-@contextmanager
-def everything_compiled() -> Iterator[None]:
-    """Let small problems too go through compiled code while the context is open."""
-    with (
-        mock.patch.object(counts, "SMALL", 0),
-        mock.patch.object(counts, "_SMALL_SUM", 0),
-        mock.patch.object(products, "_SMALL", 0),
-        mock.patch.object(lasso_paths, "SMALL", 0),
-        mock.patch.object(ranks, "SMALL", 0),
-    ):
-        yield
 
 
 def warm_up(dtype: np.dtype[np.floating]) -> None:

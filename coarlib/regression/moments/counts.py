@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.compiled import worth_compiling
 from coarlib.regression.threads import torch_threads
 
 __all__ = ["PairCounter", "column_sums", "int8_pairs"]
@@ -51,7 +52,7 @@ class PairCounter:
         if rows == 0 or features == 0:
             return
         self._products = max(self._products, self._done + rows * features**2)
-        if self._products <= SMALL and rows < 2**24:
+        if not worth_compiling(self._products, SMALL) and rows < 2**24:
             self._done += rows * features**2
             values = torch.from_numpy(np.ascontiguousarray(masks)).float()
             self._counts += (values.T @ values).numpy().astype(np.int32)  # exact below 2^24
@@ -74,7 +75,7 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
 
     NaN and inf come through.
     """
-    if values.device.type == "cpu" and values.numel() <= _SMALL_SUM:
+    if values.device.type == "cpu" and not worth_compiling(values.numel(), _SMALL_SUM):
         whole = values.numpy().astype(np.float64)
         return torch.from_numpy(np.stack([whole.sum(0), np.einsum("ij,ij->j", whole, whole)]))
     if values.device.type == "cpu":  # torch's double reductions take as long as the products

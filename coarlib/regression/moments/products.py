@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.compiled import worth_compiling
 from coarlib.regression.threads import torch_threads
 
 __all__ = ["add_sparse_products", "is_small", "pays"]
@@ -25,7 +26,7 @@ _SMALL = 2**31  # products: a tenth of a second
 
 def is_small(shape: tuple[int, int], num_targets: int) -> bool:
     """Whether X'Y of a block of masks [B, N] takes a matrix product no time, in float64 too."""
-    return shape[0] * shape[1] * num_targets <= _SMALL
+    return not worth_compiling(shape[0] * shape[1] * num_targets, _SMALL)
 
 
 def pays(share: float, shape: tuple[int, int], num_targets: int) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.compiled import worth_compiling
 from coarlib.errors import RegressionError
 from coarlib.regression.moments import Moments
 from coarlib.regression.problem import Problem
@@ -96,7 +97,7 @@ class Paths:
         if self._rules.tol < NARROW or self._problem.num_rows < EVEN * block.c.shape[1]:
             return False
         operations = 2.0 * STEPS * block.lams.shape[1] * block.c.numel() * block.c.shape[1]
-        return True if operations < SMALL and not solve_paths.is_ready else None
+        return None if worth_compiling(operations, SMALL) or solve_paths.is_ready else True
 
     def _multiply(self, block: PathBlock, which: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Take products; returns which targets are certified by float64 at their chosen λ."""
