@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
@@ -146,19 +147,19 @@ def _half_correlations(
 
     The influences are of the t' targets that have a correlation, and NaN from too few rows.
     """
-    parts: list[Correlation] = []
-    sums: NDArray[np.float64] | float = 0.0
-    for first, second in halves:
-        a, b = runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
-        parts.append(correlate(a, b, kind))
-        known = ~np.isnan(parts[0].r)
-        if len(runs) < FEWEST_ROWS:
-            sums = np.full((int(known.sum()), len(runs)), np.nan)
-        else:
-            sums = sums + influences(rows_of(a, kind)[known], rows_of(b, kind)[known], kind)
-    return replace(parts[0], r=np.mean([part.r for part in parts], axis=0)), np.asarray(
-        sums / len(halves)
-    )
+
+    def pairs() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        for first, second in halves:
+            yield runs[:, first].mean(axis=1), runs[:, second].mean(axis=1)
+
+    parts = [correlate(a, b, kind) for a, b in pairs()]
+    r = np.mean([part.r for part in parts], axis=0)
+    known = ~np.isnan(r)
+    found = np.full((int(known.sum()), len(runs)), 0.0 if len(runs) >= FEWEST_ROWS else np.nan)
+    if len(runs) >= FEWEST_ROWS:
+        for a, b in pairs():
+            found += influences(rows_of(a[:, known], kind), rows_of(b[:, known], kind), kind)
+    return replace(parts[0], r=r), found / len(halves)
 
 
 def _between(half: NDArray[np.float64], error: float, of_mean: float) -> float:
