@@ -24,7 +24,7 @@ from coarlib.scoring import compare, correlate, lds
 ROWS, TARGETS, SHARED = (50, 100, 500), (1, 100, 1000), (0.0, 0.3)
 EXAMPLES, RUNS = 40, 2
 SEED = 20_261_127  # no other draws were looked at with it
-MANY = 100_000  # rows × targets from which an eighth of the trials has to do
+MANY, HUGE = 10_000, 100_000  # rows × targets from which half, and a tenth, of the trials do
 
 
 def draw(rng, truth, rows, shared):
@@ -89,7 +89,8 @@ def main():
         rng = np.random.default_rng([SEED, rows, targets, int(100 * shared)])
         truth = rng.standard_normal((EXAMPLES, targets))
         scores = [truth + spread * rng.standard_normal(truth.shape) for spread in (0.7, 1.0)]
-        trials = args.trials if rows * targets < MANY else args.trials // 8
+        size = rows * targets
+        trials = args.trials // (1 if size < MANY else 2 if size < HUGE else 10)
         every = [trial(*scores, *draw(rng, truth, rows, shared)) for _ in range(trials)]
         expected = {name: np.mean([one[name][2] for one in every]) for name in every[0]}
         expected["LDS as a share of the ceiling"] /= expected["noise ceiling"]

@@ -21,14 +21,14 @@ import numpy as np
 import reporting
 
 from coarlib.regression import score_arrays
-from coarlib.scoring import correlate, correlation_interval
+from coarlib.statistics.intervals import mean_influence
 
 ROWS, TARGETS = (50, 100, 500), (1, 100, 1000)
 STRENGTHS = (0.3, 0.6, 0.9)
 SHARED = (0.0, 0.3)  # share of the noise's variance that all targets have in common
 NAMES = ("rows", "targets", "kind", "strength", "shared")
 SEED = 20_261_127  # no other draws were looked at with it
-MANY = 100_000  # rows × targets from which a quarter of the trials has to do
+MANY, HUGE = 50_000, 100_000  # rows × targets from which half, and a fifth, of the trials do
 
 
 def draw(
@@ -53,8 +53,9 @@ def coverage(
         found = []
         for _ in range(trials):
             a, b = draw(rng, rows, targets, strength, shared)
-            interval = correlation_interval(a, b, kind)
-            found.append((interval.low, interval.high, correlate(a, b, kind).r.mean()))
+            mean = mean_influence(a, b, kind)
+            interval = mean.interval()
+            found.append((interval.low, interval.high, mean.estimate))
         low, high, means = np.transpose(found)
     truth = means.mean()
     return {
@@ -97,7 +98,8 @@ def main() -> None:
         rows, targets, _, _, shared = case
         if (targets == 1 and shared) or case in done:
             continue
-        trials = args.trials if rows * targets < MANY else args.trials // 4
+        size = rows * targets
+        trials = args.trials // (1 if size < MANY else 2 if size < HUGE else 5)
         cases.append(dict(zip(NAMES, case, strict=True)) | coverage(*case, trials))
         print(cases[-1], flush=True)
         results = {"table": summary(cases), "cases": cases}

@@ -34,6 +34,7 @@ __all__ = [
     "correlation_limits",
     "difference_interval",
     "draws",
+    "mean_influence",
     "ratio_interval",
     "rows_of",
     "standard_error",
@@ -146,13 +147,18 @@ def correlation_interval(
     ScoringError
         If shapes or options are wrong.
     """
+    return mean_influence(a, b, kind).interval(level)
+
+
+def mean_influence(a: Any, b: Any, kind: Kind = "spearman") -> MeanInfluence:
+    """Mean correlation of targets [M, T] with the influences of its rows."""
     a, b = as_array(a, "a"), as_array(b, "b")
     result = correlate(a, b, kind)
     count, targets = a.shape
     found = MeanInfluence(count, kind)
     for piece in blocks(targets, BLOCK_BYTES // (32 * max(count, 1))):
         found.add(rows_of(a[:, piece], kind), rows_of(b[:, piece], kind), result.r[piece])
-    return found.interval(level)
+    return found
 
 
 def rows_of(values: NDArray[Any], kind: Kind) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from coarlib.statistics.intervals import (
     correlation_limits,
     difference_interval,
     draws,
+    mean_influence,
     rows_of,
     standard_error,
 )
@@ -25,12 +26,6 @@ def pair(count=60, targets=5, digits=1, seed=0):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((count, targets))
     return a.round(digits), (0.7 * a + rng.standard_normal((count, targets))).round(digits)
-
-
-def mean_influence(a, b, kind="spearman"):
-    found = MeanInfluence(len(a), kind)
-    found.add(rows_of(a, kind), rows_of(b, kind), correlate(a, b, kind).r)
-    return found
 
 
 def noisy(rng, rows, targets, strength, shared=0.0):
