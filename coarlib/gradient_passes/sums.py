@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,12 +89,6 @@ class PassSums:
             masks = [self.plan.draw(int(index), part, self.num_features) for part in parts]
             drawn[:, at] = np.concatenate(masks)
         return drawn
-
-    def blocks_of_targets(self, numbers: int) -> Iterator[slice]:
-        """Yield the targets in blocks whose masks hold about so many numbers."""
-        size = max(1, numbers // max(1, len(self.passes) * self.num_features))
-        for start in range(0, self.num_targets, size):
-            yield slice(start, min(start + size, self.num_targets))
 
 
 def read_passes(

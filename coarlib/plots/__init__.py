@@ -1,6 +1,7 @@
 """Every figure as a function that returns a matplotlib figure.
 
-``axes=`` draws into axes of your own, one or as many as the figure has panels. Save one for a paper
+By default a figure is new; ``axes=`` draws into axes of your own, one or as many as the figure has
+panels, and returns the figure that they are of. Save one for a paper
 with ``figure.savefig("figure.pdf")``: vector, fonts embedded, colours that colour-blind readers can
 tell apart (:mod:`coarlib.plots.style`).
 """

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.display import shortened
 from coarlib.plots.style import HELPS, HURTS, INK, drawn_on, line_style, panels_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Explained",
@@ -60,7 +64,7 @@ def attribution_bars(
     title: str = "",
     output: str = "output",
     axes: Any = None,
-) -> Any:
+) -> Figure:
     """Draw the strongest features of one example as bars, with its image beside them.
 
     Parameters
@@ -73,10 +77,6 @@ def attribution_bars(
     title, output : str
     axes : matplotlib.axes.Axes, or two where there is an image, optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     height = 0.8 + 0.26 * len(names)
     shape = (1, (5.5, height)) if image is None else (2, (7.4, max(height, 2)))
@@ -128,8 +128,8 @@ def layer_map(
     columns: Sequence[str],
     *,
     output: str = "output",
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw the mean absolute attribution of each layer (rows) for each group of targets (columns).
 
     Parameters
@@ -139,12 +139,6 @@ def layer_map(
     columns : sequence of C str
     output : str
         What the attributions are changes of.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     rows = [shortened(layer) for layer in layers]
     names = [shortened(str(column), LONGEST_CLASS) for column in columns]
@@ -172,7 +166,7 @@ def nearest_examples(
     cosines: NDArray[Any],
     *,
     axes: Any = None,
-) -> Any:
+) -> Figure:
     """Draw examples (left) and those whose attributions are most alike.
 
     Parameters
@@ -183,10 +177,6 @@ def nearest_examples(
     cosines : float [Q, K]
     axes : matplotlib.axes.Axes [Q, K + 1], optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     lines, width = len(queries), neighbours.shape[1] + 1
     with panels_on(axes, lines, width, (1.1 * width, 1.3 * lines)) as (figure, grid):
@@ -202,8 +192,8 @@ def contribution_over_steps(
     contributions: Mapping[str, NDArray[Any]],
     *,
     output: str = "output",
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw how a prediction builds up over training steps.
 
     Parameters
@@ -214,12 +204,6 @@ def contribution_over_steps(
         What the updates added to an output; drawn as running sums.
     output : str
         What was explained, with its unit.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (7, 3.2)) as (figure, panel):
         for at, (name, values) in enumerate(contributions.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,16 @@ from coarlib.display import number
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style
 from coarlib.scoring.scoreboard import Scoreboard
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 __all__ = ["lds_distribution", "mask_balance", "outputs_under_masks", "scoreboard"]
 
 
 def mask_balance(
-    kept_share: NDArray[Any], expected: float | None = None, *, axes: Any = None
-) -> Any:
+    kept_share: NDArray[Any], expected: float | None = None, *, axes: Axes | None = None
+) -> Figure:
     """Draw how often each feature is kept.
 
     Parameters
@@ -26,12 +30,6 @@ def mask_balance(
         Share of rows that keep each feature.
     expected : float, optional
         What the design says.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (5, 2.6)) as (figure, panel):
         panel.hist(kept_share, 40, color=HELPS, alpha=0.7)
@@ -43,8 +41,8 @@ def mask_balance(
 
 
 def outputs_under_masks(
-    share_positive: NDArray[Any], label: str = "share of examples", *, axes: Any = None
-) -> Any:
+    share_positive: NDArray[Any], label: str = "share of examples", *, axes: Axes | None = None
+) -> Figure:
     """Draw the distribution over rows of the share of positive outputs.
 
     For margins that is the accuracy of the ablated (or retrained) model.
@@ -53,12 +51,6 @@ def outputs_under_masks(
     ----------
     share_positive : float [K]
     label : str
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (5, 2.6)) as (figure, panel):
         panel.hist(share_positive, 40, color=HELPS, alpha=0.7)
@@ -70,8 +62,11 @@ def outputs_under_masks(
 
 
 def lds_distribution(
-    correlations: Mapping[str, NDArray[Any]], ceiling: float | None = None, *, axes: Any = None
-) -> Any:
+    correlations: Mapping[str, NDArray[Any]],
+    ceiling: float | None = None,
+    *,
+    axes: Axes | None = None,
+) -> Figure:
     """Draw the distribution over targets of each method's LDS as a curve of shares.
 
     Parameters
@@ -80,12 +75,6 @@ def lds_distribution(
         NaN where undefined.
     ceiling : float, optional
         Noise ceiling, marked.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (7, 3.2)) as (figure, panel):
         for at, (method, values) in enumerate(correlations.items()):
@@ -103,18 +92,12 @@ def lds_distribution(
         return figure
 
 
-def scoreboard(board: Scoreboard, *, axes: Any = None) -> Any:
+def scoreboard(board: Scoreboard, *, axes: Axes | None = None) -> Figure:
     """Draw each method's mean LDS with its interval, and the noise ceiling.
 
     Parameters
     ----------
     board : Scoreboard
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (7, 0.8 + 0.35 * len(board.lines))) as (figure, panel):
         for place, line in enumerate(reversed(board.lines)):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.display import METHODS, number, shortened
 from coarlib.plots.style import COLOURS, HELPS, INK, drawn_on, line_style, panels_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "correlation_against_cost",
@@ -26,8 +30,8 @@ COLUMNS, FEW = 3, 3
 
 
 def correlation_histogram(
-    correlations: Mapping[str, NDArray[Any]], of_what: str = "examples", *, axes: Any = None
-) -> Any:
+    correlations: Mapping[str, NDArray[Any]], of_what: str = "examples", *, axes: Axes | None = None
+) -> Figure:
     """Draw the distribution over targets of each method's correlation.
 
     Parameters
@@ -36,12 +40,6 @@ def correlation_histogram(
         NaN where undefined.
     of_what : str
         What the targets are.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (7, 3.2)) as (figure, panel):
         draw_correlations(panel, correlations)
@@ -81,8 +79,8 @@ def method_distributions(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     *,
     of_what: str = "unseen rows",
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw each method's correlations over targets as a shape, its mean and interval as a mark.
 
     Parameters
@@ -93,12 +91,6 @@ def method_distributions(
         Of the means.
     of_what : str
         What was predicted.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in correlations.items()}
     ends = [end for pair in (intervals or {}).values() for end in pair if np.isfinite(end)]
@@ -136,8 +128,8 @@ def ranked_correlations(
     high: NDArray[Any],
     shown: int = 200,
     *,
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw each target's held-out correlation with its interval, in ascending order.
 
     Parameters
@@ -145,12 +137,6 @@ def ranked_correlations(
     pearson, low, high : float [T]
     shown : int
         At most so many targets, evenly spaced in the order.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     order = np.argsort(pearson)[: int(np.isfinite(pearson).sum())]
     picked = np.unique(np.linspace(0, max(len(order) - 1, 0), min(shown, len(order))).round())
@@ -173,7 +159,7 @@ def predicted_against_true(
     *,
     output: str = "output",
     axes: Any = None,
-) -> Any:
+) -> Figure:
     """Draw predicted against measured outputs, a panel a target, with the line of equality.
 
     Parameters
@@ -187,10 +173,6 @@ def predicted_against_true(
         What is predicted, with its unit.
     axes : matplotlib.axes.Axes [P], optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     panels = len(titles)
     rows = np.linspace(0, len(true) - 1, min(len(true), most_points)).astype(np.int64)
@@ -220,8 +202,8 @@ def correlation_against_fraction(
     *,
     trained_at: float | None = None,
     title: str = "",
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw mean correlation against the ablated fraction α, one line a method.
 
     Parameters
@@ -232,12 +214,6 @@ def correlation_against_fraction(
     trained_at : float, optional
         The α of the rows that were fitted; marked by a vertical line.
     title : str
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (6.4, 4)) as (figure, panel):
         for at, (method, values) in enumerate(means.items()):
@@ -265,8 +241,8 @@ def correlation_against_cost(
     intervals: Mapping[str, Sequence[tuple[float, float]]],
     *,
     title: str = "",
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw mean correlation against what it cost, a line or a point a method.
 
     Parameters
@@ -276,12 +252,6 @@ def correlation_against_cost(
         without points keeps its colour for figures that stand beside this one.
     intervals : mapping of method to one (low, high) a point
     title : str
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (6.4, 4)) as (figure, panel):
         for at, (method, (costs, values)) in enumerate(points.items()):
@@ -311,8 +281,8 @@ def learning_curve(
     high: NDArray[Any],
     predicted: tuple[float, float] | None = None,
     *,
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw held-out correlation against the number of rows of the fit.
 
     Parameters
@@ -321,12 +291,6 @@ def learning_curve(
         Means over targets with their intervals.
     predicted : (rows, correlation), optional
         What more rows are expected to give; drawn as an open circle.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with drawn_on(axes, (6.4, 3.4)) as (figure, panel):
         panel.fill_between(num_rows, low, high, color=HELPS, alpha=0.2, lw=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from coarlib.plots.attribution_figures import Explained, draw_bars, draw_image
 from coarlib.plots.fit_figures import correlation_against_fraction, draw_correlations
 from coarlib.plots.style import save_png, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["attribution_panels", "plot_against_fraction", "plot_attributions"]
 
@@ -21,7 +24,7 @@ def attribution_panels(
     examples: Sequence[Explained],
     title: str,
     output: str = "margin",
-) -> Any:
+) -> Figure:
     """Draw how well methods predict ablations, and what matters for a few examples.
 
     Parameters
@@ -32,10 +35,6 @@ def attribution_panels(
     title : str
     output : str
         What the weights are changes of.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with styled() as plt:
         figure = plt.figure(figsize=(11, 2.2 + 2.1 * len(examples)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from coarlib.path_kernel.studies import layer_kernels as kernels_by_tensor
 from coarlib.path_kernel.studies import similarity as cosines_of
 from coarlib.plots.attribution_figures import draw_image
 from coarlib.plots.style import DIVERGING, SEQUENTIAL, drawn_on, line_style, panels_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "helpful_and_harmful",
@@ -41,8 +45,10 @@ def output_of(found: Decomposition) -> str:
 
 
 def training_curves(
-    curves: Mapping[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], *, axes: Any = None
-) -> Any:
+    curves: Mapping[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
+    *,
+    axes: Any = None,
+) -> Figure:
     """Draw accuracy and loss along a training run.
 
     Parameters
@@ -51,10 +57,6 @@ def training_curves(
         Such as ``{"training": …, "held-out": …}``.
     axes : two matplotlib.axes.Axes, optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     with panels_on(axes, 1, 2, (8.5, 3)) as (figure, grid):
         left, right = grid[0]
@@ -67,19 +69,13 @@ def training_curves(
         return figure
 
 
-def influence_over_steps(found: Decomposition, *, axes: Any = None) -> Any:
+def influence_over_steps(found: Decomposition, *, axes: Axes | None = None) -> Figure:
     """Draw how much each tensor moved the outputs at each update.
 
     Parameters
     ----------
     found : Decomposition
         Accumulated by ``tensor+step``.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     values, names = influence_by_tensor(found), list(found.about["tensors"])
     first, last = found.about["first"], found.about["last"]
@@ -98,7 +94,7 @@ def influence_over_steps(found: Decomposition, *, axes: Any = None) -> Any:
         return figure
 
 
-def source_balance(found: Decomposition, *, axes: Any = None) -> Any:
+def source_balance(found: Decomposition, *, axes: Any = None) -> Figure:
     """Draw what data and regularisation together, and against each other, have done.
 
     Parameters
@@ -107,10 +103,6 @@ def source_balance(found: Decomposition, *, axes: Any = None) -> Any:
         Accumulated by ``step`` or ``tensor+step``.
     axes : two matplotlib.axes.Axes, optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     parts = weighed(found)
     first, last = found.about["first"], found.about["last"]
@@ -133,7 +125,7 @@ def layer_kernels(
     names: Sequence[str] | None = None,
     *,
     axes: Any = None,
-) -> Any:
+) -> Figure:
     """Draw the kernel of each tensor: what each training example gave each test point.
 
     Parameters
@@ -146,10 +138,6 @@ def layer_kernels(
         Which tensors; all by default.
     axes : matplotlib.axes.Axes, one a tensor, optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     kernels = kernels_by_tensor(found)
     chosen = list(kernels) if names is None else list(names)
@@ -169,8 +157,8 @@ def kernel_similarity(
     order: NDArray[Any] | None = None,
     of_what: str = "test point",
     *,
-    axes: Any = None,
-) -> Any:
+    axes: Axes | None = None,
+) -> Figure:
     """Draw which test points rest on the same training examples.
 
     Parameters
@@ -181,12 +169,6 @@ def kernel_similarity(
         In which test points stand.
     of_what : str
         What they are.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     vectors = np.asarray(found.by("sample"))
     cosines = cosines_of(vectors.reshape(len(vectors), -1))
@@ -210,7 +192,7 @@ def helpful_and_harmful(
     training_titles: Sequence[str] | None = None,
     count: int = 4,
     axes: Any = None,
-) -> Any:
+) -> Figure:
     """Draw test images with the training images that helped and harmed each most.
 
     Parameters
@@ -227,10 +209,6 @@ def helpful_and_harmful(
         Training images of either kind.
     axes : matplotlib.axes.Axes [Q, 2 * count + 1], optional
         Where to draw; by default a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     lines, count = len(images), min(count, len(training) // 2)
     width = 2 * count + 1
