@@ -160,16 +160,17 @@ def main() -> None:
     else:
         paths = (data / "akamaster_resnet20-12fca82f.th", data / "cifar10_test1000_lossless.npz")
         tasks = {
-            "coarlib": CifarTask(*map(str, paths)),
-            "coarlib compiled": CifarTask(*map(str, paths), compiled=True),
+            "coarlib": CifarTask(*map(str, paths), autocast="none"),
+            "coarlib compiled": CifarTask(*map(str, paths), autocast="none", compiled=True),
             "coarlib bf16": CifarTask(*map(str, paths), autocast="bf16"),
         }
         numbers["resnet20"] = measure("ResNet-20, CIFAR-10", tasks, False, options.repeats)
         names = ("stories260K.bin", "tok512.bin", "tinystories_500.json")
         files = [str(data / name) for name in names]
+        options = {"num_stories": 32, "batch_size": 32, "autocast": "none"}
         tasks = {
-            "coarlib": TinyLlamaTask(*files, num_stories=32, batch_size=32),
-            "coarlib compiled": TinyLlamaTask(*files, num_stories=32, batch_size=32, compiled=True),
+            "coarlib": TinyLlamaTask(*files, **options),
+            "coarlib compiled": TinyLlamaTask(*files, **options, compiled=True),
         }
         numbers["tinyllama"] = measure("TinyStories Llama", tasks, True, options.repeats)
     reporting.save("ablation", numbers, "torch")

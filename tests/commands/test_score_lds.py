@@ -118,13 +118,17 @@ def test_a_note_where_shapes_cannot_tell_examples_from_targets(tmp_path, capsys)
         ({"data__x_name": "mask"}, "did you mean 'masks'"),
         ({"cfg__out": "result.txt"}, "must end in .json"),
         ({"cfg__kind": "r2"}, "one of spearman, pearson, kendall"),
-        ({"interval": "maybe"}, "interval"),
     ],
 )
 def test_bad_arguments_are_one_sentence(case, changed, words):
     with pytest.raises(CoarlibError, match=words) as caught:
         main(arguments(case[0], **changed))
     assert "\n" not in str(caught.value)
+
+
+def test_resamples_of_earlier_versions_are_said_to_have_no_effect(case, capsys):
+    main(arguments(case[0], cfg__resamples=20, cfg__seed=3))
+    assert "nothing is drawn" in capsys.readouterr().err
 
 
 def test_scores_of_another_model_exit_with_2(case, command):
