@@ -145,7 +145,7 @@ def replayed(name, out, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="digits,resnet20,resnet32,tinyllama")
+    parser.add_argument("--models", default="digits,resnet20")
     parser.add_argument("--out", type=Path, default=Path("out/frontier"))
     parser.add_argument("--seeds", type=int, default=20)
     args = parser.parse_args()
