@@ -36,8 +36,8 @@ from estimate.digits.model import digits
 from estimate.digits_subsets.task import trainer as digits_trainer
 
 SUBSETS, RUNS = 80, 4
-SEEDS = {"mlp": 32, "cnn": 32, "mnist": 32}
-AVERAGED = (1, 2, 4, 8, 16, 32)
+SEEDS = {"mlp": 32, "cnn": 64, "mnist": 32}
+AVERAGED = (1, 2, 4, 8, 16, 32, 64)
 OUT = Path("out/metagradient")
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist_train10000_test3000.npz"
 

@@ -116,9 +116,9 @@ def through_gradient(
     gradients: SampleGradients,
     theta: Tensors,
     fixed: Tensors,
-    batch: tuple[Any, torch.Tensor, torch.Tensor, tuple[Any, ...]],
+    batch: tuple[Any, torch.Tensor, torch.Tensor],
     direction: Tensors,
-) -> tuple[Tensors, torch.Tensor, torch.Tensor | None]:
+) -> tuple[Tensors, torch.Tensor]:
     """Go back through the gradient of a batch.
 
     Parameters
@@ -126,9 +126,7 @@ def through_gradient(
     gradients : SampleGradients
     theta, fixed : {name: [*shape]}
         What is trained, and the model's other parameters and buffers.
-    batch : (inputs [B, …], targets [B, …], weights [B], absent)
-        Weights of the samples in the objective; ``absent`` is nothing, or (inputs [A, …], targets
-        [A, …]) of samples that are not in it.
+    batch : inputs [B, …], targets [B, …] and the samples' weights in the objective, float [B]
     direction : {name: [q, *shape]}
         λg.
 
@@ -138,17 +136,12 @@ def through_gradient(
         The Hessian of the objective times λg.
     along : float [q, B]
         ``⟨λg, ∇ℓ_i⟩``.
-    beside : float [q, A] or None
-        The same of absent samples.
     """
-    loss, (inputs, targets, weights, absent) = gradients.loss, batch
-
-    def losses(part: Tensors, x: Any, y: torch.Tensor) -> torch.Tensor:
-        outputs = call(gradients.model, {**fixed, **part}, x)
-        return vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, y)
+    loss, (inputs, targets, weights) = gradients.loss, batch
 
     def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        each = losses(part, inputs, targets)
+        outputs = call(gradients.model, {**fixed, **part}, inputs)
+        each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
         value = (each * weights).sum()
         return (value if loss.regulariser is None else value + loss.regulariser(part)), each
 
@@ -157,11 +150,6 @@ def through_gradient(
         found: Any = jvp(grad(total, has_aux=True), (theta,), (along,))[1]
         return found
 
-    def slopes(along: Tensors) -> torch.Tensor:
-        found: torch.Tensor = jvp(lambda part: losses(part, *absent), (theta,), (along,))[1]
-        return found
-
     with differentiable_attention():
         curved, along = vmap(back)(direction)
-        beside = vmap(slopes)(direction).detach() if absent else None
-    return {name: values.detach() for name, values in curved.items()}, along.detach(), beside
+    return {name: values.detach() for name, values in curved.items()}, along.detach()

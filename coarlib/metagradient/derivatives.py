@@ -14,9 +14,9 @@ from coarlib.history import RecordedRun
 from coarlib.history.inputs import Inputs
 from coarlib.history.queries import Query
 from coarlib.identity import Identity
-from coarlib.metagradient.filling import Trained, over_runs
+from coarlib.metagradient.filling import over_runs
 from coarlib.metagradient.found import Metagradients
-from coarlib.metagradient.trained import absent_batches, recorded_run
+from coarlib.metagradient.trained import recorded_run
 from coarlib.retraining import Trainer
 
 DEFAULT_MEMORY = 512 * 2**20
@@ -71,7 +71,7 @@ def metagradients(
     for number in run.walk.numbers:
         trained[0, history.record(number).samples] = True
     return over_runs(
-        [lambda: Trained(run)],
+        [lambda: run],
         trained,
         (run.put(inputs), run.put(targets), output),
         about,
@@ -109,8 +109,6 @@ def metagradients_of_seeds(
         Share of the samples that each seed trains on, another one for each seed, so that all are
         trained on about equally often. To predict models that were trained on halves of the data,
         derivatives at such models are better than at those trained on everything, and cheaper.
-        The other samples have effects too: the derivative with respect to their weight at 0, as
-        if each were in one batch of every epoch.
     device : torch.device or str
 
     Raises
@@ -121,17 +119,14 @@ def metagradients_of_seeds(
     facts = Identity().add(trainer.facts()).hexdigest()
     points = inputs.to(device), targets.to(device), output
 
-    def make(seed: int, share: NDArray[np.bool_]) -> Callable[[], Trained]:
-        subset = np.flatnonzero(share)
-        return lambda: Trained(
-            recorded_run(trainer, subset, seed, device), absent_batches(trainer, subset, seed)
-        )
+    def make(seed: int, share: NDArray[np.bool_]) -> Callable[[], RecordedRun]:
+        return lambda: recorded_run(trainer, np.flatnonzero(share), seed, device)
 
     return over_runs(
         [make(seed, share) for seed, share in zip(seeds, shares, strict=True)],
         shares,
         points,
-        {"seeds": [int(s) for s in seeds], "kept": kept, "absent": True, "training": facts},
+        {"seeds": [int(s) for s in seeds], "kept": kept, "training": facts},
         removals=removals,
         out=out,
         memory=memory,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SMOOTHNESS_FILE = "smoothness.json"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run, and for each of its updates what is differentiated beside its batch."""
-
-    run: RecordedRun
-    absent: Sequence[NDArray[np.int64]] = ()
-
-
 def over_runs(
-    runs: Sequence[Callable[[], Trained]],
+    runs: Sequence[Callable[[], RecordedRun]],
     trained: NDArray[np.bool_],
     points: Points,
     about: dict[str, Any],
@@ -54,7 +45,7 @@ def over_runs(
         raise HistoryError("there are no seeds to train with")
     made = _Made(runs, points)
     first, queries = made.take(0)
-    settings, dtype = first.run.walk.history.settings, first.run.walk.dtype
+    settings, dtype = first.walk.history.settings, first.walk.dtype
     about = {
         **about,
         "num_rows": len(points[1]) * len(runs),
@@ -79,7 +70,7 @@ def over_runs(
         kept = None if out is None else Path(out) / SMOOTHNESS_FILE
         removed = draw_removals(np.flatnonzero(trained[0]), removals)
         found = effects[0], outputs[0]
-        smoothness = smoothness_of(first.run, queries, found, removed, kept)
+        smoothness = smoothness_of(first, queries, found, removed, kept)
         smoothness.warn()
     return Metagradients(effects, outputs, trained, smoothness, about)
 
@@ -87,18 +78,17 @@ def over_runs(
 class _Made:
     """Runs as they are needed: the first, and the last one that was asked for, are kept."""
 
-    def __init__(self, runs: Sequence[Callable[[], Trained]], points: Points) -> None:
+    def __init__(self, runs: Sequence[Callable[[], RecordedRun]], points: Points) -> None:
         self._runs, self._points = runs, points
-        self._made: dict[int, tuple[Trained, Queries]] = {}
+        self._made: dict[int, tuple[RecordedRun, Queries]] = {}
 
-    def take(self, number: int) -> tuple[Trained, Queries]:
+    def take(self, number: int) -> tuple[RecordedRun, Queries]:
         if number not in self._made:
             self._made = {key: value for key, value in self._made.items() if key == 0}
-            found = self._runs[number]()
-            run, (inputs, targets, output) = found.run, self._points
+            run, (inputs, targets, output) = self._runs[number](), self._points
             queries = Queries(run.model, run.put(inputs), run.put(targets), output)
             queries.count_outputs(run.walk.theta(run.walk.history.first))
-            self._made[number] = found, queries
+            self._made[number] = run, queries
         return self._made[number]
 
 
@@ -108,20 +98,17 @@ def _fill(made: _Made, results: Results, count: int, memory: int, quiet: bool) -
     if not len(missing):
         return
     first, queries = made.take(0)
-    beside = max(map(len, first.absent), default=0)
-    expected = forecast(first.run, queries, beside, memory, count)
-    updates, through = len(first.run.walk.numbers), through_gradient_of(first.run)
+    expected = forecast(first, queries, memory, count)
+    updates, through = len(first.walk.numbers), through_gradient_of(first)
     what = f"differentiating ({expected})"
     with Progress(len(missing) * updates, what, "step", quiet) as progress:
         for rows in _tiles(results, expected.at_once):
             for number in np.unique(rows // count).tolist():
                 part = rows[rows // count == number]
-                trained, queries = made.take(number)
-                walk = trained.run.walk
-                where = torch.from_numpy(part % count).to(walk.device)
-                advance = _advance(progress, len(part))
-                sweep = Sweep(trained.run, queries, advance, through, trained.absent)
-                values = queries.values(walk.theta(walk.history.last), where)
+                run, queries = made.take(number)
+                where = torch.from_numpy(part % count).to(run.walk.device)
+                sweep = Sweep(run, queries, _advance(progress, len(part)), through)
+                values = queries.values(run.walk.theta(run.walk.history.last), where)
                 results.write(part, {"effects": sweep.of(where), "outputs": values})
             progress.reach((len(missing) - len(results.missing())) * updates)
 

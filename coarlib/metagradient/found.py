@@ -20,12 +20,11 @@ class Metagradients:
     ----------
     effects : float32 or float64 [S, T, D]
         By seed, output (test point by test point) and training sample: derivative of the output
-        with respect to the weight of the sample's loss, 1 where it was trained on and else 0.
-        Positive: training on it raises the output.
+        with respect to a factor on the sample's loss. Positive: training on it raised the output.
     outputs : float64 [S, T]
         Outputs of the trained models.
     trained : bool [S, D]
-        Which samples each seed trained on.
+        Which samples each seed trained on; the effects of the others are 0.
     smoothness : Smoothness or None
         Of the first seed; None where no removals were asked for.
     about : dict
@@ -41,18 +40,24 @@ class Metagradients:
     def scores(self) -> NDArray[np.float64]:
         """Weighted mean over seeds, [D, T], as scoring takes them.
 
-        Where training is rough, derivatives of a few seeds are a hundred times those of the
-        others. So seeds whose effects on an output have more than the median variance count by
-        their inverse variance, the others equally.
+        Of the seeds that trained on a sample; 0 if none did. Where training is rough, derivatives
+        of a few seeds are a hundred times those of the others. So seeds whose effects on an output
+        have more than the median variance count by their inverse variance, the others equally.
         """
         weights = self.seed_weights
         total = sum(w[:, None] * e for w, e in zip(weights, self.effects, strict=True))
-        return np.asarray(total / weights.sum(0)[:, None]).T
+        counted = weights.T @ self.trained
+        return np.divide(total, counted, out=np.zeros(counted.shape), where=counted > 0).T
 
     @property
     def seed_weights(self) -> NDArray[np.float64]:
         """What each seed counts for each output in :attr:`scores`, [S, T], at most 1."""
-        variance = np.stack([np.var(effects, 1, dtype=np.float64) for effects in self.effects])
+        variance = np.stack(
+            [
+                np.var(effects[:, own], 1, dtype=np.float64)
+                for effects, own in zip(self.effects, self.trained, strict=True)
+            ]
+        )
         median = np.median(variance, 0)
         return np.divide(median, variance, out=np.ones_like(variance), where=variance > median)
 

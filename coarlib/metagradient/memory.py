@@ -46,15 +46,13 @@ class Forecast:
         )
 
 
-def forecast(run: RecordedRun, queries: Queries, beside: int, memory: int, most: int) -> Forecast:
+def forecast(run: RecordedRun, queries: Queries, memory: int, most: int) -> Forecast:
     """Forecast a sweep, and how many test points go together.
 
     Parameters
     ----------
     run : RecordedRun
     queries : Queries
-    beside : int
-        Samples that are differentiated with each batch without being in it.
     memory : int
         Bytes that the test points may take together.
     most : int
@@ -74,7 +72,7 @@ def forecast(run: RecordedRun, queries: Queries, beside: int, memory: int, most:
         held += updates // settings.every + 2
     states = held * parts * settings.table.total * size
     pass_of_one = queries.bytes_of_one(walk.theta(walk.history.first))
-    passes = PASSES * pass_of_one * (settings.max_batch + beside)
+    passes = PASSES * pass_of_one * settings.max_batch
     point = queries.num_outputs * (COPIES * settings.table.total * size + passes)
     found = Forecast(states, point, max(1, min(most, memory // point)))
     free = free_bytes(walk.device)

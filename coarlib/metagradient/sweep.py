@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from coarlib.errors import HistoryError
 from coarlib.history import RecordedRun
@@ -38,16 +36,12 @@ class Sweep:
         Called after every update.
     through : callable, optional
         What :func:`through_gradient_of` makes of this run or one of the same model and loss.
-    absent : sequence of int64 [A]
-        For each update, samples that it did not take, but which are to be differentiated with
-        respect to as if they were in its batch with weight 0.
     """
 
     run: RecordedRun
     queries: Queries
     advance: Callable[[], None]
     through: Callable[..., Any] | None = None
-    absent: Sequence[NDArray[np.int64]] = ()
 
     def __post_init__(self) -> None:
         settings = self.run.walk.history.settings
@@ -97,26 +91,14 @@ class Sweep:
             plain = self._gradient(update.theta, batch, weights)
         clipped = {name: values * update.clip[name] for name, values in plain.items()}
         direction = unclip(update, state.enter(kind, update, clipped), plain)
-        absent = self._absent(update.number)
-        others: tuple[Any, ...] = ()
-        if len(absent):
-            x, y = self.run.samples.take(absent, found.device)
-            others = self.run.put(x), y
         # Cloned: forward mode would fill the whole row of which a view is a part.
         theta = {name: values.clone() for name, values in update.theta.items()}
-        full = (*batch, weights, others)
-        curved, along, beside = self._through(theta, self._fixed, full, direction)
+        full = (*batch, weights)
+        curved, along = self._through(theta, self._fixed, full, direction)
         for name, values in curved.items():
             state.theta[name] += values
         columns = torch.as_tensor(numbers).to(found.device)
         found.index_add_(1, columns, along * weights)
-        if beside is not None:
-            weight = self.run.loss.weight(len(numbers))
-            found.index_add_(1, torch.as_tensor(absent).to(found.device), beside * weight)
-
-    def _absent(self, number: int) -> NDArray[np.int64]:
-        place = number - self.run.walk.history.first
-        return self.absent[place] if self.absent else np.zeros(0, np.int64)
 
     def _gradient(
         self, theta: Tensors, batch: tuple[Any, torch.Tensor], weights: torch.Tensor

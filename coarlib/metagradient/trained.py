@@ -20,7 +20,7 @@ from coarlib.history.reading import StepRecord
 from coarlib.history.settings import Settings
 from coarlib.history.training import random_or_coupled, refuse_inexact
 from coarlib.retraining import Trainer
-from coarlib.retraining.randomness import batch_order, seeded
+from coarlib.retraining.randomness import seeded
 
 STATES_BYTES = 256 * 2**20
 """All states of a run are kept if they take no more; else each ⌈√T⌉-th."""
@@ -116,23 +116,3 @@ def _record(step: int, numbers: Any, optimizer: Any, kind: OptimizerKind, *rest:
         np.array(factors),
         0,
     )
-
-
-def absent_batches(
-    trainer: Trainer, subset: NDArray[np.int64], seed: int
-) -> list[NDArray[np.int64]]:
-    """Deal what a run does not train on out to its updates, in each epoch anew.
-
-    The derivative with respect to the weight of such a sample, which is 0, says what training on
-    it too would do. Nothing is dealt where a run trains on everything.
-    """
-    others = np.setdiff1d(np.arange(trainer.num_examples), subset)
-    if not len(others):
-        return []
-    updates = trainer.num_steps(len(subset)) // trainer.epochs
-    size = -(-len(others) // updates)
-    found = []
-    for epoch in range(trainer.epochs):
-        order = batch_order(others, seed, epoch, trainer.num_examples)
-        found += [order[k * size : (k + 1) * size] for k in range(updates)]
-    return found
