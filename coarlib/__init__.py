@@ -23,7 +23,7 @@ from coarlib.version import __version__
 
 if TYPE_CHECKING:
     from coarlib.ablation import ComponentSet, ComponentTask, Examples, ablate, find_components
-    from coarlib.api import explain, fill, fit
+    from coarlib.api import explain, fill, fit, lds_bank
     from coarlib.autopilot import attribute
     from coarlib.errors import CoarlibError
     from coarlib.history import TrainingLoss, record
@@ -59,6 +59,7 @@ __all__ = [
     "find_components",
     "fit",
     "lds",
+    "lds_bank",
     "metagradients_of_seeds",
     "noise_ceiling",
     "record",
@@ -66,7 +67,7 @@ __all__ = [
 
 _ROOMS = {
     "coarlib.ablation": ("ComponentSet", "ComponentTask", "Examples", "ablate", "find_components"),
-    "coarlib.api": ("explain", "fill", "fit"),
+    "coarlib.api": ("explain", "fill", "fit", "lds_bank"),
     "coarlib.autopilot": ("attribute",),
     "coarlib.errors": ("CoarlibError",),
     "coarlib.masks": ("MaskDesign",),

@@ -14,6 +14,8 @@ from coarlib.errors import ArgumentError, RegressionError, TaskError, whole_numb
 from coarlib.filling.worker import FillOptions, FillReport, row_range
 from coarlib.filling.worker import fill as fill_rows
 from coarlib.history import History, open_run
+from coarlib.masks import MaskDesign
+from coarlib.outputs import margin_log_sum_exp
 from coarlib.path_kernel import Decomposition
 from coarlib.path_kernel import explain as explain_run
 from coarlib.regression import ArrayRows, Attributions, RowSource, StoreRows, open_rows
@@ -21,6 +23,7 @@ from coarlib.regression.fit import default_held_out
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.solvers import Solver, solver_of
 from coarlib.regression.split import split_rows
+from coarlib.retraining import RetrainTask
 from coarlib.statistics.arrays import as_array
 from coarlib.store import Store
 from coarlib.task import Task
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from coarlib.history import Samples, TrainingLoss
+    from coarlib.retraining import Trainer
+    from coarlib.retraining.functions import Train
+    from coarlib.retraining.task import Evaluate
 
 
 def fill(
@@ -84,6 +90,72 @@ def fill(
     )
     options = FillOptions(claim=share, quiet=quiet)
     return fill_rows(store, task, chosen, resolve_device(device), options)
+
+
+def lds_bank(
+    train: Trainer | Train,
+    data: tuple[Any, Any] | Evaluate,
+    subsets: int = 100,
+    *,
+    runs: int = 4,
+    kept: float = 0.5,
+    num_examples: int | None = None,
+    seed: int = 0,
+    out: str | Path = "out/bank",
+    device: str = "auto",
+    quiet: bool = False,
+) -> Store:
+    """Retrain on random subsets of the data, so that attributions can be judged by their LDS.
+
+    Resumes where it was stopped, and shares the work with processes that are given the same
+    ``out``. ``coarlib.lds(scores, bank.array("masks"), bank.array("test_margins"))`` judges.
+
+    Parameters
+    ----------
+    train : Trainer, or callable (subset int64 [k], seed[, device]) -> model
+        One's own training loop, on the examples of ``subset``.
+    data : (inputs, targets), or callable (model, device) -> [T]
+        What is measured: the log-odds of the right class on test points, or anything else.
+    subsets, runs : int
+        How many subsets, and models trained on each with seeds of their own; two at least give a
+        noise ceiling.
+    kept : float
+        Share of the examples in a subset.
+    num_examples : int, optional
+        N, where ``train`` is a function.
+    seed : int
+        Of subsets and of training.
+    out : str or Path
+        The store.
+    device : str
+    quiet : bool
+
+    Returns
+    -------
+    Store
+        ``masks`` bool [subsets, N] and ``test_margins`` float32 [subsets, runs, T].
+
+    Raises
+    ------
+    TaskError
+        If training is no function of (subset, seed), or measures nothing.
+    StoreError
+        If ``out`` holds another bank.
+    """
+    evaluate = data if callable(data) else _log_odds(*data)
+    task = RetrainTask(train, evaluate, num_examples, seed=seed, runs=runs, keep_runs=True)
+    design = MaskDesign(kind="fixed_size", keep_prob=kept, seed=seed)
+    store = Store.create(out, task, subsets, design=design, device=device)
+    fill(store, task, device=device, share=True, quiet=quiet)
+    return store
+
+
+def _log_odds(inputs: torch.Tensor, targets: torch.Tensor) -> Evaluate:
+    def evaluate(model: Any, device: torch.device) -> torch.Tensor:
+        outputs = model(inputs.to(device))
+        return margin_log_sum_exp(getattr(outputs, "logits", outputs), targets.to(device))
+
+    return evaluate
 
 
 def fit(
