@@ -258,6 +258,7 @@ def main():
             found = same_seed(*mlp())
         elif name == "cost":
             found = {kind: costs(kind, *hundred(kind)) for kind in MADE}
+            found["machine"] = reporting.machine()  # parts may be measured on several
         else:
             found = measure(name, *MADE[name]())
         results = json.loads(file.read_text())["results"] if file.exists() else {}
