@@ -226,8 +226,15 @@ class Queries:
 
     def bytes_of_one(self, theta: Tensors) -> int:
         """Return the bytes that evaluating one point writes, views included."""
+        return self._bytes_of(theta, 1)
+
+    def bytes_of_another(self, theta: Tensors) -> int:
+        """Return the bytes that one more point writes; views of parameters are written once."""
+        return self._bytes_of(theta, 2) - self._bytes_of(theta, 1)
+
+    def _bytes_of(self, theta: Tensors, points: int) -> int:
         with _WrittenBytes() as written:
-            self.values(theta, torch.zeros(1, dtype=torch.int64))
+            self.values(theta, torch.zeros(points, dtype=torch.int64))
         return written.count
 
 

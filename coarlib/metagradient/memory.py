@@ -71,7 +71,7 @@ def forecast(run: RecordedRun, queries: Queries, memory: int, most: int) -> Fore
     if isinstance(walk.history, MemoryHistory):
         held += updates // settings.every + 2
     states = held * parts * settings.table.total * size
-    pass_of_one = queries.bytes_of_one(walk.theta(walk.history.first))
+    pass_of_one = queries.bytes_of_another(walk.theta(walk.history.first))
     passes = PASSES * pass_of_one * settings.max_batch
     point = queries.num_outputs * (COPIES * settings.table.total * size + passes)
     found = Forecast(states, point, max(1, min(most, memory // point)))

@@ -9,6 +9,7 @@ from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
 from coarlib.history import open_run
+from coarlib.history.queries import Queries
 from coarlib.metagradient import (
     Metagradients,
     memory,
@@ -147,6 +148,17 @@ def test_a_seed_whose_derivatives_explode_counts_little():
     np.testing.assert_allclose(same.scores, ((weights * effects[:2]).sum(0) / weights.sum(0)).T)
     still = Metagradients(np.zeros((2, 3, 5)), np.zeros((2, 3)), np.ones((2, 5), bool), None, {})
     assert not still.scores.any()
+
+
+def test_the_forecast_counts_activations_but_no_views_of_weights():
+    trainer, (inputs, targets) = small(width=500)
+    run = trained.recorded_run(trainer, np.arange(50), 0)
+    queries = Queries(run.model, inputs, targets, "margin")
+    queries.count_outputs(run.walk.theta(0))
+    found = memory.forecast(run, queries, 10**9, 10)
+    parameters, hidden = 500 * 10 + 3, 500 * 20
+    assert 8 * (8 * parameters + 3 * hidden) < found.point < 8 * (8 * parameters + 12 * hidden)
+    assert found.at_once == 10 and found.total == found.states + 10 * found.point
 
 
 def test_what_does_not_fit_is_refused_before_it_starts(monkeypatch):
