@@ -3,7 +3,9 @@
 Two workers may write into one store if and only if their tasks have one identity, so a digest must
 be the same on every machine and change with whatever can change a row. Code counts by its source
 without comments, docstrings and formatting, together with what it calls in its own module and
-what it closes over; where a module lies, or whether it ran as ``__main__``, does not count.
+what it closes over; where a module lies, or whether it ran as ``__main__``, does not count. This
+package's own functions and classes count by name and :data:`MEANING`, so that a store which one
+version began can be finished by another.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ import xxhash
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 # Classes of these count by name: torch wraps methods of an optimizer's class when it is first used.
 _LIBRARIES = ("builtins", "numpy", "torch", "torchvision", "transformers")
+MEANING = 1
+"""To be raised when an output, or a way of ablating, of this package gives other numbers."""
+
 _FUNCTIONS = (FunctionType, MethodType, functools.partial)
 
 
@@ -117,6 +122,8 @@ class Identity:
             self._function(value)
         elif isinstance(value, type) and value.__module__.partition(".")[0] in _LIBRARIES:
             self._text(f"{value.__module__}.{value.__qualname__}")
+        elif isinstance(value, type) and _is_ours(value):
+            self._text(f"coarlib {MEANING} {value.__qualname__}")
         elif isinstance(value, type):
             methods = {k: v for k, v in vars(value).items() if isinstance(v, FunctionType)}
             self.add(value.__qualname__, dict(sorted(methods.items())))
@@ -132,13 +139,16 @@ class Identity:
 
     def _function(self, function: FunctionType) -> None:
         """Add a function's name and source, its defaults, and what it reads from outside."""
-        self.add(function.__qualname__, _source(function), function.__defaults__)
+        source = f"coarlib {MEANING}" if _is_ours(function) else _source(function)
+        self.add(function.__qualname__, source, function.__defaults__)
         self.add(function.__kwdefaults__ or {})
         for cell in function.__closure__ or ():
             try:
                 self._add(cell.cell_contents)
             except ValueError:  # not assigned yet
                 continue
+        if _is_ours(function):
+            return
         for name in _names(function.__code__):
             value = function.__globals__.get(name)
             own = getattr(value, "__module__", None) == function.__module__
@@ -158,6 +168,10 @@ class Identity:
     def _text(self, text: str) -> None:
         encoded = text.encode()
         self._digest.update(f"{len(encoded)}:".encode() + encoded)
+
+
+def _is_ours(value: Any) -> bool:
+    return str(value.__module__).partition(".")[0] == "coarlib"
 
 
 def _is_setting(value: Any) -> bool:

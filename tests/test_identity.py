@@ -135,3 +135,20 @@ def test_an_optimizer_that_was_used_is_the_same_class():
     torch.optim.RAdam([torch.zeros(1, requires_grad=True)])  # torch wraps methods of the class
     assert Identity().add(torch.optim.RAdam).hexdigest() == before
     assert Identity().add(torch.optim.NAdam).hexdigest() != before
+
+
+def test_code_of_the_package_counts_by_name_and_what_it_closes_over(monkeypatch):
+    """A store that one version began is finished by another, which is written otherwise."""
+
+    def rewritten(logits, targets):
+        return logits[:, 0]
+
+    before = digest(margin)
+    rewritten.__module__, rewritten.__qualname__ = margin.__module__, margin.__qualname__
+    assert digest(rewritten) == before
+    rewritten.__module__ = "mine"
+    assert digest(rewritten) != before
+    assert len({digest(x) for x in (margin, cross_entropy, per_sequence(margin))}) == 3
+    assert digest(per_sequence(margin)) != digest(per_sequence(cross_entropy))
+    monkeypatch.setattr("coarlib.identity.MEANING", 2)
+    assert digest(margin) != before
