@@ -15,7 +15,6 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.history import open_run
 from coarlib.path_kernel import explain
-from coarlib.path_kernel.explain import DEFAULT_MEMORY
 from coarlib.tracking import tracked
 
 COMMAND = Command(
@@ -64,8 +63,7 @@ COMMAND = Command(
         ),
         "memory_mb": Param(
             Whole(1),
-            "memory for gradients",
-            default=DEFAULT_MEMORY // 2**20,
+            "memory for gradients; 512 on a processor, a quarter of what an accelerator has free",
             also=("explain.memory_mb",),
         ),
         "attributions": common.flag(
@@ -99,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             step_window=args.step_window,
             count_at=args.count_at,
             tolerance=args.tolerance,
-            memory=args.memory_mb * 2**20,
+            memory=None if args.memory_mb is None else args.memory_mb * 2**20,
             out=args.out,
             rows=range(*_rows(args, len(inputs))),
         )
