@@ -98,7 +98,7 @@ class TensorBoard(Tracker):
         self.load()
         folder = str(place.with_name(f"{place.name}.tensorboard"))
         self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(folder)
-        self.where = f"{folder} (tensorboard --logdir {folder})"
+        self.where = f"{folder}, for tensorboard"
         self._writer.add_text("settings", json.dumps(dict(about), default=str))
 
     def log(self, numbers: Numbers, step: int) -> None:

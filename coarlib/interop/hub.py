@@ -223,7 +223,7 @@ def _card(repo: str, kind: str, facts: dict[str, Any]) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     use = {
         "attributions": f"coar report {name}",
-        "bank": f"coar import_bank store --masks {name}/{MASKS} --outputs {name}/{MARGINS}",
+        "bank": f"# pull names the command that makes a store of {name}",
         "store": f"coar score_lds {name} SCORES",
     }[kind]
     return (

@@ -12,6 +12,7 @@ from coarlib.store import Store
 
 # demo and the commands of a queue have tests of their own; completion's output is a script.
 ELSEWHERE = {"demo", "completion", "cancel", "logs", "warmup"}
+ELSEWHERE |= {"push", "pull"}  # they ask a hub: tests/interop/test_hub.py
 LOSSES = """
 from coarlib import outputs
 from task import MineTask
@@ -79,6 +80,8 @@ STEPS = [
      f"explain h/history {HISTORY} --out h/explanation"),
     (f"explain h/history {HISTORY} --num_test 2 --out h/explanation --tolerance 0.1",
      "h/explanation/arguments.yaml", "plot_explanation h/explanation"),
+    (f"metagradient h/meta {HISTORY} --history h/history --num_test 2 --removals 0",
+     "h/meta/arguments.yaml", "report h/meta.attributions"),
     ("plot_explanation h/explanation", "h/plots/arguments.yaml", "report h/explanation"),
     (f"plot_history h/history {HISTORY} --points 2", "h/plots/training.arguments.yaml",
      "explain h/history"),
