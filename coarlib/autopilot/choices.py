@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from coarlib.autopilot.holdings import JUDGING, Amounts, Holdings
+from coarlib.autopilot.holdings import DENSE, JUDGING, Amounts, Holdings
 from coarlib.autopilot.judge import Forecast, Judgement
 from coarlib.errors import ArgumentError
 from coarlib.gradient_passes.sums import PASS_COST
@@ -13,7 +13,6 @@ from coarlib.gradient_passes.sums import PASS_COST
 __all__ = ["FIRST", "Goal", "choose"]
 
 FIRST = Amounts(32, 16)
-SURE_ROWS = 80  # a quarter of them judges, the fewest that have an interval
 STEP, LEAST_STEP = 1.6, 1.15  # by which passes or rows grow at once
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
 ROWS_SHARE = 6  # at least one in so many forward passes is a row, of which some judge
@@ -70,7 +69,7 @@ def choose(
     """
     have = now.amounts
     if goal.until is not None and now.scores.mean >= goal.until:
-        sure = replace(have, rows=max(have.rows, SURE_ROWS))
+        sure = replace(have, rows=max(have.rows, DENSE))
         if sure == have or (goal.budget is not None and sure.cost > goal.budget):
             return have, f"stop: {goal.until:g} is reached"
         return sure, f"{goal.until:g} is reached: more rows to be sure of it"

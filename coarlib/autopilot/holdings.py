@@ -22,7 +22,7 @@ from coarlib.store.grow import at_least
 __all__ = ["Alone", "Amounts", "Holdings"]
 
 JUDGING = 4  # every so-many-th row judges, so that whatever is bought, some of it judges
-DENSE = 2 * FEWEST_ROWS  # of so many first rows every second, so that there soon is an interval
+DENSE = 2 * FEWEST_ROWS  # of so many first rows every second: the fewest that have an interval
 TRIED = 16  # every so-many-th component is left out alone to learn what that tells
 
 
