@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,13 +69,20 @@ class Holdings:
     device : torch.device
     share : bool
         Share the work out by claims with others that do the same.
+    origin : dict, optional
+        What rebuilds the task, as of :class:`~coarlib.filling.worker.FillOptions`.
     """
 
     def __init__(
-        self, store: Store, task: ComponentTask, device: torch.device, share: bool = False
+        self,
+        store: Store,
+        task: ComponentTask,
+        device: torch.device,
+        share: bool = False,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.store, self.task, self._device = store, task, device
-        self._how = FillOptions(quiet=True, claim=share)
+        self._how = FillOptions(quiet=True, claim=share, origin=origin or {})
         self.no_passes: str | None = None
 
     @property

@@ -75,6 +75,7 @@ def attribute(
     device: str = "auto",
     share: bool = False,
     quiet: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> Attributions:
     """Attribute a model's outputs to its components with as few forward passes as it takes.
 
@@ -108,6 +109,8 @@ def attribute(
         Several calls with one ``out`` share the work.
     quiet : bool
         Print nothing.
+    origin : dict, optional
+        What rebuilds the task, kept with the rows: ``{"task": "file.py:name", "settings": {}}``.
 
     Returns
     -------
@@ -124,7 +127,9 @@ def attribute(
     goal, started = Goal(until, budget, minutes), time.monotonic()
     if not isinstance(task, ComponentTask):
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
-    plan = _Plan(Path(out), 1 - fraction, seed, resolve_device(device), share, quiet, started)
+    plan = _Plan(
+        Path(out), 1 - fraction, seed, resolve_device(device), share, quiet, started, origin
+    )
     task.prepare(plan.device)
     parts = task.component_set
     if coarse is not None:
@@ -155,6 +160,7 @@ class _Plan:
     share: bool
     quiet: bool
     started: float
+    origin: Mapping[str, Any] | None
 
     def say(self, line: str) -> None:
         """Print a line, unless nothing is to be printed."""
@@ -171,7 +177,7 @@ class _Plan:
             kept = Store.create(
                 store, task, FIRST.rows, self.keep_prob, seed=self.seed, device=place
             )
-        holdings = Holdings(kept, task, self.device, self.share)
+        holdings = Holdings(kept, task, self.device, self.share, self.origin)
         log = _Log(out / LOG, self.say)
         now, ahead = pursue(holdings, goal, log.note, self.started)
         found = final_fit(holdings, now.amounts, self.device)

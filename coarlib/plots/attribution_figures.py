@@ -27,7 +27,7 @@ __all__ = [
     "nearest_examples",
 ]
 
-LONGEST_CLASS, INCHES_A_LETTER = 20, 0.07
+LONGEST_CLASS, LONGEST_TITLE, INCHES_A_LETTER = 20, 28, 0.07
 LABEL = 30  # letters of a line beside a colour bar
 LETTERS_A_COLUMN = 6  # of the layer map; longer names stand slanted
 
@@ -94,7 +94,7 @@ def attribution_bars(
 def draw_image(axes: Any, image: NDArray[Any], title: str = "") -> None:
     """Draw an image without ticks; grey ones dark on light."""
     axes.imshow(image, cmap="gray_r" if image.ndim == 2 else None)
-    axes.set_title(shortened(title, LONGEST_CLASS))
+    axes.set_title("\n".join(shortened(line, LONGEST_TITLE) for line in title.splitlines()))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if (result / "datamodels.pt").exists():
         raise ArgumentError(f"{result} is there already; move it away to go on, or name another")
-    with tracked(args.log, out / "store", {"task": args.task, "settings": args.set}):
+    origin = {"task": args.task, "settings": args.set, "directory": str(Path.cwd())}
+    with tracked(args.log, out / "store", origin):
         found = attribute(
             component_task(args),
             out,
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=args.device,
             share=args.claim,
             quiet=args.quiet,
+            origin=origin,
         )
     found.save(result)
     keep_arguments(args, out)
