@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,7 @@ def main(demo):
                            "e => e.remove())")  # fmt: skip
                 if name in NOTEBOOKS:  # what it shows, not how it begins
                     browser.do("document.querySelectorAll('h2')[1].scrollIntoView()")
+                    time.sleep(1)  # the page's header changes as it scrolls
                 browser.screenshot(SCREENS / f"{name}.png")
                 wide = browser.do("document.documentElement.scrollWidth")
                 print(f"{name}: {wide} pixels wide, {size[0]} are there; {browser.problems}")
