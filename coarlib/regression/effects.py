@@ -30,7 +30,8 @@ class Effect:
         The features of the set.
     value : float64 [T]
     error : float64 [T] or None
-        Standard error; of sets it is known where draws from the posterior are.
+        Standard error; of sets it is known where draws from the posterior are, but not of all
+        features together.
     freedom : float
         Its degrees of freedom: how many draws it is from.
     linear : float64 [T] or None
@@ -113,7 +114,8 @@ def error_of_sum(
     """
     if error is not None and len(index) == 1:
         return error[index[0]], np.inf
-    if error is None or draws is None:
+    # Of all features together intervals were too short on real rows.
+    if error is None or draws is None or len(index) == len(error):
         return None, np.inf
     drawn = np.einsum("knt,nt->kt", draws[:, index].astype(np.float64), error[index])
     common = 0.0 if np.isnan(slope) else (1 - slope) * value

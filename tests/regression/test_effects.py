@@ -45,7 +45,8 @@ def test_errors_of_a_set_are_those_of_a_sum(found, tmp_path):
 
 def test_what_is_not_known_is_said(found):
     text = repr(found.effect("layer*"))
-    assert "keeping layer* (3)" in text and "95% interval" in text
+    assert "keeping layer* (3)" in text and "95% interval" not in text  # all features
+    assert "95% interval" in repr(found.effect("layer1.*"))
     assert "how linear they are was not checked" in text
     found.draws = None
     assert found.effect("layer1.*").error is None
