@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stderr
 import torch
 from torch import nn
 
+from coarlib.ablation.tuning import fastest
+
 # Rows come first for so many seconds: compiling costs as much, and never doubles what rows cost.
 PATIENCE = {"cuda": 60.0, "cpu": 300.0}
 # On an accelerator kernels are chosen by trying them, which small convolutions gain most from.
@@ -77,14 +79,9 @@ def compiled_or_plain(
 def _timed(
     run: Callable[[nn.Module], torch.Tensor], network: nn.Module
 ) -> tuple[torch.Tensor, float]:
-    """Logits, and the seconds of the fastest of three runs."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        found = run(network)
-        float(found.flatten()[0])  # an accelerator has ended when this is known
-        times.append(time.perf_counter() - began)
-    return found, min(times)
+    """Logits, and the seconds of the fastest run."""
+    # An accelerator has ended when a number is known.
+    return run(network), fastest(lambda: float(run(network).flatten()[0]))
 
 
 @contextmanager

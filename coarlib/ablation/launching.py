@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from coarlib.ablation.tuning import fastest
 from coarlib.cuda_graphs import CudaGraphs
 
 Values = dict[str, torch.Tensor]
@@ -85,14 +86,12 @@ class Replays:
         return replay if self._seconds(lambda: replay(state)) < FASTER * slow else None
 
     def _seconds(self, call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(3):
-            self._wait()
-            began = self._clock()
+        def ended() -> None:
             call()
             self._wait()
-            times.append(self._clock() - began)
-        return min(times)
+
+        self._wait()
+        return fastest(ended, self._clock)
 
 
 def _graphs() -> Record:

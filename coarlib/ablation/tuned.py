@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from copy import deepcopy
@@ -16,7 +15,7 @@ from coarlib.ablation.compiling import FASTER, compiled_or_plain, patience
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.measuring import MeasuringTask
 from coarlib.ablation.precision import PRECISIONS, choose_precision, is_pure, native
-from coarlib.ablation.tuning import announced_batch
+from coarlib.ablation.tuning import announced_batch, fastest
 from coarlib.ablation.ways import Ablation
 
 
@@ -100,12 +99,7 @@ class TunedTask(MeasuringTask):
     def _seconds_in(self, precision: str) -> float:
         """Time a batch in a precision."""
         self._compute_in(precision)
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            self._run_batch(self.batch_size)
-            times.append(time.perf_counter() - began)
-        return min(times)
+        return fastest(lambda: self._run_batch(self.batch_size))
 
     def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
         """Return the tolerance of a precision: halves round hundreds of times more coarsely."""

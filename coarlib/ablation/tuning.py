@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -108,29 +109,31 @@ def batch_by_probe(
     """
     began = clock()
     size = best = max(1, min(start, count))
-    fastest = 0.0
+    highest = 0.0
     while True:
         try:
-            took = _timed(run, size, clock)
+            took = fastest(partial(run, size), clock)
         except torch.OutOfMemoryError:
-            if not fastest:
+            if not highest:
                 raise
-            return best, fastest
+            return best, highest
         rate = size / max(took, 1e-9)
-        gained = rate > fastest * GAIN
-        if rate > fastest:
-            best, fastest = size, rate
+        gained = rate > highest * GAIN
+        if rate > highest:
+            best, highest = size, rate
         if size == count or not gained or clock() - began > seconds:
-            return best, fastest
+            return best, highest
         size = min(count, 2 * size)
 
 
-def _timed(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
-    """Seconds of the faster of two runs; a first one warms up."""
-    run(size)
+def fastest(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of the fastest of three runs, of which the first one warms up.
+
+    A run has to wait until the device has ended.
+    """
     times = []
-    for _ in range(2):
+    for _ in range(3):
         began = clock()
-        run(size)
+        run()
         times.append(clock() - began)
     return min(times)
