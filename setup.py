@@ -45,6 +45,7 @@ setup(
         "wandb": ["wandb>=0.16"],
         "mlflow": ["mlflow>=2.10"],
         "hf": ["transformers>=4.40", "safetensors>=0.4", "huggingface_hub>=0.23"],
+        "kronfluence": ["kronfluence>=1.0"],
         "slurm": ["submitit>=1.5"],
         "ffcv": ["ffcv==1.0.2", "pillow"],
         # fast_l1 is not on the package index; it needs CUDA and cupy.

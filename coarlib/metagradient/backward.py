@@ -33,7 +33,7 @@ from coarlib.history.walk import Update
 class Derivatives:
     """Derivatives of q outputs with respect to parameters, momentum and second moment.
 
-    ``{name: [q, *shape]}`` each; changed in place by :meth:`back`.
+    ``{name: [q, *shape]}`` each; changed in place by :meth:`enter`, then by :meth:`leave`.
     """
 
     theta: Tensors
@@ -50,7 +50,8 @@ class Derivatives:
         """Go back through the optimizer's formula; return λu, ``{name: [q, *shape]}``.
 
         ``gradient`` is the clipped gradient of the batch (for Adam and AdamW). ``theta`` is left
-        with its direct part; what comes through the gradient is still to be added.
+        with its direct part; :meth:`leave` adds what comes through the gradient. What is returned
+        holds until then: it may be the momentum's own tensor.
         """
         found = {}
         for place, (name, own) in enumerate(update.coefficients.items()):
@@ -60,7 +61,8 @@ class Derivatives:
                 momentum.addcmul_(theta, own.through, value=-1.0)
             else:
                 momentum.sub_(theta, alpha=own.through)
-            entering = momentum * own.take
+            plain = own.take == 1 and not own.direct and not kind.adaptive
+            entering = momentum if plain else momentum * own.take
             if own.direct:
                 entering.sub_(theta, alpha=own.direct)
             if kind.adaptive and count != INACTIVE:
@@ -80,14 +82,19 @@ class Derivatives:
                     moment.addcmul_(theta, bent)
                 entering.addcmul_(moment, u, value=2 * (1 - beta2))
                 moment *= beta2
-            if own.keep != 1:
-                momentum *= own.keep
             if own.shrink:
                 theta *= 1 - own.shrink
             if own.couple:
                 theta.add_(entering, alpha=own.couple)
             found[name] = entering
         return found
+
+    def leave(self, update: Update, curved: Tensors) -> None:
+        """Add what came through the gradient, H λg, and step back to before the momentum moved."""
+        for name, own in update.coefficients.items():
+            self.theta[name] += curved[name]
+            if own.keep != 1:
+                self.momentum[name] *= own.keep
 
 
 def unclip(update: Update, entering: Tensors, gradient: Tensors) -> Tensors:

@@ -95,8 +95,7 @@ class Sweep:
         theta = {name: values.clone() for name, values in update.theta.items()}
         full = (*batch, weights)
         curved, along = self._through(theta, self._fixed, full, direction)
-        for name, values in curved.items():
-            state.theta[name] += values
+        state.leave(update, curved)
         columns = torch.as_tensor(numbers).to(found.device)
         found.index_add_(1, columns, along * weights)
 

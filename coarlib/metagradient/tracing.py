@@ -2,7 +2,9 @@
 
 Nested transforms cost more time a call than the operations of a small network, and forward mode
 computes with the zeros of what does not move. A function that is called again and again with
-tensors of the same shapes is traced once, and what is done to zeros is left out.
+tensors of the same shapes is traced once; what is done to zeros is left out, the slope of an
+activation that all rows share is computed once and not for each row, and sums and products go into
+the memory of a term that nothing else needs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ _ALIKE = {_aten.expand, _aten.view, _aten._unsafe_view, _aten.reshape, _aten.uns
 _ALIKE |= {_aten.squeeze, _aten.t, _aten.transpose, _aten.permute, _aten.alias, _aten.detach}
 _ALIKE |= {_aten.neg, _aten.sum, _aten.clone}
 _PRODUCTS = {_aten.mul, _aten.mm, _aten.bmm}
+_IN_PLACE = {_aten.add.Tensor: _aten.add_.Tensor, _aten.mul.Tensor: _aten.mul_.Tensor}
+_FRESH = {_aten.add, _aten.add_, _aten.bmm, _aten.mm, _aten.mul, _aten.mul_}
+_RENAMED = {_aten.view, _aten._unsafe_view, _aten.reshape, _aten.transpose, _aten.unsqueeze}
+_SLOPES = {_aten.gelu_backward}
+"""Products of a first argument and a costly function of a second, element by element."""
 
 
 class Traced:
@@ -55,6 +62,8 @@ class Traced:
         except RuntimeError:  # the model asks for values (a mask's, say), which a trace has not
             return self._function
         without_zeros(found)
+        share_slopes(found)
+        in_place(found)
         return found
 
 
@@ -76,6 +85,62 @@ def without_zeros(traced: GraphModule) -> None:
             node.target = _aten.reshape.default  # what it views may now be laid out otherwise
     traced.graph.eliminate_dead_code()
     traced.recompile()
+
+
+def share_slopes(traced: GraphModule) -> None:
+    """Compute slopes at what is the same for all rows once, in place of once a row."""
+    slopes: dict[Any, Node] = {}
+    for node in list(traced.graph.nodes):
+        if getattr(node.target, "overloadpacket", None) not in _SLOPES:
+            continue
+        at = node.args[1]
+        if at.target is not _aten.expand.default or at.meta["val"].ndim == 0:
+            continue
+        source = _origin(at.args[0])
+        rest = (*node.args[2:], *sorted(node.kwargs.items()))
+        key = node.target, source, rest
+        with traced.graph.inserting_before(node):
+            if key not in slopes:
+                ones = traced.graph.call_function(_aten.ones_like.default, (source,))
+                slopes[key] = traced.graph.call_function(
+                    node.target, (ones, source, *node.args[2:]), dict(node.kwargs)
+                )
+                slopes[key].meta = dict(source.meta)
+            product = traced.graph.call_function(_aten.mul.Tensor, (node.args[0], slopes[key]))
+        product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        traced.graph.erase_node(node)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def in_place(traced: GraphModule) -> None:
+    """Let sums and products of a fresh tensor that has no other use go into its memory."""
+    for node in traced.graph.nodes:
+        if node.target not in _IN_PLACE or node.kwargs or len(node.all_input_nodes) < 2:
+            continue
+        first, second = node.args
+        if not _is_spare(first, node):
+            first, second = second, first
+        if _is_spare(first, node):
+            node.target, node.args = _IN_PLACE[node.target], (first, second)
+    traced.recompile()
+
+
+def _is_spare(node: Node, user: Node) -> bool:
+    """Whether a node is memory of its own, of the shape its only user makes."""
+    if _shape(node) is None or _shape(node) != _shape(user):
+        return False
+    while len(node.users) == 1 and getattr(node.target, "overloadpacket", None) in _RENAMED:
+        node = node.args[0]  # type: ignore[assignment]
+    return len(node.users) == 1 and getattr(node.target, "overloadpacket", None) in _FRESH
+
+
+def _origin(node: Node) -> Node:
+    """Return what a node is another name of."""
+    while node.target is _aten.alias.default:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
 
 
 def _is_blank(node: Any) -> bool:

@@ -63,6 +63,9 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trak", None)
     with pytest.raises(TaskError, match="pip install traker"):
         main(["--bench.methods", "traker", "--bench.out_dir", str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "kronfluence", None)
+    with pytest.raises(TaskError, match=r"pip install 'coarlib\[kronfluence\]'"):
+        main(["--bench.methods", "ekfac", "--bench.out_dir", str(tmp_path)])
     assert not list(tmp_path.rglob("*"))
 
 
@@ -85,20 +88,38 @@ def test_subsets_that_scores_were_fitted_on_are_left_out_for_all(tmp_path, capsy
     assert {name: found["num_rows"] for name, found in methods.items()} == {"random": 20, "A": 20}
 
 
-@pytest.mark.parametrize("name", ["metagradient:0", "metagradient:x", "trak:3"])
-def test_seeds_belong_to_metagradients(name):
-    with pytest.raises(ArgumentError, match="metagradient:SEEDS"):
+@pytest.mark.parametrize("name", ["metagradient:0", "trak:x", "path_kernel:", "random:3"])
+def test_numbers_of_methods_are_whole(name):
+    with pytest.raises(ArgumentError, match=r":NUMBER, e\.g\. |take no number"):
         check_methods(name)
     assert check_methods("metagradient:4,trak") == ["metagradient:4", "trak"]
 
 
-def test_metagradients_are_scored_and_kept(tmp_path, monkeypatch):
+NAMES = ("metagradient:2", "path_kernel", "ridge_rows:9", "trak:2", "gradient_similarity:1")
+
+
+def test_methods_are_scored_and_kept_with_their_cost(tmp_path, monkeypatch):
     task = load("digits_subsets", {"model": "logistic", "runs": 1})
     images, labels = task.held_out()
     monkeypatch.setattr(task, "held_out", lambda: (images[:6], labels[:6]))
     methods = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
-    scores = methods.scores("metagradient:2")
-    assert scores.shape == (1347, 6)
+    found = {name: methods.scores(name) for name in NAMES}
+    assert {scores.shape for scores in found.values()} == {(1347, 6)}
+    costs = {name: methods.trainings(name) for name in NAMES}
+    assert costs["ridge_rows:9"] > 0.5 and costs["metagradient:2"] > 1
+    assert costs["trak:2"] > costs["gradient_similarity:1"] > 0
     again = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
-    monkeypatch.setattr(again, "_metagradient", None)
-    np.testing.assert_array_equal(again.scores("metagradient:2"), scores)
+    monkeypatch.setattr(again, "_trainer", None)
+    for name in NAMES:
+        np.testing.assert_array_equal(again.scores(name), found[name])
+        assert again.trainings(name) == costs[name]
+    assert methods.trainings("metagradient:3") is None
+
+
+def test_the_path_kernel_has_the_sign_of_gradient_similarity(tmp_path, monkeypatch):
+    task = load("digits_subsets", {"model": "logistic", "runs": 1})
+    images, labels = task.held_out()
+    monkeypatch.setattr(task, "held_out", lambda: (images[:6], labels[:6]))
+    methods = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    similar = methods.scores("gradient_similarity:1").ravel()
+    assert np.corrcoef(methods.scores("path_kernel").ravel(), similar)[0, 1] > 0.5

@@ -5,9 +5,16 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from coarlib.history.gradients import differentiable_attention
-from coarlib.metagradient.tracing import WORTH_TRACING, Traced, without_zeros
+from coarlib.metagradient.tracing import (
+    WORTH_TRACING,
+    Traced,
+    in_place,
+    share_slopes,
+    without_zeros,
+)
 
 NETWORKS = {
     "linear": (lambda: nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)), (4, 6)),
@@ -62,10 +69,35 @@ def test_a_trace_returns_the_same_bits_with_fewer_operations(name):
     before = len(trace.graph.nodes)
     without_zeros(trace)
     assert len(trace.graph.nodes) < 0.9 * before
+    in_place(trace)
+    assert any(node.target is torch.ops.aten.add_.Tensor for node in trace.graph.nodes)
     again = arguments(network, shape, seed=1)  # nothing of the first arguments is in it
     wanted = function(*again)
+    kept = [leaf.clone() for leaf in tree_leaves(again)]
     for key, values in trace(*again).items():
         assert torch.equal(values, wanted[key]), key
+    assert all(map(torch.equal, tree_leaves(again), kept))  # nothing is written into arguments
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, lambda: nn.GELU("tanh")])
+def test_slopes_of_activations_are_computed_once_for_all_rows(activation):
+    network = nn.Sequential(nn.Linear(6, 5), activation(), nn.Linear(5, 5), activation())
+    function = hessian_products(network)
+    given = arguments(network, (4, 6))
+    trace = make_fx(function)(*given)
+    without_zeros(trace)
+    share_slopes(trace)
+    in_place(trace)
+    slopes = [
+        node.meta["val"].shape
+        for node in trace.graph.nodes
+        if node.target is torch.ops.aten.gelu_backward.default
+    ]
+    assert len(slopes) == 3 and set(slopes) == {(4, 5)}  # of both layers, and the last gradient
+    again = arguments(network, (4, 6), seed=1)
+    wanted = function(*again)
+    for key, values in trace(*again).items():
+        torch.testing.assert_close(values, wanted[key], rtol=1e-4, atol=1e-6)
 
 
 def test_only_shapes_that_come_again_and_again_are_traced():

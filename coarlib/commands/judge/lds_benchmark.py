@@ -68,7 +68,8 @@ COMMAND = Command(
         "methods": _param(
             "methods",
             str,
-            "of random, gradient_similarity, trak, traker (their package); a bank has only random",
+            "of random, gradient_similarity, trak, traker and ekfac (their packages), path_kernel, "
+            "metagradient, ridge_rows; trak:10 is of 10 models; a bank has only random",
         ),
         "scores": _param("scores", Named(), "scores [N, T] of further methods (see score_lds)"),
         "bank": _param("bank", str, "a published bank instead of retraining: path or URL"),
@@ -100,11 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(again(bench, config=config))
         return
     about = {"model": bench.model, "size": bench.size, "bank": bench.bank, "config": str(config)}
+    costs: dict[str, float] = {}
     with tracked(bench.log, bench.out, about):
         if config is not None:
             out, bank, scores = _for_quanda(bench, config)
+        elif bench.bank is not None:
+            out, bank, scores = _on_a_bank(bench)
         else:
-            out, bank, scores = _on_digits(bench) if bench.bank is None else _on_a_bank(bench)
+            out, bank, scores = _on_digits(bench, costs)
     known = [np.empty(0, np.uint64)]
     for name, file in (bench.scores or {}).items():
         scores[name] = load_scores(file)
@@ -123,15 +127,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if not results:
         raise ArgumentError("there is nothing to score: give --methods or --scores")
-    _print(bank, results)
+    _print(bank, results, costs)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "lds.json", results)
+    _write(out / "lds.json", results, costs)
     keep_arguments(bench, out)
     print(next_step("scoreboard", out))
 
 
-def _on_digits(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
-    """Retrain what is missing and score it: where it is, the rows, {method: scores}."""
+def _on_digits(
+    bench: Arguments, costs: dict[str, float]
+) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
+    """Retrain what is missing and score it: where it is, the rows, {method: scores}.
+
+    ``costs`` is filled with what each method cost, in trainings.
+    """
     methods = check_methods(bench.methods or "random,gradient_similarity,trak")
     out = Path(bench.out) / f"{bench.model}{SUFFIXES[bench.size]}"
     device = resolve_device(bench.device)
@@ -143,6 +152,7 @@ def _on_digits(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
     masks, outputs = np.array(store.array("masks")), np.array(store.array("test_margins"))
     made = DigitsMethods(out / "scores", task, bench.full_models, device)
     scores = {name: made.scores(name) for name in methods}
+    costs |= {name: cost for name in methods if (cost := made.trainings(name)) is not None}
     return out, Bank("held-out digits", masks, outputs), scores
 
 
@@ -183,14 +193,16 @@ def _plan(bench: Arguments) -> str:
     return f"{models} {bench.model} models would be retrained and {bench.full_models} on all data"
 
 
-def _print(bank: Bank, results: dict[str, LDSResult]) -> None:
+def _print(bank: Bank, results: dict[str, LDSResult], costs: dict[str, float]) -> None:
     first = next(iter(results.values()))
     print(f"{first.num_subsets} subsets, {first.num_targets} targets ({bank.name})")
     print(f"regime: {first.regime}")
-    print(f"{'method':<22}{'LDS':>7}  95% interval     p < .05  of the ceiling")
+    head = f"{'method':<22}{'LDS':>7}  95% interval     p < .05"
+    print(f"{head}  of the ceiling" + "  cost in trainings" * bool(costs))
     for name, result in results.items():
         share = result.share_significant()
-        of_ceiling = f"  {result.share_of_ceiling:.0%}" if result.ceiling else ""
+        of_ceiling = f"  {result.share_of_ceiling:>14.0%}" if result.ceiling else ""
+        of_ceiling += f"  {costs[name]:>17.3g}" if name in costs else ""
         line = f"{name:<22}{result.mean:>7.3f}  {result.interval!s:<16} {share:>7.1%}{of_ceiling}"
         print(line)
     if first.ceiling is not None:
@@ -199,11 +211,12 @@ def _print(bank: Bank, results: dict[str, LDSResult]) -> None:
         print(f"{'noise ceiling':<22}{ceiling.mean:>7.3f}  {ceiling.interval!s:<16} {runs}")
 
 
-def _write(path: Path, results: dict[str, LDSResult]) -> None:
+def _write(path: Path, results: dict[str, LDSResult], costs: dict[str, float]) -> None:
     first = next(iter(results.values()))
     content = {
         "methods": {
-            name: {"lds": result.mean} | lds_record(result) for name, result in results.items()
+            name: {"lds": result.mean, "trainings": costs.get(name)} | lds_record(result)
+            for name, result in results.items()
         },
         "regime": first.regime.to_json(),
         "noise_ceiling": first.ceiling and first.ceiling.mean,

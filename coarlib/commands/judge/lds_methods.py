@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.baselines.components import random_scores
+from coarlib.baselines.ekfac import ekfac_scores, require_kronfluence
 from coarlib.baselines.examples import (
     LabelledData,
     gradient_similarity,
@@ -21,31 +24,43 @@ from coarlib.baselines.examples import (
 )
 from coarlib.errors import ArgumentError, ScoringError, nearest
 from coarlib.files import whole_file
-from coarlib.loading import load_npy
+from coarlib.loading import load_json, load_npy
 from coarlib.metagradient import metagradients_of_seeds
+from coarlib.metagradient.trained import recorded_run
 from coarlib.outputs import margin_log_sum_exp
+from coarlib.path_kernel import explain
+from coarlib.regression import fit
 from coarlib.retraining import Trainer, run_seed, train_many
 
 SEED = 0
-METHODS = ("random", "gradient_similarity", "trak", "traker", "metagradient")
-KEPT, DEFAULT_SEEDS = 0.5, 8
-"""Of ``metagradient``; ``metagradient:32`` averages over 32."""
+KEPT = 0.5
+"""Of the examples, for ``metagradient`` and ``ridge_rows``."""
+COUNTED = {"metagradient": 8, "path_kernel": 1, "ridge_rows": 400}
+"""What stands after the colon (``metagradient:32``) by default: seeds, or retrainings."""
+OF_MODELS = ("gradient_similarity", "trak", "traker", "ekfac")
+"""Of models trained on all data; how many stands after the colon, --full_models by default."""
+METHODS = ("random", *OF_MODELS, *COUNTED)
+OUTPUT = "log_odds"
 
 
 def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
     """Read a comma list of methods; ArgumentError names one that is unknown."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        kind, _, seeds = name.partition(":")
-        if seeds and not (kind == "metagradient" and seeds.isdecimal() and int(seeds)):
-            raise ArgumentError(f"--methods: {name} is not metagradient:SEEDS, e.g. metagradient:8")
+        kind, colon, count = name.partition(":")
         if kind not in known:
             raise ArgumentError(
-                f"--methods: there is no method {name} (there are {', '.join(known)})"
-                f"{nearest(name, known)}"
+                f"--methods: there is no method {kind} (there are {', '.join(known)})"
+                f"{nearest(kind, known)}"
             )
-    if "traker" in names:
-        require_traker()  # before anything is trained
+        if colon and kind == "random":
+            raise ArgumentError("--methods: random scores take no number")
+        if colon and not (count.isdecimal() and int(count)):
+            raise ArgumentError(f"--methods: {name} is not {kind}:NUMBER, e.g. {kind}:8")
+    kinds = {name.partition(":")[0] for name in names}
+    for kind, require in (("traker", require_traker), ("ekfac", require_kronfluence)):
+        if kind in kinds:
+            require()  # before anything is trained
     return names
 
 
@@ -68,25 +83,35 @@ class DigitsMethods:
         self._train = LabelledData(self._trainer.inputs, self._trainer.targets)
         self._test = LabelledData(*task.held_out())
         self._models: list[torch.nn.Module] = []
+        self._seconds_a_model: list[float] = []
+        self._training: float | None = None
 
     def scores(self, name: str) -> NDArray[Any]:
         """Return the scores of a method; ScoringError if a damaged file is in the way."""
-        compute: dict[str, Callable[[], NDArray[Any]]] = {
+        compute: dict[str, Callable[[int], NDArray[Any]]] = {
             "random": self._random,
             "gradient_similarity": self._similarity,
             "trak": self._trak,
             "traker": self._traker,
+            "ekfac": self._ekfac,
+            "metagradient": self._metagradient,
+            "path_kernel": self._path_kernel,
+            "ridge_rows": self._ridge,
         }
-        kind, _, seeds = name.partition(":")
+        kind, count = self._split(name)
         shape = (len(self._train.targets), len(self._test.targets))
-        models = int(seeds or DEFAULT_SEEDS) if kind == "metagradient" else self._full_models
-        file = self._path / f"{kind}_{models}_models.npy"
+        file = self._file(name)
         if not file.exists():
             self._path.mkdir(parents=True, exist_ok=True)
-            if kind == "metagradient":
-                scores = self._metagradient(int(seeds or DEFAULT_SEEDS))
-            else:
-                scores = compute[name]()
+            if kind in OF_MODELS:
+                self._on_all_data(count)
+            began = time.perf_counter()
+            scores = compute[kind](count)
+            seconds = time.perf_counter() - began
+            if kind in OF_MODELS:
+                seconds += sum(self._seconds_a_model[:count])
+            with whole_file(file.with_suffix(".json"), "w") as stream:
+                json.dump({"seconds": seconds, "trainings": seconds / self._one_training()}, stream)
             with whole_file(file) as stream:
                 np.save(stream, scores)
         found = load_npy(file, ScoringError)
@@ -94,39 +119,94 @@ class DigitsMethods:
             raise ScoringError(f"{file} holds scores {found.shape}, not {shape}; delete it")
         return np.asarray(found)
 
-    def _random(self) -> NDArray[Any]:
+    def trainings(self, name: str) -> float | None:
+        """What the scores cost, in trainings of one model on half the data; None if not known."""
+        file = self._file(name).with_suffix(".json")
+        return float(load_json(file, ScoringError)["trainings"]) if file.exists() else None
+
+    def _split(self, name: str) -> tuple[str, int]:
+        kind, _, count = name.partition(":")
+        return kind, int(count or COUNTED.get(kind, self._full_models))
+
+    def _file(self, name: str) -> Path:
+        kind, count = self._split(name)
+        return self._path / f"{kind}_{count}_models.npy"
+
+    def _one_training(self) -> float:
+        """Seconds of one training on half the data, alone."""
+        if self._training is None:
+            half, seconds = np.arange(self._trainer.num_examples // 2), []
+            for _ in range(3):
+                began = time.perf_counter()
+                self._trainer.run(half, SEED, self._device)
+                seconds.append(time.perf_counter() - began)
+            self._training = min(seconds)
+        return self._training
+
+    def _random(self, count: int) -> NDArray[Any]:
         return random_scores(len(self._train.targets), len(self._test.targets), SEED)
 
-    def _similarity(self) -> NDArray[Any]:
-        loss = self._trainer.loss
+    def _similarity(self, count: int) -> NDArray[Any]:
+        models = self._on_all_data(count)
         return gradient_similarity(
-            self._on_all_data(), self._train, self._test, loss, margin_log_sum_exp
+            models, self._train, self._test, self._trainer.loss, margin_log_sum_exp
         )
 
-    def _trak(self) -> NDArray[Any]:
-        return trak_scores(self._on_all_data(), self._train, self._test, margin_log_sum_exp)
+    def _trak(self, count: int) -> NDArray[Any]:
+        return trak_scores(self._on_all_data(count), self._train, self._test, margin_log_sum_exp)
 
-    def _traker(self) -> NDArray[Any]:
+    def _traker(self, count: int) -> NDArray[Any]:
         with tempfile.TemporaryDirectory() as folder:
-            return traker_scores(self._on_all_data(), self._train, self._test, folder)
+            return traker_scores(self._on_all_data(count), self._train, self._test, folder)
 
-    def _metagradient(self, seeds: int) -> NDArray[Any]:
+    def _ekfac(self, count: int) -> NDArray[Any]:
+        models = self._on_all_data(count)
+        return ekfac_scores(models, self._train, self._test, self._trainer.loss, margin_log_sum_exp)
+
+    def _metagradient(self, count: int) -> NDArray[Any]:
         found = metagradients_of_seeds(
             self._trainer,
             self._test.inputs,
             self._test.targets,
-            [run_seed(SEED + 1, 0, run) for run in range(seeds)],
+            self._seeds(count),
             kept=KEPT,
-            output="log_odds",
-            out=self._path / f"metagradient_{seeds}_seeds",
+            output=OUTPUT,
+            out=self._path / f"metagradient_{count}_seeds",
             device=self._device,
         )
         print(f"metagradient: {found.smoothness}")
         return found.scores
 
-    def _on_all_data(self) -> list[torch.nn.Module]:
-        if not self._models:
-            everything = np.arange(self._trainer.num_examples)
-            seeds = [run_seed(SEED + 1, 0, run) for run in range(self._full_models)]
-            self._models = train_many(self._trainer, [everything] * len(seeds), seeds, self._device)
-        return self._models
+    def _path_kernel(self, count: int) -> NDArray[Any]:
+        everything, parts = np.arange(self._trainer.num_examples), []
+        for seed in self._seeds(count):
+            run = recorded_run(self._trainer, everything, seed, self._device)
+            found = explain(run, self._test.inputs, self._test.targets, output=OUTPUT)
+            parts += [found.by("sample")[:, 0].T] if found else []  # None is of shared stores only
+        return np.asarray(np.mean(parts, 0))
+
+    def _ridge(self, count: int) -> NDArray[Any]:
+        rng = np.random.default_rng([SEED, count])
+        masks = np.zeros((count, self._trainer.num_examples), np.bool_)
+        for row in masks:
+            row[rng.permutation(masks.shape[1])[: int(masks.shape[1] * KEPT)]] = True
+        seeds = [run_seed(SEED + 2, 0, run) for run in range(count)]
+        models = train_many(self._trainer, list(masks), seeds, self._device)
+        inputs, targets = self._test.inputs.to(self._device), self._test.targets.to(self._device)
+        with torch.no_grad():
+            rows = [margin_log_sum_exp(model(inputs), targets).cpu().numpy() for model in models]
+        return np.asarray(fit((masks, np.stack(rows)), "ridge").weight)
+
+    @staticmethod
+    def _seeds(count: int) -> list[int]:
+        return [run_seed(SEED + 1, 0, run) for run in range(count)]
+
+    def _on_all_data(self, count: int) -> list[torch.nn.Module]:
+        missing = self._seeds(count)[len(self._models) :]
+        if missing:
+            everything, began = np.arange(self._trainer.num_examples), time.perf_counter()
+            subsets = [everything] * len(missing)
+            self._models += train_many(self._trainer, subsets, missing, self._device)
+            seconds = (time.perf_counter() - began) / len(missing)
+            self._seconds_a_model += [seconds] * len(missing)
+        return self._models[:count]
