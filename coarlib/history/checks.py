@@ -16,6 +16,8 @@ from coarlib.history.parameters import ParameterTable, Tensors
 from coarlib.history.training import Samples
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
+AUTOCAST_TOLERANCE = 0.03
+"""A batch and its samples one by one are rounded differently, in some 8 bits."""
 CHUNK_BYTES = 128 * 2**20
 _MEND = (
     "check that the sample numbers are those of the batch, that the samples are given without "
@@ -95,6 +97,8 @@ class GradientCheck:
             norm += float(gradient.double().square().sum())
         dtype = next(iter(actual.values()))[0]
         tolerance = TOLERANCE.get(dtype.dtype if dtype is not None else torch.float32, 2e-3)
+        if self.gradients.loss.autocast is not None:
+            tolerance = AUTOCAST_TOLERANCE
         if not difference**0.5 <= tolerance * norm**0.5 + 1e-12:
             share = (difference / norm) ** 0.5 if norm else float("inf")
             raise HistoryError(

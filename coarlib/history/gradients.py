@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coarlib.errors import HistoryError
 from coarlib.history.factors import Outer
 from coarlib.history.inputs import Inputs, call, each
 from coarlib.history.parameters import Tensors
@@ -20,12 +21,25 @@ from coarlib.history.training import TrainingLoss
 
 @contextmanager
 def differentiable_attention() -> Iterator[None]:
-    """Use the attention kernels that have forward-mode and batched derivatives."""
+    """Use the attention kernels that have forward-mode and batched derivatives.
+
+    Raises
+    ------
+    HistoryError
+        If the model draws random numbers, which no module of it says (``F.dropout``).
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
+    except RuntimeError as error:
+        if "called random operation" not in str(error):
+            raise
+        raise HistoryError(
+            "the model draws random numbers (functional dropout, say), which a history does not "
+            "hold; train it without, with a rate of 0"
+        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
@@ -43,6 +57,14 @@ class SampleGradients:
 
     model: nn.Module
     loss: TrainingLoss
+
+    def losses(self, theta: Tensors, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
+        """Return each sample's loss of a batch, [B]."""
+        with self.loss.precision(targets.device):
+            return self._of_outputs(call(self.model, theta, inputs), targets)
+
+    def _of_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
 
     def per_sample(
         self,
@@ -78,9 +100,7 @@ class SampleGradients:
         """Return the gradient of Σ_i weights_i · loss_i, ``{name: [*shape]}``, by one backward."""
 
         def total(part: Tensors) -> torch.Tensor:
-            outputs = call(self.model, {**fixed, **part}, inputs)
-            losses = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
-            return (losses * weights).sum()
+            return (self.losses({**fixed, **part}, inputs, targets) * weights).sum()
 
         with differentiable_attention():
             return {k: v.detach() for k, v in grad(total)(moving).items()}
@@ -96,8 +116,7 @@ class SampleGradients:
         """Return the gradients of the weighted losses of ``[Z · B, ...]`` samples, as factors."""
 
         def values(outputs: torch.Tensor) -> torch.Tensor:
-            losses = vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
-            return (losses * weights)[:, None]
+            return (self._of_outputs(outputs, targets) * weights)[:, None]
 
         with differentiable_attention():
             return model.gradients(stack, inputs, values)
@@ -105,8 +124,9 @@ class SampleGradients:
     def _of_one(
         self, moving: Tensors, fixed: Tensors, one: Inputs, target: torch.Tensor
     ) -> torch.Tensor:
-        outputs = call(self.model, {**fixed, **moving}, each(lambda t: t[None], one))
-        return self.loss.function(outputs, target[None])
+        with self.loss.precision(target.device):
+            outputs = call(self.model, {**fixed, **moving}, each(lambda t: t[None], one))
+            return self.loss.function(outputs, target[None])
 
     def regulariser(self, moving: Tensors, fixed: Tensors) -> Tensors | None:
         """Return the gradient of the loss regulariser, ``{name: [*shape]}``; None without one."""
@@ -128,7 +148,8 @@ class SampleGradients:
         """Return the gradient of the whole objective on a batch (None where there is none)."""
         leaves = {k: v.detach().clone().requires_grad_() for k, v in parameters.items()}
         with torch.enable_grad():
-            outputs = call(self.model, leaves, inputs)
-            value = self.loss.of_batch(outputs, targets, leaves, weights)
+            with self.loss.precision(targets.device):
+                outputs = call(self.model, leaves, inputs)
+                value = self.loss.of_batch(outputs, targets, leaves, weights)
             found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         return dict(zip(leaves, found, strict=True))

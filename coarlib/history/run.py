@@ -47,6 +47,8 @@ class RecordedRun:
             code.add(name, type(module).__qualname__, module.extra_repr())
             code.add_method(module, "forward")
         loss = Identity().add(self.loss.function, self.loss.reduction, self.loss.regulariser)
+        if self.loss.autocast is not None:
+            loss.add(str(self.loss.autocast))
         settings = self.walk.history.settings
         return {
             "history": self.walk.history.content(),

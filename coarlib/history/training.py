@@ -109,11 +109,14 @@ class TrainingLoss:
     reduction : {"mean", "sum"}
         How ``function`` combines the samples of a batch.
     regulariser : callable (parameters by name) -> scalar, optional
+    autocast : torch.dtype, optional
+        The dtype of ``torch.autocast``, where training computes outputs and loss under it.
     """
 
     function: LossFunction
     reduction: str = "mean"
     regulariser: Regulariser | None = None
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
@@ -122,6 +125,11 @@ class TrainingLoss:
     def weight(self, batch_size: int) -> float:
         """Return the weight of one sample in a batch."""
         return 1.0 / batch_size if self.reduction == "mean" else 1.0
+
+    def precision(self, device: torch.device) -> torch.autocast:
+        """Return the context in which training computes outputs and loss."""
+        dtype, enabled = self.autocast, self.autocast is not None
+        return torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def of_batch(
         self,

@@ -23,7 +23,6 @@ from torch.func import grad, jvp, vmap
 
 from coarlib.history.clipping import NORM_EPS
 from coarlib.history.gradients import SampleGradients, differentiable_attention
-from coarlib.history.inputs import call
 from coarlib.history.optimizers import HYPER, INACTIVE, OptimizerKind
 from coarlib.history.parameters import Tensors
 from coarlib.history.walk import Update
@@ -147,8 +146,7 @@ def through_gradient(
     loss, (inputs, targets, weights) = gradients.loss, batch
 
     def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = call(gradients.model, {**fixed, **part}, inputs)
-        each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
+        each = gradients.losses({**fixed, **part}, inputs, targets)
         value = (each * weights).sum()
         return (value if loss.regulariser is None else value + loss.regulariser(part)), each
 

@@ -23,8 +23,7 @@ from coarlib.errors import HistoryError
 from coarlib.files import whole_file
 from coarlib.history import RecordedRun
 from coarlib.history.clipping import NORM_EPS
-from coarlib.history.gradients import differentiable_attention
-from coarlib.history.inputs import call
+from coarlib.history.gradients import SampleGradients, differentiable_attention
 from coarlib.history.optimizers import HYPER, INACTIVE, coefficients_of
 from coarlib.history.parameters import Tensors
 from coarlib.history.queries import Queries
@@ -136,14 +135,14 @@ def reweighted(run: RecordedRun, factors: torch.Tensor) -> Tensors:
 def _gradients(run: RecordedRun, update: Update, theta: Tensors, factors: torch.Tensor) -> Tensors:
     """Return the clipped gradients of all runs, ``{name: [R, *shape]}``."""
     numbers, loss = update.record.samples, run.loss
+    gradients = SampleGradients(run.model, loss)
     inputs, targets = run.samples.take(numbers, run.walk.device)
     inputs = run.put(inputs)
     weights = torch.as_tensor(update.record.weights).to(factors)
     weights = weights * factors[:, torch.as_tensor(numbers).to(factors.device)]
 
     def total(part: Tensors, own: torch.Tensor) -> torch.Tensor:
-        outputs = call(run.model, part, inputs)
-        each = vmap(lambda o, t: loss.function(o[None], t[None]))(outputs, targets)
+        each = gradients.losses(part, inputs, targets)
         value = (each * own).sum()
         return value if loss.regulariser is None else value + loss.regulariser(part)
 

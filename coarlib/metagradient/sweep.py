@@ -11,7 +11,7 @@ import torch
 
 from coarlib.errors import HistoryError
 from coarlib.history import RecordedRun
-from coarlib.history.gradients import SampleGradients
+from coarlib.history.gradients import SampleGradients, differentiable_attention
 from coarlib.history.parameters import Tensors
 from coarlib.history.queries import Queries
 from coarlib.history.walk import Update
@@ -69,7 +69,8 @@ class Sweep:
         walk = self.run.walk
         settings, last = walk.history.settings, walk.theta(walk.history.last)
         one = torch.ones(len(points), dtype=walk.dtype, device=walk.device)
-        outputs = self.queries.jacobian(last, {}, points, one)
+        with differentiable_attention():
+            outputs = self.queries.jacobian(last, {}, points, one)
         state = Derivatives.of(
             {name: values.flatten(0, 1).contiguous() for name, values in outputs.items()}
         )

@@ -81,18 +81,24 @@ def recorded_run(
         data_digest="",
         frozen_digest="",
     )
-    loss = TrainingLoss(lambda outputs, targets: trainer.losses(outputs, targets).mean())
+    loss = TrainingLoss(
+        lambda outputs, targets: trainer.losses(outputs, targets).mean(),
+        autocast=torch.bfloat16 if trainer.autocast == "bf16" else None,
+    )
     history = MemoryHistory(settings, optimizer, trained)
     factors = [1.0] * len(trained)
     counts = np.zeros(len(trained), np.int32)
     inputs, targets = trainer.inputs.to(device), trainer.targets.to(device)
     with ExitStack() as stack:
         stack.enter_context(seeded(seed, device))
+        stack.enter_context(trainer.products())
         stack.enter_context(watch_clipping(trained, factors))
         for step, numbers in enumerate(trainer.batches(subset, seed)):
             chosen = torch.from_numpy(numbers).to(device)
             optimizer.zero_grad()
-            loss.function(model(inputs[chosen]), targets[chosen]).backward()
+            with trainer.forward(device):
+                objective = loss.function(model(inputs[chosen]), targets[chosen])
+            objective.backward()
             factors[:] = [1.0] * len(factors)
             if trainer.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, trainer.clip_norm)

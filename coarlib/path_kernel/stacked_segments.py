@@ -220,11 +220,12 @@ def stacked_model(
 ) -> StackedModel | None:
     """Return the model for computing several updates together, None where it cannot be.
 
-    Gradients of two test points at two states must be those that are computed alone.
+    Gradients of two test points at two states must be those that are computed alone, and
+    training must not have been under autocast.
     """
     walk, table = run.walk, run.walk.history.settings.table
     points = torch.arange(min(2, len(queries)), device=walk.device)
-    if not len(points):
+    if not len(points) or run.loss.autocast is not None:
         return None
     ends = torch.stack([walk.flat(walk.history.first), walk.flat(walk.history.last)])
     ones = torch.ones(len(points), dtype=walk.dtype, device=walk.device)

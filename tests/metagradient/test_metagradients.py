@@ -1,14 +1,18 @@
 """Many seeds, stores of results, removals."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.errors import HistoryError
-from coarlib.history import open_run
+from coarlib.history import TrainingLoss, open_run, record
 from coarlib.history.queries import Queries
 from coarlib.metagradient import (
     Metagradients,
@@ -19,6 +23,7 @@ from coarlib.metagradient import (
 )
 from coarlib.metagradient.smoothness import reweighted
 from coarlib.metagradient.trained import recorded_run
+from coarlib.path_kernel import explain
 from coarlib.retraining import Trainer
 
 RUN = Run("AdamW", {"lr": 0.02, "weight_decay": 0.5})
@@ -196,3 +201,92 @@ def test_what_has_no_exact_derivative_is_refused_in_one_sentence():
         recorded_run(small(optimizer=torch.optim.RMSprop, options={})[0], np.arange(50), 0)
     with pytest.raises(HistoryError, match="no seeds"):
         metagradients_of_seeds(small()[0], *small()[1], [])
+
+
+def half_precision(autocast="bf16"):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 6, generator=generator)
+    targets = (inputs[:, :2].sum(1) > 0).long() + (inputs[:, 2] > 0.5).long()
+
+    def model():
+        return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+
+    options = {"epochs": 3, "batch_size": 25, "options": {"lr": 0.2, "momentum": 0.9}}
+    made = Trainer(model, inputs[:50], targets[:50], autocast=autocast, **options)
+    return made, (inputs[50:], targets[50:])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_training_by_autocast_is_differentiated_as_it_was(every, monkeypatch):
+    """Against the graph of the whole training under autocast, kept in memory."""
+    monkeypatch.setattr(trained, "STATES_BYTES", 2**40 if every == 1 else 0)
+    trainer, (inputs, targets) = half_precision()
+    options = {"output": "logit", "removals": 0, "quiet": True}
+    found = metagradients_of_seeds(trainer, inputs, targets, [3], **options)
+    model = trainer.train(np.arange(50), 3)
+    right = model(inputs).gather(1, targets[:, None])[:, 0]
+    np.testing.assert_allclose(found.outputs[0], right.detach(), rtol=0, atol=1e-5)
+    weights = torch.ones(50, requires_grad=True)
+    theta = {k: v.detach() for k, v in trainer.new_model(3).named_parameters()}
+    theta = {k: v.requires_grad_() for k, v in theta.items()}
+    momentum = {k: torch.zeros_like(v) for k, v in theta.items()}
+    for batch in map(torch.from_numpy, trainer.batches(np.arange(50), 3)):
+        with trainer.forward("cpu"):
+            outputs = functional_call(model, theta, (trainer.inputs[batch],))
+            losses = F.cross_entropy(outputs, trainer.targets[batch], reduction="none")
+            total = (losses * weights[batch]).mean()
+        gradients = torch.autograd.grad(total, list(theta.values()), create_graph=True)
+        for (key, value), gradient in zip(theta.items(), gradients, strict=True):
+            momentum[key] = 0.9 * momentum[key] + gradient
+            theta[key] = value - 0.2 * momentum[key]
+    outputs = functional_call(model, theta, (inputs,)).gather(1, targets[:, None])[:, 0]
+    wanted = torch.stack([torch.autograd.grad(o, weights, retain_graph=True)[0] for o in outputs])
+    off = np.linalg.norm(found.effects[0] - wanted.numpy()) / wanted.norm()
+    assert off < 0.02  # both round to 8 bits at every product, not in the same places
+
+
+def test_a_path_kernel_of_autocast_adds_up():
+    trainer, (inputs, targets) = half_precision()
+    run = recorded_run(trainer, np.arange(50), 3)
+    found = explain(run, inputs, targets, output="logit").verdict()
+    assert found.sound and found.share < 0.003  # rounding to 8 bits, a sample and a batch alike
+    plain = replace(run, loss=replace(run.loss, autocast=None))
+    assert plain.identity()["loss"] != run.identity()["loss"]
+
+
+def test_recording_knows_a_loss_under_autocast(tmp_path):
+    trainer, _ = half_precision()
+    for autocast in (torch.bfloat16, None):
+        model, loss = trainer.new_model(0), TrainingLoss(F.cross_entropy, autocast=autocast)
+        optimizer, data = (
+            torch.optim.SGD(model.parameters(), 0.2),
+            (trainer.inputs, trainer.targets),
+        )
+        options = {"samples": data, "loss": loss, "num_steps": 3, "max_batch": 25, "quiet": True}
+        refused = pytest.raises(HistoryError, match="declared loss")
+        with (
+            nullcontext() if autocast else refused,
+            record(model, optimizer, tmp_path / str(autocast), **options) as history,
+        ):
+            for batch in np.arange(75).reshape(3, 25) % 50:
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    value = loss.function(model(data[0][batch]), data[1][batch])
+                value.backward()
+                history.batch(batch)
+                optimizer.step()
+
+
+def test_functional_dropout_is_refused_in_one_sentence():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.layer(F.dropout(x, 0.1, self.training))
+
+    trainer, (inputs, targets) = half_precision()
+    trainer = replace(trainer, model=Network, autocast="none")
+    with pytest.raises(HistoryError, match="the model draws random numbers"):
+        metagradients_of_seeds(trainer, inputs, targets, [0], quiet=True)
