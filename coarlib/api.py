@@ -180,8 +180,8 @@ def fit(
     solver : str or Solver
         ``auto`` tries several and keeps what predicts the held-out rows best.
     held_out : int, optional
-        How many rows score the fit; a tenth of them by default, at least 20. The weights that are
-        returned come from all rows.
+        How many rows score the fit; a tenth of them by default, at least 20, at most half. The
+        weights that are returned come from all rows.
     seed : int, optional
         Draws which rows are held out; by default the last ones.
     device : str

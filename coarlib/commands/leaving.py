@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coarlib.commands.arguments import Arguments, Command
+from coarlib.commands.common import beside
 from coarlib.errors import StoreError
 from coarlib.report.provenance import read_run
 from coarlib.setups import is_shipped
@@ -78,7 +79,7 @@ def _words(value: dict[str, str] | list[str]) -> list[str]:
 def after_rows(
     store: Store, task: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> str:
-    """Return the step after rows of a store: to fit them, or to fill what is missing.
+    """Return the step after rows of a store: to fill what is missing, to fit them, or to look.
 
     Parameters
     ----------
@@ -89,6 +90,8 @@ def after_rows(
     settings : mapping, optional
     """
     if len(store.completed_rows()) == store.num_models:
+        if (fitted := beside(store.path, "attributions")).exists():
+            return next_step("report", fitted)
         return next_step("run_regression", store.path, y_name=_name_of_outputs(store))
     if task is None:
         task, settings = _recorded(store)

@@ -54,7 +54,7 @@ def pyplot() -> Any:
         import matplotlib as mpl
     except ImportError as error:
         raise SetupError(
-            "a figure needs matplotlib; install it with: pip install 'coarlib[report]'"
+            "a figure needs matplotlib; install it with: pip install matplotlib"
         ) from error
     if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
         mpl.use("agg")

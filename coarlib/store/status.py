@@ -47,6 +47,7 @@ class StoreStatus:
     workers : list of dict
         Those alive: name, host, seconds since the last sign of life.
     bytes_on_disk, bytes_when_full : int
+        Of the arrays.
     has_checksums : bool
     num_tasks : int
         How many different tasks made rows (:mod:`coarlib.store.identity`); 0 if none said.
@@ -81,6 +82,7 @@ def status(store: StoreLike) -> StoreStatus:
     logs = _recent_logs(store.path, now)
     rate = _rate(logs)
     open_rows, workers = int((~done).sum()), _living_workers(logs)
+    on_disk, when_full = _bytes_of_arrays(store)
     return StoreStatus(
         path=str(store.path),
         num_models=store.num_models,
@@ -92,8 +94,8 @@ def status(store: StoreLike) -> StoreStatus:
         rows_per_second=rate,
         eta_seconds=open_rows / rate if rate and open_rows and workers else None,
         workers=workers,
-        bytes_on_disk=_bytes_on_disk(store),
-        bytes_when_full=store.num_models * store.spec.row_bytes,
+        bytes_on_disk=on_disk,
+        bytes_when_full=when_full,
         has_checksums=store.has_checksums,
         num_tasks=len(all_identities(store.path)),
     )
@@ -231,11 +233,13 @@ def _living_workers(logs: list[_Log]) -> list[dict[str, Any]]:
     ]
 
 
-def _bytes_on_disk(store: Store) -> int:
-    """Bytes that the arrays really take (they are sparse until filled)."""
-    total = 0
+def _bytes_of_arrays(store: Store) -> tuple[int, int]:
+    """Bytes that the arrays take now, sparse until they are filled, and when they are full."""
+    now = full = 0
     for key in arrays_of(store.spec):
         file = array_path(store.path, key)
         if file.exists():
-            total += file.stat().st_blocks * 512
-    return total
+            size = file.stat()
+            now += min(size.st_blocks * 512, size.st_size)  # a last block is not full
+            full += size.st_size
+    return now, full

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from paths import ROOT
 
+from coarlib.commands.__main__ import main
+from coarlib.store import Store
 from coarlib.store.spec import load_spec
 
 ESTIMATE = ROOT / "estimate"
@@ -16,6 +18,12 @@ UPSTREAM = {
     "imagenet_vit": (100_000, 82_944, "val_margins", 5000),
     "gpt2_tinystories": (100_000, 64_512, "test_margins", 500),
 }
+TASK = """
+import torch
+import coarlib as cl
+model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+task = cl.ablate(model, (torch.ones(4, 2), torch.arange(4) % 3), components="linear_row")
+"""
 
 
 @pytest.mark.parametrize("name", UPSTREAM)
@@ -84,6 +92,21 @@ def test_bad_specs_exit_with_2_one_line_and_no_directory(command, tmp_path, text
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "store").exists()
     assert [file.name for file in Path(tmp_path).iterdir()] == ["spec.json"] * (text is not None)
+
+
+def test_designs_of_a_task_need_no_spec(tmp_path, capsys):
+    (tmp_path / "task.py").write_text(TASK)
+    task = ["--task", str(tmp_path / "task.py")]
+    main(["initialize_store", str(tmp_path / "single"), *task, "--design", "leave_one_out"])
+    single = Store.open(tmp_path / "single")
+    assert single.num_models == 4 and single.design.kind == "leave_one_out"
+    halves = ["--design", "fixed_size", "--rows", "4", "--keep", "0.5"]
+    main(["initialize_store", str(tmp_path / "halves"), *task, *halves])
+    assert Store.open(tmp_path / "halves").design.keep_prob == 0.5
+    for wrong in (["--design", "fixed_size"], ["--design", "leave_one_out", "--keep", "0.5"]):
+        with pytest.raises(SystemExit) as left:
+            main(["initialize_store", str(tmp_path / "none"), *task, *wrong])
+        assert left.value.code == 2 and "--keep" in capsys.readouterr().err
 
 
 def test_coar_lists_its_commands_and_names_the_nearest(command):

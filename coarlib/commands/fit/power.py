@@ -7,18 +7,20 @@ coar power STORE --solver shared_prior --held_out 0.3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from coarlib.commands import common
-from coarlib.commands.arguments import Command, Param, Whole, run
+from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.fit.run_regression import COMMAND as REGRESSION
 from coarlib.commands.fit.run_regression import ROWS, rows_of
-from coarlib.commands.leaving import again
+from coarlib.commands.leaving import again, next_step
 from coarlib.commands.own_classes import solver_name
 from coarlib.devices import resolve_device
 from coarlib.regression.learning_curve import learning_curve
 from coarlib.regression.rows import verified_note
+from coarlib.store import Store
 
 COMMAND = Command(
     "power",
@@ -51,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(curve.table())
     print(curve)
-    print(again(args, REGRESSION))
+    print(_next(args))
+
+
+def _next(args: Arguments) -> str:
+    """Return the step after the curve: to fit the rows, or, where that was done, to have more."""
+    if not Path(args.store).is_dir() or not common.beside(args.store, "attributions").exists():
+        return again(args, REGRESSION)
+    return next_step("grow", args.store, rows=2 * Store.open(args.store).num_models)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     coar run_regression STORE --out OUT --solver ridge --held_out 0.2
     coar run_regression X.beton --config cifar_resnet/regression_config.yaml
 
-Without --solver, ridge, shared-prior ridge and lasso are tried and what predicts the held-out rows
-best is kept (auto); with --prior_scores (from coar gradient_scores) also ridge towards these.
+Without --solver, several are tried and what predicts the held-out rows best is kept (auto): ridge,
+shared and tempered prior, lasso; with --prior_scores (from coar gradient_scores) informed_prior,
+and where the store has gradient passes bayes.
 Upstream's configuration files are accepted as they are and mean what they meant:
 `manual_max_lambda: 0` with `k: 1` is least squares, `-1` a lasso path of k λ.
 Weights are saved in raw mask units (the effect of keeping a component). The first rows are fitted,
@@ -46,7 +47,7 @@ from coarlib.regression.surrogate import SURROGATE, surrogate_and_score
 
 ROWS = {
     "store": common.store("a store directory or a .beton of write_dataset", "data.data_path"),
-    "held_out": Param(float, "share of the rows that score the fit; default: a tenth, at least 20"),
+    "held_out": Param(float, "share of the rows that score the fit; default: a tenth, 20 to half"),
     "num_train": Param(Whole(), "rows to fit, instead of --held_out", also=("data.num_train",)),
     "num_val": Param(
         Whole(), "rows after them, held out for the scores", also=("data.num_val",)

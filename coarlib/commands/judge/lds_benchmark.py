@@ -60,7 +60,7 @@ COMMAND = Command(
     {
         "out": common.out("where everything goes", "bench.out_dir", default="out/lds_benchmark"),
         "model": _param("model", str, "logistic or cnn", default="logistic"),
-        "size": _param("size", Choice(tuple(SUFFIXES)), "full, or a tenth", default="full"),
+        "size": _param("size", Choice(tuple(SUFFIXES)), "full, or test: few subsets", default="full"),
         "device": common.device("bench.device"),
         "full_models": _param(
             "full_models", Whole(1), "models on all data that the methods use", default=5
@@ -188,6 +188,7 @@ def _spec(bench: Arguments) -> Path:
 def _plan(bench: Arguments) -> str:
     if bench.bank is not None:
         return f"scores would be judged on the bank {bench.bank}; nothing would be retrained"
+    check_methods(bench.methods or "")
     spec = load_spec(_spec(bench))
     models = spec.num_models * spec.schema["test_margins"].shape[0]
     return f"{models} {bench.model} models would be retrained and {bench.full_models} on all data"

@@ -1,6 +1,7 @@
 """Initialise a store of memory-mapped arrays, from a task or from a JSON spec.
 
     coar initialize_store STORE --task digits --rows 1000 --keep 0.95
+    coar initialize_store STORE --task digits --design leave_one_out
     coar initialize_store STORE --spec specs/digits.json
 
 Creates STORE with one .npy array for each key of the schema, the _completed flags and the row
@@ -19,14 +20,18 @@ from numpy.typing import NDArray
 
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, run
+from coarlib.commands.checkers import Choice
 from coarlib.commands.leaving import after_rows, keep_arguments
+from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, SpecError
 from coarlib.loading import load_npy
+from coarlib.masks import MaskDesign
 from coarlib.setups import names, shipped_file
 from coarlib.store import Store, initialize
 from coarlib.store.layout import SPEC_FILE
 from coarlib.store.spec import load_spec
 
+OF_A_TASK = ("bernoulli", "fixed_size", "leave_one_out")  # designs that need no more than --keep
 COMMAND = Command(
     "initialize_store",
     __doc__,
@@ -37,8 +42,14 @@ COMMAND = Command(
         "rows": common.rows("how many rows there are to be"),
         "keep": Param(
             float,
-            "each component is kept with this probability, independently",
+            "each component is kept with this probability",
             also=("keep_prob", "subsample_prob"),
+        ),
+        "design": Param(
+            Choice(OF_A_TASK),
+            "bernoulli; fixed_size: every row keeps the same number, --keep of all; leave_one_out: "
+            "a row a component, and one that keeps all",
+            default="bernoulli",
         ),
         "seed": common.seed("of the masks"),
         "device": common.device(),
@@ -80,20 +91,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _from_spec(args: Arguments) -> bool:
-    if given := [key for key in ("rows", "keep", "seed", "set") if key in args.given]:
+    if given := [key for key in ("rows", "keep", "design", "seed", "set") if key in args.given]:
         raise ArgumentError(f"--{given[0]} goes with --task; a spec says it itself")
     masks, labels = _load(args.masks), _load(args.labels)
     return initialize(args.store, load_spec(shipped_file(args.spec)), masks, labels)
 
 
 def _from_task(args: Arguments) -> bool:
-    if args.rows is None or args.keep is None:
+    if args.design == "leave_one_out":
+        if args.keep is not None:
+            raise ArgumentError("--keep goes with other designs than leave_one_out")
+    elif args.rows is None or args.keep is None:
         raise ArgumentError("--task goes with --rows (how many) and --keep (the probability)")
     if given := [key for key in ("masks", "labels") if key in args.given]:
         raise ArgumentError(f"--{given[0]} goes with --spec")
     there = (Path(args.store) / SPEC_FILE).is_file()
-    rows, task = common.count_of(args.rows), common.load_task(args, args.store)
-    Store.create(args.store, task, rows, args.keep, seed=args.seed, device=args.device)
+    task = common.load_task(args, args.store)
+    if args.rows is None:
+        task.prepare(resolve_device(args.device))  # only then it may know its components
+        rows = task.layout().num_features + 1
+    else:
+        rows = common.count_of(args.rows)
+    design = MaskDesign(kind=args.design, keep_prob=args.keep, seed=args.seed)
+    Store.create(args.store, task, rows, design=design, device=args.device)
     return not there
 
 
