@@ -129,6 +129,9 @@ def table_of(directive: str) -> str:
         return _crossed(records, *pivot.groups())
     pairs = [column.strip().split("=", 1) for column in said.split(",")]
     titles = [pair[-1] for pair in pairs]
+    for key, *_ in pairs:
+        if WITH_INTERVAL.fullmatch(key) is None and not any(key in record for record in records):
+            raise KeyError(f"no record of {name} has {key!r}")
     rows = [[_shown(record, pair[0]) for pair in pairs] for record in records]
     return _grid(titles, rows)
 

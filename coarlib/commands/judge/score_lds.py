@@ -77,7 +77,7 @@ COMMAND = Command(
         "kind": Param(
             Choice(CORRELATIONS), "of correlation", default="spearman", also=("cfg.kind",)
         ),
-        "metric": Param(str, f"print this as well: {', '.join(METRICS)}"),
+        "metric": Param(Choice(METRICS), f"print this as well: {', '.join(METRICS)}"),
         "higher_is_better": common.flag(
             "no if the outputs are losses", "cfg.higher_is_better", default=True
         ),
