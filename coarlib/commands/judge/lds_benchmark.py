@@ -60,7 +60,9 @@ COMMAND = Command(
     {
         "out": common.out("where everything goes", "bench.out_dir", default="out/lds_benchmark"),
         "model": _param("model", str, "logistic or cnn", default="logistic"),
-        "size": _param("size", Choice(tuple(SUFFIXES)), "full, or test: few subsets", default="full"),
+        "size": _param(
+            "size", Choice(tuple(SUFFIXES)), "full, or test: few subsets", default="full"
+        ),
         "device": common.device("bench.device"),
         "full_models": _param(
             "full_models", Whole(1), "models on all data that the methods use", default=5
