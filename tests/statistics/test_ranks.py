@@ -89,3 +89,29 @@ def test_what_cannot_be_ranked_is_refused():
         doubled_ranks(np.ones((2, 2), dtype=complex))
     with pytest.raises(ScoringError, match="too many"):
         doubled_ranks(np.zeros((2**21 + 1, 1), dtype=bool))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_values_that_lie_unevenly_keep_their_order(dtype):
+    """Long tails, lumps, infinities and zeros of both signs beside columns that lie evenly."""
+    rng = np.random.default_rng(1)
+    even = rng.standard_normal((6000, 6))
+    tail = np.exp(3 * even[:, 0]).clip(max=6e4)
+    lump = np.where(rng.random(6000) < 0.5, 0.0, 1 + 1e-4 * even[:, 1])
+    extreme = np.where(np.abs(even[:, 2]) > 1, np.inf * even[:, 2], even[:, 2])
+    zeros = np.where(rng.random(6000) < 0.5, -0.0, 0.0)
+    with_nan = np.where(rng.random(6000) < 1e-3, np.nan, even[:, 3])
+    columns = [even[:, 4], tail, lump, extreme, zeros, with_nan, 1e4 + even[:, 5]]
+    values = np.stack(columns, axis=1).astype(dtype)
+    ranks, has_nan = doubled_ranks(values)
+    assert has_nan.tolist() == [False] * 5 + [True, False]
+    assert np.array_equal(ranks[~has_nan], expected(values[:, ~has_nan]))
+    assert not ranks[4:6].any()
+
+
+def test_bytes_of_booleans_other_than_zero_are_true(tmp_path):
+    stray = np.random.default_rng(2).integers(0, 3, (5000, 2)).astype(np.uint8)
+    np.save(tmp_path / "stray.npy", stray.view(bool))
+    mapped = np.load(tmp_path / "stray.npy", mmap_mode="r")
+    for rows in (60, 5000):
+        assert np.array_equal(doubled_ranks(mapped[:rows])[0], expected(stray[:rows] > 0))
