@@ -41,8 +41,9 @@ def mask_digests(masks: NDArray[Any]) -> NDArray[np.uint64]:
     for start in range(0, len(flat), BLOCK_ROWS):
         block = flat[start : start + BLOCK_ROWS]
         bits = np.packbits(block if block.dtype == bool else block != 0, axis=1)
-        for row, packed in enumerate(np.ascontiguousarray(bits), start):
-            digests[row] = xxhash.xxh3_64_intdigest(packed.data, flat.shape[1])
+        rows = np.ascontiguousarray(bits)
+        found = [xxhash.xxh3_64_intdigest(row, flat.shape[1]) for row in rows]
+        digests[start : start + len(block)] = found
     return digests
 
 

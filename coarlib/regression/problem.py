@@ -83,11 +83,10 @@ class Problem:
         every = len(active) == moments.num_features
         pairs = moments.pairs if every else moments.pairs[np.ix_(active, active)]
         gram = torch.from_numpy(np.ascontiguousarray(pairs)).to(device).double()
-        gram /= moments.num_rows
         mean_t = torch.as_tensor(mean, device=device)
         scale_t = torch.as_tensor(scale, device=device)
-        gram.addr_(mean_t, mean_t, alpha=-1)
-        gram /= scale_t[:, None]
+        gram.addr_(mean_t, mean_t, alpha=-moments.num_rows)
+        gram /= scale_t[:, None] * moments.num_rows
         gram /= scale_t[None, :]
         gram.fill_diagonal_(1.0)
         return cls(moments, active, mean, scale, gram)

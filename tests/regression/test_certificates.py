@@ -35,6 +35,16 @@ def test_no_answer_is_further_off_than_its_certificate(solver, seed):
     assert (excess <= solution.gap + ROUNDING).all()
 
 
+@pytest.mark.parametrize("solver", ["least squares, n > N", "ridge at λ"])
+def test_weights_from_a_float32_inverse_are_certified_too(monkeypatch, solver):
+    """As problems of many features are solved: LAPACK's factor, and refinement."""
+    monkeypatch.setattr("coarlib.regression.solvers.least_squares.NARROW_FROM", 2)
+    for seed in range(40):
+        solution, excess = certificates.SOLVERS[solver](seed)
+        assert (excess <= solution.gap + ROUNDING).all()
+        assert (solution.gap < 1e-7).all()
+
+
 @pytest.mark.parametrize("lam", [0.01, 0.1])
 def test_a_first_sweep_that_overshoots_is_not_taken_for_the_optimum(lam):
     rng = np.random.default_rng(2)

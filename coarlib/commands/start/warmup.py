@@ -15,6 +15,7 @@ from coarlib.regression import Lasso, Moments, fit
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.split import Split
 from coarlib.scoring.lds import lds
+from coarlib.statistics.ranks import doubled_ranks
 
 COMMAND = Command("warmup", __doc__, {})
 DTYPES = (np.float16, np.float32, np.float64)
@@ -46,6 +47,7 @@ def warm_up(dtype: np.dtype[np.floating]) -> None:
     scores = rng.normal(size=(12, 80)).astype(dtype)
     for kind in ("spearman", "pearson", "kendall"):
         _ = lds(scores, masks, outputs, kind).interval
+    doubled_ranks(np.zeros((5000, 1), dtype))  # counted, if 16 bits hold them
 
 
 if __name__ == "__main__":

@@ -19,16 +19,6 @@ __all__ = ["PairCounter", "column_sums", "int8_pairs"]
 # What takes a second or less is not worth compiling for: up to so many products of a matrix
 # product, or entries of a sum, come from NumPy and torch.
 SMALL, _SMALL_SUM = 2**34, 2**22
-_SQUARE = 256  # side of what is copied at a time
-
-
-def _mirror(counts: NDArray[np.int32]) -> None:
-    """Copy the upper triangle onto the lower one."""
-    for start in range(0, len(counts), _SQUARE):
-        stop = start + _SQUARE
-        counts[start:stop, :start] = counts[:start, start:stop].T
-        square = counts[start:stop, start:stop]
-        np.copyto(square, square.T, where=np.tri(len(square), k=-1, dtype=np.bool_))
 
 
 class PairCounter:
@@ -45,28 +35,34 @@ class PairCounter:
     def __init__(self, num_features: int, num_rows: int = 0) -> None:
         self._counts = np.zeros((num_features, num_features), np.int32)
         self._products, self._done = num_rows * num_features**2, 0
+        self._only_upper = False
 
-    def add(self, masks: NDArray[np.bool_]) -> None:
-        """Add the rows of ``masks``, bool [B, N]."""
+    def add(self, masks: NDArray[np.bool_]) -> NDArray[np.uint64] | None:
+        """Add the rows of ``masks``, bool [B, N]; return their packed columns if it took them."""
         rows, features = masks.shape
         if rows == 0 or features == 0:
-            return
+            return None
         self._products = max(self._products, self._done + rows * features**2)
         if not worth_compiling(self._products, SMALL) and rows < 2**24:
             self._done += rows * features**2
             values = torch.from_numpy(np.ascontiguousarray(masks)).float()
             self._counts += (values.T @ values).numpy().astype(np.int32)  # exact below 2^24
-            return
+            return None
         from coarlib.regression.moments.kernels import add_counts, pack
 
-        words = np.empty((features, (rows + 63) // 64), np.uint64)
         with torch_threads():
-            pack(np.ascontiguousarray(masks).view(np.uint8), words)
+            words = pack(np.ascontiguousarray(masks).view(np.uint8))
             add_counts(words, self._counts)
+        self._only_upper = True
+        return np.asarray(words)
 
     def total(self) -> NDArray[np.int32]:
         """Return the symmetric counts, int32 [N, N]; the diagonal is how often each was kept."""
-        _mirror(self._counts)
+        if self._only_upper:
+            from coarlib.regression.moments.kernels import mirror
+
+            with torch_threads():
+                mirror(self._counts)
         return self._counts
 
 
@@ -76,7 +72,7 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
     NaN and inf come through.
     """
     if values.device.type == "cpu" and not worth_compiling(values.numel(), _SMALL_SUM):
-        whole = values.numpy().astype(np.float64)
+        whole = values.numpy().astype(np.float64, copy=False)
         return torch.from_numpy(np.stack([whole.sum(0), np.einsum("ij,ij->j", whole, whole)]))
     if values.device.type == "cpu":  # torch's double reductions take as long as the products
         from coarlib.regression.moments.kernels import sums_of_columns

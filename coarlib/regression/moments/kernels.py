@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from coarlib.compiled import njit
 
-__all__ = ["ROWS", "add_counts", "add_listed", "list_rows", "pack", "sums_of_columns"]
+__all__ = ["ROWS", "add_counts", "add_listed", "list_rows", "mirror", "pack", "sums_of_columns"]
 
 _COLUMNS = 256  # sums over them stay in the level-1 cache
 _TILE = 32  # features in a tile: 2 tiles of 2^14 rows are 128 KiB, half a level-2 cache
@@ -30,13 +31,24 @@ def _popcount_code(context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+def _lowest_bit_code(context: Any, word: Any) -> Any:
+    """Place of the lowest set bit of a uint64 that is not 0."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
 _popcount: Any = intrinsic(_popcount_code)
+_lowest_bit: Any = intrinsic(_lowest_bit_code)
 
 
 @njit(parallel=True)
-def pack(masks: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:  # pragma: no cover
-    """Pack the columns of ``masks`` [B, N] into ``words`` [N, ceil(B / 64)]."""
+def pack(masks: NDArray[np.uint8]) -> NDArray[np.uint64]:  # pragma: no cover - compiled
+    """Pack the columns of ``masks`` [B, N] into the bits of words [N, ceil(B / 64)]."""
     rows, features = masks.shape
+    words = np.empty((features, (rows + 63) // 64), np.uint64)
     for w in prange(words.shape[1]):
         packed = np.zeros(features, np.uint64)
         for r in range(min(64, rows - 64 * w)):
@@ -44,6 +56,7 @@ def pack(masks: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:  # pragma
                 packed[j] |= np.uint64(masks[64 * w + r, j]) << np.uint64(r)
         for j in range(features):
             words[j, w] = packed[j]
+    return words
 
 
 @njit(parallel=True)
@@ -95,26 +108,50 @@ def sums_of_columns(values: NDArray[Any]) -> NDArray[np.float64]:  # pragma: no 
 
 
 @njit(parallel=True)
+def mirror(counts: NDArray[np.int32]) -> None:  # pragma: no cover - compiled
+    """Copy the upper triangle onto the lower one."""
+    features = len(counts)
+    tiles = (features + _TILE - 1) // _TILE
+    for tile in prange(tiles * tiles):
+        ti, tj = tile // tiles, tile % tiles
+        for i in range(ti * _TILE, min(features, (ti + 1) * _TILE)):
+            for j in range(tj * _TILE, min(i, (tj + 1) * _TILE)):
+                counts[i, j] = counts[j, i]
+
+
+@njit(parallel=True)
 def list_rows(
-    masks: NDArray[np.bool_], skipped: bool, starts: NDArray[np.int64], rows: NDArray[np.int16]
-) -> None:  # pragma: no cover - compiled
-    """List the rows of each chunk whose mask is not ``skipped``, feature by feature."""
-    features = masks.shape[1]
-    for chunk in prange(len(starts)):
-        first, stop = chunk * ROWS, min(len(masks), (chunk + 1) * ROWS)
-        at = np.zeros(features, np.int64)
-        for r in range(first, stop):
-            for j in range(features):
-                at[j] += masks[r, j] != skipped
-        starts[chunk, 0] = 0
+    words: NDArray[np.uint64], flips: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int16]]:  # pragma: no cover - compiled
+    """List the rows of each chunk whose bit of ``words ^ flips`` is set, feature by feature.
+
+    Returns
+    -------
+    starts : int64 [chunks, N + 1]
+        Where the rows of each feature begin among those of the chunk.
+    rows : int16 [chunks, most], counted within the chunk
+    """
+    features, width = words.shape
+    each = ROWS // 64
+    chunks = (width + each - 1) // each
+    starts = np.zeros((chunks, features + 1), np.int64)
+    for chunk in prange(chunks):
         for j in range(features):
-            starts[chunk, j + 1] = starts[chunk, j] + at[j]
-            at[j] = starts[chunk, j]
-        for r in range(first, stop):
-            for j in range(features):
-                if masks[r, j] != skipped:
-                    rows[chunk, at[j]] = r - first
-                    at[j] += 1
+            number = np.uint64(0)
+            for w in range(chunk * each, min(width, (chunk + 1) * each)):
+                number += _popcount(words[j, w] ^ flips[w])
+            starts[chunk, j + 1] = starts[chunk, j] + np.int64(number)
+    rows = np.empty((chunks, starts[:, features].max()), np.int16)
+    for chunk in prange(chunks):
+        at = 0
+        for j in range(features):
+            for w in range(chunk * each, min(width, (chunk + 1) * each)):
+                left = words[j, w] ^ flips[w]
+                while left:
+                    rows[chunk, at] = 64 * (w - chunk * each) + np.int64(_lowest_bit(left))
+                    left &= left - np.uint64(1)
+                    at += 1
+    return starts, rows
 
 
 @njit(parallel=True, fastmath={"contract", "reassoc", "nsz"})
@@ -135,12 +172,15 @@ def add_listed(
             for j in range(len(out)):
                 i, end = starts[chunk, j], starts[chunk, j + 1]
                 total[:] = 0
-                while i + 4 <= end:
+                while i + 8 <= end:
                     a, b = y[rows[chunk, i]], y[rows[chunk, i + 1]]
                     c, d = y[rows[chunk, i + 2]], y[rows[chunk, i + 3]]
+                    e, f = y[rows[chunk, i + 4]], y[rows[chunk, i + 5]]
+                    g, h = y[rows[chunk, i + 6]], y[rows[chunk, i + 7]]
                     for k in range(_TARGETS):
-                        total[k] += (a[k] + b[k]) + (c[k] + d[k])
-                    i += 4
+                        first_half = (a[k] + b[k]) + (c[k] + d[k])
+                        total[k] += first_half + ((e[k] + f[k]) + (g[k] + h[k]))
+                    i += 8
                 while i < end:
                     a = y[rows[chunk, i]]
                     for k in range(_TARGETS):

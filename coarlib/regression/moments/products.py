@@ -39,7 +39,11 @@ def pays(share: float, shape: tuple[int, int], num_targets: int) -> bool:
 
 
 def add_sparse_products(
-    masks: NDArray[np.bool_], complement: bool, values: NDArray[Any], out: NDArray[np.float64]
+    masks: NDArray[np.bool_],
+    complement: bool,
+    values: NDArray[Any],
+    out: NDArray[np.float64],
+    words: NDArray[np.uint64] | None = None,
 ) -> None:
     """Add X'Y of a block of rows to ``out``: sums of a chunk in Y's precision, chunks in float64.
 
@@ -52,15 +56,16 @@ def add_sparse_products(
     values : float32 or float64 [B, T]
         Y.
     out : float64 [N, T]
+    words : uint64 [N, ceil(B / 64)], optional
+        The masks' columns in bits, where they are at hand.
     """
-    from coarlib.regression.moments.kernels import ROWS, add_listed, list_rows
+    from coarlib.regression.moments.kernels import add_listed, list_rows, pack
 
-    chunks = -(-len(masks) // ROWS)
-    starts = np.empty((chunks, masks.shape[1] + 1), np.int64)
-    set_entries = np.count_nonzero(masks, axis=1)
-    each = masks.shape[1] - set_entries if complement else set_entries
-    longest = max(int(each[c * ROWS : (c + 1) * ROWS].sum()) for c in range(chunks))
-    rows = np.empty((chunks, longest), np.int16)
     with torch_threads():
-        list_rows(np.ascontiguousarray(masks), complement, starts, rows)
+        if words is None:
+            words = pack(np.ascontiguousarray(masks).view(np.uint8))
+        flips = np.full(words.shape[1], 2**64 - 1 if complement else 0, np.uint64)
+        if len(masks) % 64:  # beyond the last row there are none
+            flips[-1] &= np.uint64(2 ** (len(masks) % 64) - 1)
+        starts, rows = list_rows(words, flips)
         add_listed(starts, rows, np.ascontiguousarray(values), out)

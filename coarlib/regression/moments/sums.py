@@ -318,17 +318,17 @@ class Accumulator:
 
     def _add_products(self, masks: NDArray[np.bool_], centred: torch.Tensor) -> None:
         values = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)
-        kept = masks.sum(0) if self.device.type == "cpu" else values.sum(0).cpu().numpy()
-        self._kept += kept
-        share = float(kept.sum()) / max(masks.size, 1)
+        if self._bits is None:
+            self._kept += values.sum(0).cpu().numpy()
+        share = np.count_nonzero(masks) / max(masks.size, 1)
         if self._complement is None:
             # The rarer value gives the smaller sums, hence the smaller rounding.
-            self._complement = share > 0.5
-        if self._bits is not None:
-            self._bits.add(masks)
+            self._complement = bool(share > 0.5)
+        words = None if self._bits is None else self._bits.add(masks)
         share = 1 - share if self._complement else share
         if self.device.type == "cpu" and pays(share, masks.shape, centred.shape[1]):
-            add_sparse_products(masks, self._complement, centred.numpy(), self._cross.numpy())
+            into = self._cross.numpy()
+            add_sparse_products(masks, self._complement, centred.numpy(), into, words)
             return
         if self._with_pairs and self._bits is None:
             self._add_pairs(values)
@@ -361,6 +361,7 @@ class Accumulator:
         pairs = None
         if self._bits is not None:
             pairs = self._bits.total().copy()
+            self._kept = pairs.diagonal().astype(np.int64)
         elif self._pairs is not None:
             pairs = self._pairs.cpu().numpy()
         counts = self.num_rows, self.num_excluded, self._kept.copy(), pairs
