@@ -2,7 +2,7 @@
 
     python benchmarks/coverage_scores.py [--trials 2000] [--rows 50] [--targets 1,100]
 
-Results are added to benchmarks/results/coverage_scores.json.
+Results are added to benchmarks/results/coverage_scores.json; what has as many trials stays.
 
 Predictions and outputs of M random rows and T targets are drawn with a known relation; the truth is
 the expected score over M random rows, the mean over all trials. Outputs share a noise between
@@ -93,13 +93,14 @@ def main() -> None:
     sizes = [[int(n) for n in text.split(",")] for text in (args.rows, args.targets)]
     file = reporting.RESULTS / "coverage_scores.json"
     cases = json.loads(file.read_text())["results"]["cases"] if file.is_file() else []
-    done = {tuple(case[name] for name in NAMES) for case in cases}
+    done = {tuple(case[name] for name in NAMES): case["trials"] for case in cases}
     for case in itertools.product(*sizes, args.kinds.split(","), STRENGTHS, SHARED):
         rows, targets, _, _, shared = case
-        if (targets == 1 and shared) or case in done:
-            continue
         size = rows * targets
         trials = args.trials // (1 if size < MANY else 2 if size < HUGE else 5)
+        if (targets == 1 and shared) or done.get(case, 0) >= trials:
+            continue
+        cases = [old for old in cases if tuple(old[name] for name in NAMES) != case]
         cases.append(dict(zip(NAMES, case, strict=True)) | coverage(*case, trials))
         print(cases[-1], flush=True)
         results = {"table": summary(cases), "cases": cases}

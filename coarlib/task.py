@@ -142,6 +142,10 @@ class Task(ABC):
         """
         return None
 
+    def fingerprint(self) -> str | None:
+        """Return :meth:`identity`, which was called so in version 0.1."""
+        return self.identity()
+
     def adopt(self, identity: str | None) -> str | None:
         """Make the choices that were left to this task as the task with ``identity`` made them.
 

@@ -166,6 +166,8 @@ def lds(
     interval: bool = True,
     level: float = 0.95,
     quiet: bool = True,
+    resamples: int | None = None,
+    seed: int | None = None,
 ) -> LDSResult:
     """Correlate summed scores of subsets with the outputs measured on them.
 
@@ -213,6 +215,9 @@ def lds(
         Coverage of the intervals.
     quiet : bool
         Show no progress.
+    resamples, seed : int, optional
+        Of earlier versions, which drew at random for intervals: ``resamples=0`` is
+        ``interval=False``, anything else has no effect, says a FutureWarning.
 
     Returns
     -------
@@ -227,6 +232,10 @@ def lds(
     """
     check_kind(kind)
     check_nonfinite(nonfinite)
+    if resamples is not None or seed is not None:
+        drawn = "nothing is drawn for intervals any more: resamples and seed have no effect"
+        warnings.warn(f"{drawn}, but resamples=0 is interval=False", FutureWarning, stacklevel=2)
+        interval = interval and resamples != 0
     given = scored_rows(
         scores,
         masks,

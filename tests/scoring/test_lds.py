@@ -382,3 +382,11 @@ def test_infinite_runs_are_left_out_of_the_mean():
     np.testing.assert_allclose(
         found.correlation, lds(scores, masks, expected, interval=False).correlation
     )
+
+
+def test_arguments_of_the_drawn_intervals_are_taken_and_said_to_have_no_effect():
+    drawn = problem()
+    for resamples, given in ((0, False), (100, True)):
+        with pytest.warns(FutureWarning, match="no effect"):
+            found = lds(*drawn, resamples=resamples)
+        assert (found.interval is not None) is given
