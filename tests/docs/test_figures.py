@@ -1,9 +1,10 @@
 """Figures in the README and the docs are those of benchmarks/results, to the digits shown.
 
 A paragraph or table after ``<!-- figures: NAME -->`` quotes ``benchmarks/results/NAME.json``: every
-decimal number and percentage in it is a number of that file, rounded. What is computed from several
-numbers stands behind ``; also`` as an expression over the files, settings (a level of 95%) behind
-``; given``. Blocks in which nothing was measured say so: ``<!-- not measured: reason -->``.
+decimal number, power of ten and percentage in it is a number of that file, rounded. What is
+computed from several numbers stands behind ``; also`` as an expression over the files, settings (a
+level of 95%) behind ``; given``. Blocks in which nothing was measured say so: ``<!-- not measured:
+reason -->``.
 """
 
 import json
@@ -18,7 +19,8 @@ FENCE = re.compile(r"^ *```.*?^ *```\s*?$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!-- (?!figures|not measured).*?-->", re.DOTALL)
 MARK = re.compile(r"<!-- (?P<kind>figures|not measured): (?P<what>.*?) -->", re.DOTALL)
 FIGURE = re.compile(
-    r"(?<![\w.,/=<≥≤-])(?P<number>[+−-]?(?:\d*\.\d+|\d+(?=\s?%)))(?![\w.]|,\d)(?P<percent>\s?%)?"
+    r"(?<![\w.,/=<≥≤-])(?P<number>[+−-]?(?:\d*\.?\d+e[−-]?\d+|\d*\.\d+|\d+(?=\s?%)))"
+    r"(?!(?!x\b)\w|\.|,\d)(?P<percent>\s?%)?"
 )
 SIGN = str.maketrans({"−": "-", "+": None})
 
@@ -37,7 +39,8 @@ def figures(block):
     """(text, digits after the point, is a percentage) of every figure in a block."""
     for found in FIGURE.finditer(block):
         number = found["number"].translate(SIGN)
-        yield number, len(number.partition(".")[2]), bool(found["percent"])
+        digits, _, exponent = number.partition("e")
+        yield number, len(digits.partition(".")[2]) - int(exponent or 0), bool(found["percent"])
 
 
 def numbers(value):
@@ -71,7 +74,7 @@ def is_quoted(figure, candidates):
     """Whether a figure is one of the candidates, rounded to the digits shown."""
     text, digits, percent = figure
     values = [*candidates, *(100 * v for v in candidates)] if percent else candidates
-    return any(abs(value - float(text)) <= 0.5000001 * 10**-digits for value in values)
+    return any(abs(value - float(text)) <= 0.5000001 * 10.0**-digits for value in values)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -93,6 +96,9 @@ def test_every_figure_is_measured(page):
 def test_a_figure_that_is_not_in_its_file_is_found():
     assert is_quoted((".769", 3, False), [0.76934]) and is_quoted(("76.9", 1, True), [0.76934])
     assert not is_quoted((".770", 3, False), [0.76934])
+    assert is_quoted(("1.2e-15", 16, False), [1.21e-15]) and is_quoted(("3e4", -4, False), [27e3])
+    assert not is_quoted(("1.2e-15", 16, False), [1.3e-15])
+    assert list(figures("6e−8, 1.30x")) == [("6e-8", 8, False), ("1.30", 2, False)]
     assert list(figures("a −.032 [.1, +2.50], 12 % of `0.5` and 3")) == [
         ("-.032", 3, False),
         (".1", 1, False),

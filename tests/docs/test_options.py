@@ -1,5 +1,6 @@
 """Commands and arguments that the README and the docs name are there."""
 
+import ast
 import re
 
 import pytest
@@ -45,6 +46,19 @@ def missing(text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_arguments_of_a_page_exist(page):
     assert list(missing(page.read_text(encoding="utf-8"))) == []
+
+
+def test_the_readme_names_every_extra():
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    extras = next(
+        [key.value for key in word.value.keys]
+        for node in ast.walk(setup)
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "extras_require"
+    )
+    said = (ROOT / "README.md").read_text(encoding="utf-8").partition("Extras: ")[2]
+    assert sorted(re.findall(r"`(\w+)`", said.partition(".\n")[0])) == sorted(extras)
 
 
 def test_what_is_not_there_is_found():
