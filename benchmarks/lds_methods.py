@@ -2,11 +2,13 @@
 
     python benchmarks/lds_methods.py [--out out/lds_benchmark] [--models logistic]
 
-`coar lds_benchmark` for both of its models: 200 random halves of the digits, 5 runs each. What is
-in --out already is not done again.
+`coar lds_benchmark` for both of its models: 200 random halves of the digits, 5 runs each, all of
+its methods (EK-FAC where kronfluence is installed), and what each cost in trainings. What is in
+--out already is not done again.
 """
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,16 +17,21 @@ from pathlib import Path
 import reporting
 
 MODELS = ("logistic", "cnn")
+METHODS = "random,gradient_similarity,trak:10,path_kernel,ridge_rows:400,metagradient:8"
+METHODS += ",metagradient:32,metagradient_trak:8,metagradient_trak:32"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=reporting.ROOT / "out" / "lds_benchmark")
     parser.add_argument("--models", default=",".join(MODELS))
+    ekfac = ",ekfac" * (importlib.util.find_spec("kronfluence") is not None)
+    parser.add_argument("--methods", default=METHODS + ekfac)
     args = parser.parse_args()
     out, results = args.out.resolve(), {}
     for model in args.models.split(","):
         words = ["-m", "coarlib", "lds_benchmark", "--model", model, "--out", str(out)]
+        words += ["--methods", args.methods]
         subprocess.run([sys.executable, *words], check=True, cwd=reporting.ROOT)
         found = json.loads((out / f"{model}" / "lds.json").read_text())
         results[model] = {
@@ -42,8 +49,12 @@ def main():
 
 def numbers(record):
     """What the table shows of a method."""
-    share = {"share of the ceiling": record["share_of_ceiling"]}
-    return {"lds": record["mean"], "interval": interval(record["interval"])} | share
+    return {
+        "lds": record["mean"],
+        "interval": interval(record["interval"]),
+        "share of the ceiling": record["share_of_ceiling"],
+        "trainings": record["trainings"],
+    }
 
 
 def interval(record):

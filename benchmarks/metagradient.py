@@ -5,10 +5,12 @@
 Half subsets, fresh seeds, 4 runs a subset; outputs are log-odds of the right class. ``mlp`` is 500
 digits, a 64-32-10 network with GELU, 8 epochs of SGD with momentum; ``cnn`` the digits CNN of
 docs/scoring.md (ReLU, AdamW); ``mnist`` 2,000 examples and a 784-64-10 network, from
-../shared/data. ``same_seed`` trains the mlp again with the seed of the metagradient, leaving out 1
-to 50% of the data. ``cost`` trains half the data and differentiates 100 outputs, with two threads:
-seconds a target as trainings, and the peak memory of a process that does either. Banks, models'
-scores and derivatives are kept in out/metagradient, so that a run that stopped goes on.
+../shared/data. TRAK is of 10 models, on all the data or on the halves of the first 10 seeds; the
+latter is also what metagradients are drawn toward. ``same_seed`` trains the mlp again with the seed
+of the metagradient, leaving out 1 to 50% of the data, for 8 such seeds. ``cost`` trains half the
+data and differentiates 100 outputs, with two threads: seconds a target as trainings, and the peak
+memory of a process that does either. Banks, models' scores and derivatives are kept in
+out/metagradient, so that a run that stopped goes on.
 """
 
 import json
@@ -20,11 +22,13 @@ from pathlib import Path
 import numpy as np
 import reporting
 import torch
+from scipy import stats
 from torch import nn
 
 from coarlib.baselines.examples import LabelledData, trak_scores
 from coarlib.history.queries import Queries
 from coarlib.metagradient import metagradients_of_seeds
+from coarlib.metagradient.derivatives import draw_shares
 from coarlib.metagradient.smoothness import reweighted
 from coarlib.metagradient.sweep import Sweep
 from coarlib.metagradient.trained import recorded_run
@@ -104,11 +108,21 @@ def trak(made, inputs, targets):
     return trak_scores(full, train, test, margin_log_sum_exp)
 
 
+def trak_on_halves(made, inputs, targets):
+    """TRAK of each of the first 10 seeds' models, [10, N, T]."""
+    shares = draw_shares(made.num_examples, range(10), 0.5)
+    train, test = LabelledData(made.inputs, made.targets), LabelledData(inputs, targets)
+    models = train_many(made, list(shares), list(range(10)), "cpu")
+    return np.stack([trak_scores([model], train, test, margin_log_sum_exp) for model in models])
+
+
 def measure(name, made, inputs, targets):
     masks, seeds = halves(5, SUBSETS, made.num_examples), SEEDS[name]
     bank = made, inputs, targets, masks, 10_000, RUNS
     outputs = kept(f"{name}_outputs", lambda: outputs_of(*bank))
     scores = {"trak:10": kept(f"{name}_trak", lambda: trak(made, inputs, targets))}
+    parts = kept(f"{name}_trak_on_halves", lambda: trak_on_halves(made, inputs, targets))
+    scores["trak:10 on halves"] = parts.mean(0)
     options = {"output": "log_odds", "out": OUT / name, "removals": 6}
     found = metagradients_of_seeds(made, inputs, targets, range(seeds), kept=0.5, **options)
     for averaged in AVERAGED:
@@ -117,6 +131,8 @@ def measure(name, made, inputs, targets):
                 found, effects=found.effects[:averaged], trained=found.trained[:averaged]
             )
             scores[f"metagradient:{averaged}"] = some.scores
+            if averaged >= 4:
+                scores[f"metagradient:{averaged} and trak"] = some.toward(parts[:averaged].mean(0))
     if name == "mlp":
         options["out"] = OUT / f"{name}_on_all"
         everything = metagradients_of_seeds(made, inputs, targets, range(seeds), **options)
@@ -131,15 +147,23 @@ def measure(name, made, inputs, targets):
             "interval": [low, high],
             "share_of_ceiling": result.mean / ceiling.mean,
         }
-        print(f"{name} {method:<16} {result.mean:.3f} ({low:.3f} to {high:.3f}), ", end="")
+        print(f"{name} {method:<25} {result.mean:.3f} ({low:.3f} to {high:.3f}), ", end="")
         print(f"{result.mean / ceiling.mean:.0%} of the ceiling {ceiling.mean:.3f}", flush=True)
-    against = compare(results[f"metagradient:{seeds}"], results["trak:10"])
+    pairs = {
+        "over_trak": ("metagradient:32", "trak:10"),
+        "over_trak_on_halves": ("metagradient:32", "trak:10 on halves"),
+        "with_trak_over_trak_on_halves": ("metagradient:32 and trak", "trak:10 on halves"),
+    }
+    found_pairs = {key: compare(*(results[one] for one in pair)) for key, pair in pairs.items()}
     return {
         "regime": f"{SUBSETS} half subsets, {RUNS} runs, fresh seeds, {len(targets)} targets",
         "ceiling": ceiling.mean,
         "ceiling_interval": [ceiling.interval.low, ceiling.interval.high],
         "methods": rows,
-        "over_trak": [against.difference, against.interval.low, against.interval.high],
+        **{
+            key: [against.difference, against.interval.low, against.interval.high]
+            for key, against in found_pairs.items()
+        },
         "smoothness": found.smoothness.correlation,
         "ridge_rows": ridge(name, made, inputs, targets, masks, outputs, ceiling),
     }
@@ -154,10 +178,29 @@ def ridge(name, made, inputs, targets, masks, outputs, ceiling, rows=400):
     return {"rows": rows, "lds": result.mean, "share_of_ceiling": result.mean / ceiling.mean}
 
 
-def same_seed(made, inputs, targets, removals=60):
-    """LDS of one metagradient where the same seed is trained again without some of the data."""
+def same_seed(made, inputs, targets, removals=60, seeds=8):
+    """LDS of one metagradient where its seed is trained again without some of the data."""
+    found = {}
+    for seed in range(seeds):
+        for share, result in of_one_seed(made, inputs, targets, removals, seed).items():
+            found.setdefault(str(share), []).append(result)
+    rows = {}
+    for share, results in found.items():
+        each = np.array([result.mean for result in results])
+        # Of a single seed: they scatter more than the interval over subsets says.
+        wide = stats.t.ppf(0.975, seeds - 1) * each.std(ddof=1) * (1 + 1 / seeds) ** 0.5
+        rows[share] = {
+            "lds": each.mean(),
+            "interval": [each.mean() - wide, min(1.0, each.mean() + wide)],
+            "seeds": each.tolist(),
+        }
+        print(f"same seed, {float(share):.0%} left out: {rows[share]}", flush=True)
+    return rows
+
+
+def of_one_seed(made, inputs, targets, removals, seed):
     count = made.num_examples
-    run = recorded_run(made, np.arange(count), 0)
+    run = recorded_run(made, np.arange(count), seed)
     queries, every = queries_of(run, inputs, targets), torch.arange(len(targets))
     scores = Sweep(run, queries, lambda: None).of(every)[:, 0].numpy().T
     rng, found = np.random.default_rng(5), {}
@@ -168,12 +211,7 @@ def same_seed(made, inputs, targets, removals=60):
         theta = reweighted(run, torch.from_numpy(masks).to(run.walk.dtype))
         rows = [{name: v[k] for name, v in theta.items()} for k in range(removals)]
         outputs = np.stack([queries.values(row, every)[:, 0].numpy() for row in rows])
-        result = lds(scores, masks, outputs)
-        found[str(share)] = {
-            "lds": result.mean,
-            "interval": [result.interval.low, result.interval.high],
-        }
-        print(f"same seed, {share:.0%} left out: {result.mean:.3f} {result.interval}", flush=True)
+        found[share] = lds(scores, masks, outputs)
     return found
 
 

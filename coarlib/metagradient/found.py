@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coarlib.errors import HistoryError
 from coarlib.metagradient.smoothness import Smoothness
 from coarlib.regression import Attributions
 
@@ -48,6 +49,45 @@ class Metagradients:
         total = sum(w[:, None] * e for w, e in zip(weights, self.effects, strict=True))
         counted = weights.T @ self.trained
         return np.divide(total, counted, out=np.zeros(counted.shape), where=counted > 0).T
+
+    def toward(self, prior: NDArray[Any]) -> NDArray[np.float64]:
+        """Posterior mean of the effects where other scores say what is to be expected, [D, T].
+
+        The effects on an output are taken to be normal around a line through ``prior`` (both fitted
+        to the mean over seeds), and that mean to be the effects and noise, whose variance follows
+        from how far the seeds are apart. The fewer the seeds, the more the prior counts; with many
+        it is :attr:`scores`. TRAK of the same seeds' models is a good one.
+
+        Parameters
+        ----------
+        prior : float [D, T]
+            Scores of any method, in any unit.
+
+        Raises
+        ------
+        HistoryError
+            If the shape differs, or no sample was trained on by two seeds.
+        """
+        mean = self.scores
+        prior = np.asarray(prior, np.float64)
+        if prior.shape != mean.shape:
+            raise HistoryError(f"the prior is {prior.shape}, not {mean.shape} [samples, outputs]")
+        several = self.trained.sum(0) > 1
+        if not several.any():
+            raise HistoryError("no sample was trained on by two seeds: give more seeds")
+        weights, apart = self.seed_weights, np.zeros(mean.T.shape)
+        for own, effects, trained in zip(weights, self.effects, self.trained, strict=True):
+            apart += np.square(own[:, None] * (effects - mean.T)) * trained
+        number = self.trained.sum(0)[several]
+        apart = apart[:, several] / np.square(weights.T @ self.trained)[:, several]
+        noise = (apart * number / (number - 1)).mean(1)
+        centre, along = mean.mean(0), prior - prior.mean(0)
+        size = np.square(along).sum(0)
+        slope = np.divide((along * mean).sum(0), size, out=np.zeros_like(size), where=size > 0)
+        expected = centre + slope * along
+        left = np.square(mean - expected).mean(0)
+        real = np.divide(left - noise, left, out=np.zeros_like(left), where=left > noise)
+        return expected + real * (mean - expected)
 
     @property
     def seed_weights(self) -> NDArray[np.float64]:

@@ -95,20 +95,29 @@ def test_numbers_of_methods_are_whole(name):
     assert check_methods("metagradient:4,trak") == ["metagradient:4", "trak"]
 
 
-NAMES = ("metagradient:2", "path_kernel", "ridge_rows:9", "trak:2", "gradient_similarity:1")
+NAMES = (
+    "metagradient:4",
+    "metagradient_trak:4",
+    "path_kernel",
+    "ridge_rows:9",
+    "trak:2",
+    "gradient_similarity:1",
+)
 
 
 def test_methods_are_scored_and_kept_with_their_cost(tmp_path, monkeypatch):
     task = load("digits_subsets", {"model": "logistic", "runs": 1})
     images, labels = task.held_out()
     monkeypatch.setattr(task, "held_out", lambda: (images[:6], labels[:6]))
-    methods = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    methods = DigitsMethods(tmp_path, task, 1, 0.5, torch.device("cpu"))
     found = {name: methods.scores(name) for name in NAMES}
     assert {scores.shape for scores in found.values()} == {(1347, 6)}
     costs = {name: methods.trainings(name) for name in NAMES}
-    assert costs["ridge_rows:9"] > 0.5 and costs["metagradient:2"] > 1
+    assert (
+        costs["ridge_rows:9"] > 0.5 and costs["metagradient_trak:4"] > costs["metagradient:4"] > 1
+    )
     assert costs["trak:2"] > costs["gradient_similarity:1"] > 0
-    again = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    again = DigitsMethods(tmp_path, task, 1, 0.5, torch.device("cpu"))
     monkeypatch.setattr(again, "_trainer", None)
     for name in NAMES:
         np.testing.assert_array_equal(again.scores(name), found[name])
@@ -120,6 +129,6 @@ def test_the_path_kernel_has_the_sign_of_gradient_similarity(tmp_path, monkeypat
     task = load("digits_subsets", {"model": "logistic", "runs": 1})
     images, labels = task.held_out()
     monkeypatch.setattr(task, "held_out", lambda: (images[:6], labels[:6]))
-    methods = DigitsMethods(tmp_path, task, 1, torch.device("cpu"))
+    methods = DigitsMethods(tmp_path, task, 1, 0.5, torch.device("cpu"))
     similar = methods.scores("gradient_similarity:1").ravel()
     assert np.corrcoef(methods.scores("path_kernel").ravel(), similar)[0, 1] > 0.5

@@ -290,3 +290,49 @@ def test_functional_dropout_is_refused_in_one_sentence():
     trainer = replace(trainer, model=Network, autocast="none")
     with pytest.raises(HistoryError, match="the model draws random numbers"):
         metagradients_of_seeds(trainer, inputs, targets, [0], quiet=True)
+
+
+def of_noisy_seeds(seeds, noise, away, samples=400, outputs=6):
+    """Effects around a line through a prior, seen by seeds with noise: (found, prior, effects)."""
+    rng = np.random.default_rng(0)
+    prior = rng.normal(size=(samples, outputs))
+    real = 3 + 2 * prior + away * rng.normal(size=prior.shape)
+    trained = rng.random((seeds, samples)) < 0.5
+    seen = real.T + noise * rng.normal(size=(seeds, outputs, samples))
+    effects = seen * trained[:, None]
+    return Metagradients(effects, np.zeros((seeds, outputs)), trained, None, {}), prior, real
+
+
+def missed(found, real):
+    return float(np.square(found - real).mean())
+
+
+@pytest.mark.parametrize("noise", [1.0, 3.0])
+@pytest.mark.parametrize("away", [0.3, 1.0, 3.0])
+def test_a_prior_helps_where_seeds_are_noisy_and_never_hurts_much(noise, away):
+    found, prior, real = of_noisy_seeds(16, noise, away)
+    line, ones = 3 + 2 * prior, found.trained.sum(0) > 0
+    best = min(missed(found.scores[ones], real[ones]), missed(line[ones], real[ones]))
+    # Of normal effects and normal noise, the posterior mean is the best there is.
+    variance = noise**2 / found.trained.sum(0)[ones, None]
+    ideal = line[ones] + (found.scores - line)[ones] * away**2 / (away**2 + variance)
+    posterior = missed(found.toward(-5 * prior)[ones], real[ones])
+    assert posterior < 1.05 * best and posterior < 1.15 * missed(ideal, real[ones])
+
+
+def test_a_prior_counts_nothing_without_noise_and_all_without_signal():
+    found, prior, real = of_noisy_seeds(16, 0.0, 1.0)
+    ones = found.trained.sum(0) > 0
+    np.testing.assert_allclose(found.toward(prior)[ones], real[ones], rtol=0, atol=1e-9)
+    found, prior, real = of_noisy_seeds(400, 3.0, 0.0)
+    assert missed(found.toward(prior), real) < 0.2 * missed(found.scores, real)
+    np.testing.assert_allclose(found.toward(np.zeros_like(prior)), found.scores, rtol=0, atol=0.5)
+
+
+def test_priors_that_do_not_fit_are_refused():
+    found, prior, _ = of_noisy_seeds(4, 1.0, 1.0)
+    with pytest.raises(HistoryError, match=r"the prior is \(6, 400\), not \(400, 6\)"):
+        found.toward(prior.T)
+    one = replace(found, effects=found.effects[:1], trained=found.trained[:1])
+    with pytest.raises(HistoryError, match="give more seeds"):
+        one.toward(prior)

@@ -65,13 +65,17 @@ COMMAND = Command(
         ),
         "device": common.device("bench.device"),
         "full_models": _param(
-            "full_models", Whole(1), "models on all data that the methods use", default=5
+            "full_models", Whole(1), "models that methods use which are given no number", default=5
+        ),
+        "kept": Param(
+            float, "share of the examples that the methods' models train on", default=0.5
         ),
         "methods": _param(
             "methods",
             str,
             "of random, gradient_similarity, trak, traker and ekfac (their packages), path_kernel, "
-            "metagradient, ridge_rows; trak:10 is of 10 models; a bank has only random",
+            "metagradient, metagradient_trak, ridge_rows; trak:10 is of 10 models; a bank has only "
+            "random",
         ),
         "scores": _param("scores", Named(), "scores [N, T] of further methods (see score_lds)"),
         "bank": _param("bank", str, "a published bank instead of retraining: path or URL"),
@@ -152,7 +156,7 @@ def _on_digits(
     store = Store.open(out / "store")
     fill(store, task, np.arange(store.num_models), device)
     masks, outputs = np.array(store.array("masks")), np.array(store.array("test_margins"))
-    made = DigitsMethods(out / "scores", task, bench.full_models, device)
+    made = DigitsMethods(out / "scores", task, bench.full_models, bench.kept, device)
     scores = {name: made.scores(name) for name in methods}
     costs |= {name: cost for name in methods if (cost := made.trainings(name)) is not None}
     return out, Bank("held-out digits", masks, outputs), scores
@@ -193,7 +197,7 @@ def _plan(bench: Arguments) -> str:
     check_methods(bench.methods or "")
     spec = load_spec(_spec(bench))
     models = spec.num_models * spec.schema["test_margins"].shape[0]
-    return f"{models} {bench.model} models would be retrained and {bench.full_models} on all data"
+    return f"{models} {bench.model} models would be retrained and {bench.full_models} for scores"
 
 
 def _print(bank: Bank, results: dict[str, LDSResult], costs: dict[str, float]) -> None:

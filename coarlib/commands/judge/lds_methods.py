@@ -25,7 +25,8 @@ from coarlib.baselines.examples import (
 from coarlib.errors import ArgumentError, ScoringError, nearest
 from coarlib.files import whole_file
 from coarlib.loading import load_json, load_npy
-from coarlib.metagradient import metagradients_of_seeds
+from coarlib.metagradient import Metagradients, metagradients_of_seeds
+from coarlib.metagradient.derivatives import draw_shares
 from coarlib.metagradient.trained import recorded_run
 from coarlib.outputs import margin_log_sum_exp
 from coarlib.path_kernel import explain
@@ -33,12 +34,10 @@ from coarlib.regression import fit
 from coarlib.retraining import Trainer, run_seed, train_many
 
 SEED = 0
-KEPT = 0.5
-"""Of the examples, for ``metagradient`` and ``ridge_rows``."""
-COUNTED = {"metagradient": 8, "path_kernel": 1, "ridge_rows": 400}
+COUNTED = {"metagradient": 8, "metagradient_trak": 8, "path_kernel": 2, "ridge_rows": 400}
 """What stands after the colon (``metagradient:32``) by default: seeds, or retrainings."""
 OF_MODELS = ("gradient_similarity", "trak", "traker", "ekfac")
-"""Of models trained on all data; how many stands after the colon, --full_models by default."""
+"""Of trained models; how many stands after the colon, --full_models by default."""
 METHODS = ("random", *OF_MODELS, *COUNTED)
 OUTPUT = "log_odds"
 
@@ -72,13 +71,18 @@ class DigitsMethods:
     path : Path
     task : the digits_subsets task
         Says how models are trained (``trainer``) and what is held out (``held_out()``).
-    full_models : int
-        Models on all data.
+    num_models : int
+        That methods use which are not given a number.
+    kept : float
+        Share of the examples that each model trains on; see
+        :func:`coarlib.metagradient.metagradients_of_seeds`.
     device : torch.device
     """
 
-    def __init__(self, path: Path, task: Any, full_models: int, device: torch.device) -> None:
-        self._path, self._full_models, self._device = path, full_models, device
+    def __init__(
+        self, path: Path, task: Any, num_models: int, kept: float, device: torch.device
+    ) -> None:
+        self._path, self._num_models, self._kept, self._device = path, num_models, kept, device
         self._trainer: Trainer = task.trainer
         self._train = LabelledData(self._trainer.inputs, self._trainer.targets)
         self._test = LabelledData(*task.held_out())
@@ -95,6 +99,7 @@ class DigitsMethods:
             "traker": self._traker,
             "ekfac": self._ekfac,
             "metagradient": self._metagradient,
+            "metagradient_trak": self._metagradient_trak,
             "path_kernel": self._path_kernel,
             "ridge_rows": self._ridge,
         }
@@ -103,13 +108,17 @@ class DigitsMethods:
         file = self._file(name)
         if not file.exists():
             self._path.mkdir(parents=True, exist_ok=True)
-            if kind in OF_MODELS:
-                self._on_all_data(count)
+            if kind == "metagradient_trak":
+                self.scores(f"metagradient:{count}")
+            if kind in (*OF_MODELS, "metagradient_trak"):
+                self._trained(count)
             began = time.perf_counter()
             scores = compute[kind](count)
             seconds = time.perf_counter() - began
             if kind in OF_MODELS:
                 seconds += sum(self._seconds_a_model[:count])
+            if kind == "metagradient_trak":  # whose seeds' models are these
+                seconds += self._record(f"metagradient:{count}")["seconds"]
             with whole_file(file.with_suffix(".json"), "w") as stream:
                 json.dump({"seconds": seconds, "trainings": seconds / self._one_training()}, stream)
             with whole_file(file) as stream:
@@ -121,16 +130,19 @@ class DigitsMethods:
 
     def trainings(self, name: str) -> float | None:
         """What the scores cost, in trainings of one model on half the data; None if not known."""
+        return self._record(name).get("trainings")
+
+    def _record(self, name: str) -> dict[str, float]:
         file = self._file(name).with_suffix(".json")
-        return float(load_json(file, ScoringError)["trainings"]) if file.exists() else None
+        return dict(load_json(file, ScoringError)) if file.exists() else {}
 
     def _split(self, name: str) -> tuple[str, int]:
         kind, _, count = name.partition(":")
-        return kind, int(count or COUNTED.get(kind, self._full_models))
+        return kind, int(count or COUNTED.get(kind, self._num_models))
 
     def _file(self, name: str) -> Path:
         kind, count = self._split(name)
-        return self._path / f"{kind}_{count}_models.npy"
+        return self._path / f"{kind}_{count}_of_{self._kept:g}.npy"
 
     def _one_training(self) -> float:
         """Seconds of one training on half the data, alone."""
@@ -147,49 +159,57 @@ class DigitsMethods:
         return random_scores(len(self._train.targets), len(self._test.targets), SEED)
 
     def _similarity(self, count: int) -> NDArray[Any]:
-        models = self._on_all_data(count)
+        models = self._trained(count)
         return gradient_similarity(
             models, self._train, self._test, self._trainer.loss, margin_log_sum_exp
         )
 
     def _trak(self, count: int) -> NDArray[Any]:
-        return trak_scores(self._on_all_data(count), self._train, self._test, margin_log_sum_exp)
+        return trak_scores(self._trained(count), self._train, self._test, margin_log_sum_exp)
 
     def _traker(self, count: int) -> NDArray[Any]:
         with tempfile.TemporaryDirectory() as folder:
-            return traker_scores(self._on_all_data(count), self._train, self._test, folder)
+            return traker_scores(self._trained(count), self._train, self._test, folder)
 
     def _ekfac(self, count: int) -> NDArray[Any]:
-        models = self._on_all_data(count)
+        models = self._trained(count)
         return ekfac_scores(models, self._train, self._test, self._trainer.loss, margin_log_sum_exp)
 
     def _metagradient(self, count: int) -> NDArray[Any]:
-        found = metagradients_of_seeds(
+        found = self._metagradients(count)
+        print(f"metagradient: {found.smoothness}")
+        return found.scores
+
+    def _metagradient_trak(self, count: int) -> NDArray[Any]:
+        return self._metagradients(count).toward(self._trak(count))
+
+    def _metagradients(self, count: int) -> Metagradients:
+        return metagradients_of_seeds(
             self._trainer,
             self._test.inputs,
             self._test.targets,
             self._seeds(count),
-            kept=KEPT,
+            kept=self._kept,
             output=OUTPUT,
-            out=self._path / f"metagradient_{count}_seeds",
+            out=self._path / f"metagradient_{count}_seeds_of_{self._kept:g}",
             device=self._device,
         )
-        print(f"metagradient: {found.smoothness}")
-        return found.scores
 
     def _path_kernel(self, count: int) -> NDArray[Any]:
-        everything, parts = np.arange(self._trainer.num_examples), []
-        for seed in self._seeds(count):
-            run = recorded_run(self._trainer, everything, seed, self._device)
+        seeds, total = self._seeds(count), np.zeros((self._trainer.num_examples, 1))
+        shares = draw_shares(len(total), seeds, self._kept)
+        for seed, share in zip(seeds, shares, strict=True):
+            run = recorded_run(self._trainer, np.flatnonzero(share), seed, self._device)
             found = explain(run, self._test.inputs, self._test.targets, output=OUTPUT)
-            parts += [found.by("sample")[:, 0].T] if found else []  # None is of shared stores only
-        return np.asarray(np.mean(parts, 0))
+            if found is not None:  # as in a store that others fill
+                total = total + found.by("sample")[:, 0].T
+        return np.asarray(total / np.maximum(shares.sum(0), 1)[:, None])
 
     def _ridge(self, count: int) -> NDArray[Any]:
         rng = np.random.default_rng([SEED, count])
         masks = np.zeros((count, self._trainer.num_examples), np.bool_)
         for row in masks:
-            row[rng.permutation(masks.shape[1])[: int(masks.shape[1] * KEPT)]] = True
+            row[rng.permutation(masks.shape[1])[: int(masks.shape[1] * self._kept)]] = True
         seeds = [run_seed(SEED + 2, 0, run) for run in range(count)]
         models = train_many(self._trainer, list(masks), seeds, self._device)
         inputs, targets = self._test.inputs.to(self._device), self._test.targets.to(self._device)
@@ -201,12 +221,13 @@ class DigitsMethods:
     def _seeds(count: int) -> list[int]:
         return [run_seed(SEED + 1, 0, run) for run in range(count)]
 
-    def _on_all_data(self, count: int) -> list[torch.nn.Module]:
-        missing = self._seeds(count)[len(self._models) :]
-        if missing:
-            everything, began = np.arange(self._trainer.num_examples), time.perf_counter()
-            subsets = [everything] * len(missing)
-            self._models += train_many(self._trainer, subsets, missing, self._device)
-            seconds = (time.perf_counter() - began) / len(missing)
-            self._seconds_a_model += [seconds] * len(missing)
+    def _trained(self, count: int) -> list[torch.nn.Module]:
+        seeds, had = self._seeds(count), len(self._models)
+        if count > had:
+            shares, began = (
+                draw_shares(self._trainer.num_examples, seeds, self._kept)[had:],
+                time.perf_counter(),
+            )
+            self._models += train_many(self._trainer, list(shares), seeds[had:], self._device)
+            self._seconds_a_model += [(time.perf_counter() - began) / len(shares)] * len(shares)
         return self._models[:count]
