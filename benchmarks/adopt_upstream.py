@@ -1,8 +1,8 @@
 """Rows that COAR's and datamodels' own programs wrote, and what ``verify --adopt`` keeps of them.
 
-    python benchmarks/adopt_upstream.py COAR DATAMODELS [--rows 250]
+    python benchmarks/adopt_upstream.py [--coar build/coar] [--datamodels build/datamodels]
 
-COAR and DATAMODELS are checkouts of MadryLab/modelcomponents and MadryLab/datamodels: their code
+These are checkouts of MadryLab/modelcomponents and MadryLab/datamodels: their code
 runs as it is, COAR's ``get_mask`` and ``update_mmapped_file``, and datamodels' ``worker`` as a
 process of its own for each row, on stores that coarlib made and on directories that their own
 ``initialize_store`` made. Every row has to be kept, to the bit.
@@ -100,6 +100,9 @@ def ours(checkout, store, spec):
     initialize(store, load_spec(spec))
 
 
+CHECKOUTS = {"coar": "MadryLab/modelcomponents", "datamodels": "MadryLab/datamodels"}
+
+
 def attempt(program, made_by, make, write, checkout, rows, scratch):
     """Make a store, have rows written, adopt them; one row of the table."""
     store, spec = scratch / "store", scratch / "spec.json"
@@ -132,12 +135,16 @@ def commit_of(checkout):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("coar", type=Path, help="checkout of MadryLab/modelcomponents")
-    parser.add_argument("datamodels", type=Path, help="checkout of MadryLab/datamodels")
+    for name, home in CHECKOUTS.items():
+        place = reporting.ROOT / "build" / name
+        parser.add_argument(f"--{name}", type=Path, default=place, help=f"checkout of {home}")
     parser.add_argument("--rows", type=int, default=250, help="that COAR's code writes")
     parser.add_argument("--processes", type=int, default=25, help="rows of datamodels' worker")
     args = parser.parse_args()
     coar, datamodels = args.coar.resolve(), args.datamodels.resolve()
+    for checkout in (coar, datamodels):
+        if not checkout.is_dir():
+            sys.exit(f"not measured: there is no checkout at {checkout} (--help says of what)")
     attempts = []
     for program, made_by, make, write, checkout, rows in (
         ("COAR", "coarlib", ours, coar_writes, coar, args.rows),

@@ -1,7 +1,8 @@
 """Do the standard errors of least squares hold on real rows? Refits on disjoint halves of a store.
 
-    python benchmarks/errors_on_real_rows.py --store out/digits/store
+    python benchmarks/errors_on_real_rows.py
 
+The rows are those of the digits set-up, filled where they are not; --store takes others.
 A random split gives two fits of independent rows, whose weights differ by √2 standard deviations of
 one: that is the empirical one, from many splits and with no truth known. The strongest are each
 target's ten largest mean weights. A 95% interval covers where the difference of the two fits is
@@ -14,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import reporting
 
+from coarlib.commands.store import initialize_store, make_dataset
 from coarlib.regression import ArrayRows, LeastSquares, Moments, fit, open_rows
 
 STRONGEST, Z = 10, 1.96
+STORE = reporting.ROOT / "out" / "errors" / "store"
 
 
 def halves(rows, count, rng):
@@ -63,10 +66,13 @@ def measure(rows, count, splits):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--counts", type=int, nargs="+", default=[800, 1200, 3000])
     args = parser.parse_args()
+    if args.store == STORE:
+        initialize_store.main([str(STORE), "--spec", "digits"])
+        make_dataset.main([str(STORE), "--task", "digits", "--set", f"model_path={STORE}.pt"])
     source = open_rows(args.store)
     masks, outputs = source.read(np.arange(len(source.row_ids)))
     rows = ArrayRows(masks, outputs)

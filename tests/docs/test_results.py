@@ -1,6 +1,7 @@
 """Every committed result says how, when, on what and with which versions it was measured."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from paths import ROOT
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+POSITIONAL = re.compile(r"add_argument\(\s*f?[\"'](?!-)")
 PEERS = {
     "beton": ["ffcv"],
     "lds": ["dattri", "scikit-learn", "scipy"],
@@ -33,6 +35,7 @@ def test_the_command_of_a_result_writes_it(path):
     source = (ROOT / script).read_text(encoding="utf-8")
     assert "reporting.save(" in source and f'"{path.stem}"' in source
     assert all(f'"{option}"' in source for option in options)
+    assert "required=True" not in source and not POSITIONAL.search(source), "wants more words"
 
 
 def test_make_bench_runs_the_command_of_every_result():
