@@ -3,7 +3,8 @@
     python benchmarks/retraining.py
 
 64 models on random halves of scikit-learn's digits, on one thread. Every way leaves a file of
-weights for each model, as dattri does, is warmed up once and takes turns with the others. Times are
+weights for each model, as dattri does, is warmed up once and takes turns with the others; what is
+compiled is compiled before (``coar warmup``). Times are
 per model: what trains models one by one is timed on fewer of them. Besides wall time, processor
 time is shown, which other work on the machine disturbs less. The limit is the arithmetic: the
 multiply-adds of a model's steps at the speed of a large matrix product.
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from coarlib.retraining import Trainer, train_many
+from coarlib.retraining.convolutions import compile_layers
 from estimate.cifar_resnet.model import CifarResNet
 from estimate.digits.model import digits
 from estimate.digits_subsets.task import small_cnn
@@ -54,6 +56,7 @@ def residual():
 
 def main():
     reporting.one_thread()
+    compile_layers()
     models = {"cnn": small_cnn, "mlp": mlp, "residual": residual}
     results = [compare(name, model) for name, model in models.items()]
     reporting.save("retraining", results, "torch", "dattri")

@@ -4,6 +4,9 @@ Activations are [K, B, …], the models first, each in the memory of [B, K·C, �
 channels. There a convolution of all models is one grouped convolution (or a batch of matrix
 products), normalisation and pooling act on every channel by itself anyway, and a linear layer is a
 batch of matrix products. Going from one form to the other moves nothing.
+
+On a processor, images may have the batch last instead, [K, C, H, W, B] in memory: then a model's
+weights are numbers that whole vectors of examples are multiplied by.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from coarlib.retraining.convolutions import computes, convolution, max_pool
+
 __all__ = ["FRESH", "LAYERS", "WAYS", "Parts", "Way", "fits", "pooled"]
 
 Parts = dict[str, torch.Tensor]  # parameters and buffers of a layer, [K, …] each
+_BATCH_LAST, _BATCH_SECOND = (0, 2, 3, 4, 1), (0, 4, 1, 2, 3)
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -34,14 +40,17 @@ class Way:
         Images are in memory with their channels last.
     products : bool
         2-D convolutions are matrix products of patches instead of grouped convolutions.
+    batch_last : bool
+        Images are in memory with their batch last; convolutions in float32 are compiled loops.
     """
 
     channels_last: bool = False
     products: bool = False
+    batch_last: bool = False
 
     def side_by_side(self, x: torch.Tensor) -> torch.Tensor:
         """[K, B, C, …] as [B, K·C, …], in this way's memory format."""
-        return self._laid_out(x).transpose(0, 1).flatten(1, 2)
+        return self.laid_out(x).transpose(0, 1).flatten(1, 2)
 
     def apart(self, x: torch.Tensor, models: int, relu: bool) -> torch.Tensor:
         """A layer's fresh output [B, K·C, …], through a ReLU if one follows it, as [K, B, C, …].
@@ -50,13 +59,22 @@ class Way:
         """
         if relu:
             x = functional.relu_(x)
-        found = x.unflatten(1, (models, -1)).transpose(0, 1)
+        return self.hooked(x.unflatten(1, (models, -1)).transpose(0, 1))
+
+    def hooked(self, found: torch.Tensor) -> torch.Tensor:
+        """Let the gradient of a layer's output come in its memory format."""
         if found.requires_grad:
-            found.register_hook(self._laid_out)
+            found.register_hook(self.laid_out)
         return found
 
-    def _laid_out(self, x: torch.Tensor) -> torch.Tensor:
-        """[K, B, C, …] in the memory of [B, K·C, …]."""
+    def last(self, x: torch.Tensor) -> bool:
+        """Whether ``x`` [K, B, C, …] has its batch last."""
+        return self.batch_last and x.ndim == 5
+
+    def laid_out(self, x: torch.Tensor) -> torch.Tensor:
+        """[K, B, C, …] in the memory of [B, K·C, …], or with the batch last."""
+        if self.last(x):
+            return x.permute(_BATCH_LAST).contiguous().permute(_BATCH_SECOND)
         if self.channels_last and x.ndim == 5:
             return x.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
         return x.transpose(0, 1).contiguous().transpose(0, 1)
@@ -66,23 +84,41 @@ WAYS = {
     "grouped": Way(),
     "channels_last": Way(channels_last=True),
     "products": Way(products=True),
+    "batch_last": Way(batch_last=True),
 }
 
 
 def pooled(
-    pool: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, way: Way, relu: bool
+    pool: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    way: Way,
+    relu: bool,
+    window: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Apply what acts on every channel by itself."""
-    return way.apart(pool(way.side_by_side(x)), len(x), relu)
+    """Apply what acts on every channel by itself; ``window`` of a max pool without overlap."""
+    if not way.last(x):
+        return way.apart(pool(way.side_by_side(x)), len(x), relu)
+    # Every channel an image whose channels are the examples, which are last.
+    images = way.laid_out(x).transpose(1, 2).flatten(0, 1)
+    if window is not None and computes(x):
+        found = max_pool(images.permute(0, 2, 3, 1), window, relu).permute(0, 3, 1, 2)
+    else:
+        found = pool(images)
+        found = functional.relu_(found) if relu else found
+    return way.hooked(found.unflatten(0, (len(x), -1)).transpose(1, 2))
 
 
 def _convolution(
     layer: _ConvNd, parts: Parts, x: torch.Tensor, way: Way, relu: bool
 ) -> torch.Tensor:
     models, weight, bias = len(x), parts["weight"], parts.get("bias")
+    images = layer if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str) else None
+    if images and way.last(x) and computes(x):
+        found = convolution(images, weight, bias, x.permute(_BATCH_LAST), relu)
+        return way.hooked(found.permute(_BATCH_SECOND))
     wide = way.side_by_side(x)
-    if way.products and isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
-        found = _products(layer, weight, bias, wide)
+    if images and way.products:
+        found = _products(images, weight, bias, wide)
     else:
         found = _CONVOLUTIONS[x.ndim - 3](
             wide,
@@ -122,10 +158,11 @@ def _products(
 def _batch_norm(
     layer: _BatchNorm, parts: Parts, x: torch.Tensor, way: Way, relu: bool
 ) -> torch.Tensor:
-    models = len(x)
+    models, last = len(x), way.last(x)
     parts["num_batches_tracked"].add_(1)
+    wide = way.laid_out(x).permute(_BATCH_LAST) if last else way.side_by_side(x)
     found = functional.batch_norm(
-        way.side_by_side(x),
+        wide.flatten(0, 1).flatten(1)[None] if last else wide,
         parts["running_mean"].view(-1),
         parts["running_var"].view(-1),
         parts["weight"].flatten(),
@@ -134,6 +171,9 @@ def _batch_norm(
         momentum=layer.momentum or 0.0,
         eps=layer.eps,
     )
+    if last:
+        found = functional.relu_(found) if relu else found
+        return way.hooked(found.view(wide.shape).permute(_BATCH_SECOND))
     return way.apart(found, models, relu)
 
 
@@ -148,12 +188,16 @@ def _group_norm(
 
 
 def _linear(layer: nn.Linear, parts: Parts, x: torch.Tensor, way: Way, relu: bool) -> torch.Tensor:
-    weight, bias = parts["weight"].transpose(1, 2), parts.get("bias")
+    weight, bias = parts["weight"], parts.get("bias")
     rows = x.flatten(1, -2)
-    found = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
+    if way.batch_last:  # the other way round: then the gradient of rows has the batch last, too
+        factors, bias = (weight, rows.mT), None if bias is None else bias[..., None]
+    else:
+        factors, bias = (rows, weight.mT), None if bias is None else bias[:, None]
+    found = torch.bmm(*factors) if bias is None else torch.baddbmm(bias, *factors)
     if relu:
         found = functional.relu_(found)
-    return found.view(*x.shape[:-1], -1)
+    return (found.mT if way.batch_last else found).unflatten(1, x.shape[1:-1])
 
 
 def _layer_norm(

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from coarlib.cuda_graphs import CudaGraphs
+from coarlib.retraining.convolutions import are_ready
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.replay import WARM_CALLS, Replayed
 from coarlib.retraining.trainer import Trainer
@@ -28,6 +29,7 @@ from coarlib.retraining.wide import WideModel, wide_model
 __all__ = ["TORCH_FUNC", "Stack", "ways_of"]
 
 TORCH_FUNC = "torch.func"
+_ORDER = {"cpu": ("batch_last", "channels_last", "grouped", "products")}
 _SMALL = 2**16  # bytes
 _STEPS_AHEAD = 256  # whose examples go to the device at once
 Gradients = Sequence[torch.Tensor | None]
@@ -42,19 +44,18 @@ def ways_of(trainer: Trainer, model: torch.nn.Module, device: torch.device) -> d
     -------
     dict of callables (state, inputs [K, b, …], targets [K, b, …], weights [K, b]) -> losses [K]
     """
-    order = ["channels_last", "grouped", "products"]
-    wide = {name: wide_model(model, WAYS[name]) for name in sorted(order, key=_first_on(device))}
+    wide = {name: wide_model(model, way) for name, way in WAYS.items()}
+    images = any(one is not None and one.has_images for one in wide.values())
+    compiled = device.type == "cpu" and images and are_ready()
+    order = _ORDER.get(device.type, ("grouped", "channels_last", "products"))
     found = {
         name: _loss_of_wide(trainer, one)
-        for name, one in wide.items()
-        if one is not None and (one.has_images or name == "grouped")
+        for name in order
+        if (one := wide[name]) is not None
+        and (images or name == "grouped")
+        and (compiled or not WAYS[name].batch_last)
     }
     return found | {TORCH_FUNC: _loss_of_each(trainer, copy.deepcopy(model))}
-
-
-def _first_on(device: torch.device) -> Callable[[str], bool]:
-    first = "channels_last" if device.type == "cpu" else "grouped"
-    return lambda name: name != first
 
 
 class Stack:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coarlib.devices import free_bytes, resolve_device
 from coarlib.errors import TaskError, whole_number
+from coarlib.retraining.convolutions import COMPILING, are_ready, compile_layers
 from coarlib.retraining.data import as_subset
 from coarlib.retraining.probe import (
     StackProbe,
@@ -29,6 +30,7 @@ __all__ = ["SequentialTrainingWarning", "models_at_once", "probed", "train_many"
 
 _SHARE_OF_MEMORY = 0.25
 _MOST_AT_ONCE = 64
+_SPENT = "seconds"  # a trainer's verdict: how long its stacks have trained
 _TIMED_STEPS = 2
 _FEWEST_STEPS = 8  # of a training run for each way that is timed; a share of fewer saves nothing
 
@@ -174,7 +176,7 @@ def train_stack(
     ``timed`` takes the first steps in every way, keeps the fastest, and gives up if alone is
     faster.
     """
-    key = _key(subsets, device)
+    key, started = _key(subsets, device), seconds(device)
     ways = _fitting(probed(trainer, device).ways, len(subsets), device)
     stack = Stack(trainer, subsets, seeds, device, ways[0])
     steps = stack.steps()
@@ -190,7 +192,17 @@ def train_stack(
             raise _TooSlowError(trainer.verdicts[key].reason)
     for _ in steps:
         pass
+    _spent(trainer, device, seconds(device) - started)
     return stack.unstacked()
+
+
+def _spent(trainer: Trainer, device: torch.device, more: float) -> None:
+    """Compile layers when training has taken long enough; then the ways are compared once more."""
+    total = trainer.verdicts[_SPENT] = trainer.verdicts.get(_SPENT, 0.0) + more
+    images = "channels_last" in probed(trainer, device).ways
+    if device.type == "cpu" and images and total > COMPILING and not are_ready():
+        compile_layers()
+        trainer.verdicts.clear()
 
 
 def _fitting(ways: Mapping[str, int], models: int, device: torch.device) -> list[str]:

@@ -200,10 +200,26 @@ class WideModel:
         return known
 
     def _pool(self, node: fx.Node) -> Rule:
-        (source,), relu = node.all_input_nodes, self._does_relu(node)
+        (source,), relu, window = node.all_input_nodes, self._does_relu(node), self._window(node)
         return lambda state, values: pooled(
-            lambda x: self._call(node, {}, {source: x}), values[source], self._way, relu
+            lambda x: self._call(node, {}, {source: x}), values[source], self._way, relu, window
         )
+
+    def _window(self, node: fx.Node) -> tuple[int, int] | None:
+        """Windows of a max pool of images, if they lie side by side."""
+        if not self._pools(node, {nn.MaxPool2d, functional.max_pool2d}):
+            return None
+        if node.op == "call_module":
+            pool = self._layer(node)
+        else:
+            options: Any = {k: v for k, v in node.kwargs.items() if k != "input"}
+            pool = nn.MaxPool2d(*node.args[1:], **options)  # type: ignore[arg-type]
+        size, stride, padding, dilation = (
+            part if isinstance(part, tuple) else (part, part)
+            for part in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        )
+        plain = (padding, dilation, pool.ceil_mode) == ((0, 0), (1, 1), False)
+        return size if plain and stride == size else None  # type: ignore[return-value]
 
     def _does_relu(self, node: fx.Node) -> bool:
         """Whether a layer or pool also does the ReLU that follows it, in place."""

@@ -11,11 +11,12 @@ from torch.func import stack_module_state
 from torch.nn import functional as F
 
 from coarlib.errors import TaskError
-from coarlib.retraining import Trainer, train_many
+from coarlib.retraining import Trainer, train_many, vectorised
 from coarlib.retraining import stack as stacks
+from coarlib.retraining.convolutions import max_pool
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.probe import probe_stack
-from coarlib.retraining.vectorised import train_stack
+from coarlib.retraining.vectorised import probed, train_stack
 from coarlib.retraining.wide import wide_model
 from estimate.cifar_resnet.model import CifarResNet
 
@@ -186,6 +187,7 @@ def residual_trainer(**changed):
 
 @pytest.mark.parametrize("way", [*WAYS, "torch.func"])
 def test_residual_networks_trained_together_are_those_trained_alone(way, monkeypatch):
+    monkeypatch.setattr(stacks, "are_ready", lambda: True)
     only = stacks.ways_of
     monkeypatch.setattr(stacks, "ways_of", lambda *given: {way: only(*given)[way]})
     monkeypatch.setattr("coarlib.retraining.probe.ways_of", stacks.ways_of)
@@ -199,7 +201,8 @@ def test_residual_networks_trained_together_are_those_trained_alone(way, monkeyp
 
 
 def test_the_fastest_way_is_kept_and_every_step_of_the_trial_counts(monkeypatch):
-    recipe = residual_trainer(epochs=12)
+    monkeypatch.setattr(stacks, "are_ready", lambda: True)
+    recipe = residual_trainer(epochs=15)
     subsets = [np.random.default_rng(i).choice(60, 48, replace=False) for i in range(4)]
     tried = []
     setter = stacks.Stack.way.fset
@@ -239,3 +242,76 @@ def test_mixed_precision_rounds_together_as_alone():
     assert (half - half_alone).abs().max() < 0.02
     with pytest.raises(TaskError, match="autocast must be none, tf32, bf16, not 'fp8'"):
         residual_trainer(autocast="fp8")
+
+
+def strided():
+    """Odd numbers of channels, strides, dilation, groups, and a pool that leaves a rest."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=(2, 1), dilation=(2, 1), bias=False),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 9, 2, padding=1, groups=3),
+        nn.Flatten(),
+        nn.Linear(81, 4),
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [5, 64])
+@pytest.mark.parametrize("architecture", [strided, nested, lambda: CifarResNet((4, 8), (1, 1))])
+def test_compiled_layers_are_those_of_the_models(architecture, batch, threads):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(MODELS, batch, 3, 8, 8, generator=generator)
+    models = []
+    for seed in range(MODELS):
+        torch.manual_seed(seed)
+        models.append(architecture().train())
+    parameters, buffers = stack_module_state(copy.deepcopy(models))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        outputs = wide_model(models[0], WAYS["batch_last"])(parameters, buffers, inputs)
+        outputs.sin().sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    for place, one in enumerate(models):
+        exact = one.double()
+        expected = exact(inputs[place].double())
+        expected.sin().sum().backward()
+        torch.testing.assert_close(outputs[place].double(), expected, atol=2e-6, rtol=1e-5)
+        for part, parameter in exact.named_parameters():
+            found, size = parameters[part].grad[place].double(), float(parameter.grad.abs().max())
+            torch.testing.assert_close(found, parameter.grad, atol=2e-5 * size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 2)])
+def test_a_compiled_pool_takes_what_torchs_does_among_equals_and_beside_nan(window):
+    values = torch.randint(3, (4, 6, 7, 9), generator=torch.Generator().manual_seed(0)).float()
+    values[0, 0, 0, 0] = values[1, 1, 1, 2] = values[1, 0, 0, 2] = torch.nan
+    ours, theirs = (values.clone().requires_grad_() for _ in range(2))
+    found = max_pool(ours, window, relu=False)
+    wanted = F.max_pool2d(theirs.permute(0, 3, 1, 2), window).permute(0, 2, 3, 1)
+    torch.testing.assert_close(found, wanted, atol=0, rtol=0, equal_nan=True)
+    weights = torch.arange(found.numel()).view_as(found) + 1.0
+    for pooled in (found, wanted):
+        (pooled * weights).nan_to_num().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=0, rtol=0)
+
+
+def test_layers_are_compiled_once_training_has_taken_as_long(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(vectorised, "compile_layers", lambda: compiled.append(True))
+    for module in (stacks, vectorised):
+        monkeypatch.setattr(module, "are_ready", lambda: bool(compiled))
+    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 2
+    layers = nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2)
+    recipe = Trainer(lambda: nn.Sequential(*copy.deepcopy(layers)), images, labels, batch_size=10)
+    subsets = [np.arange(20)] * 2
+    train_stack(recipe, subsets, range(2), CPU)
+    assert not compiled
+    assert "batch_last" not in probed(recipe, CPU).ways
+    monkeypatch.setattr(vectorised, "COMPILING", 0.0)
+    for _ in range(2):
+        train_stack(recipe, subsets, range(2), CPU)
+        assert compiled == [True]
+        assert "batch_last" in probed(recipe, CPU).ways
