@@ -22,8 +22,8 @@ learning rates, tolerances, looks and batches that comes within 1% of coarlib's 
 The thousands of epochs of the published tolerance are counted with batches for a while and then
 with the mean of the iteration (fewer epochs if anything: 15-20% where both were counted to the
 end); a run that is not finished even then gives a lower bound. coarlib's path ends at the same
-smallest λ, or at its own stop; every λ is certified to a gap of 1e-6. Its moments (CIFAR size: from
-disk) are measured for all targets, its path on 256 of them and scaled to all.
+smallest λ, or at its own stop; the kept λ is certified to a gap of 1e-6, others to 1e-4. Its
+moments (CIFAR size: from disk) are measured for all targets, its path on 256 of them and scaled.
 """
 
 import argparse

@@ -54,7 +54,7 @@ def coarlib_round(train, held):
         started = time.process_time()
         shared = set_up(train, held)
         middle = time.process_time()
-        solver = Lasso(num_lambdas=NUM_LAMBDAS, eps=EPS, tol=TOL, patience=patience)
+        solver = Lasso(num_lambdas=NUM_LAMBDAS, eps=EPS, tol=TOL, path_tol=TOL, patience=patience)
         solved = solver.solve(shared)
         found[name] = middle - started, time.process_time() - middle, solved
     return found
@@ -71,7 +71,9 @@ def recomputed_gaps(train, lams, targets):
     x, gaps = standardised(masks), []
     for index in CHECKED:
         eps = EPS ** (index / (NUM_LAMBDAS - 1))
-        solved = Lasso(num_lambdas=index + 1, eps=eps, tol=TOL, patience=10**6).solve(shared)
+        solved = Lasso(num_lambdas=index + 1, eps=eps, tol=TOL, path_tol=TOL, patience=10**6).solve(
+            shared
+        )
         for t in range(targets):
             weight = solved.weight[:, t] * masks.std(0)
             gaps.append(relative_gap(x, outputs[:, t], weight, lams[t, index]))

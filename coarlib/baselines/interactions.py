@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy import special
 
 from coarlib.ablation.task import ComponentTask
 from coarlib.baselines.evaluation import FRESH_SEED, measure
@@ -119,5 +119,5 @@ def confirm(
     values = outputs[:, predicted.target].reshape(masks.shape[:3]).astype(np.float64)
     differences = np.einsum("c,kcx->kx", SIGNS, values)
     mean, error = differences.mean(1), differences.std(1, ddof=1) / contexts**0.5
-    width = float(student.ppf(0.975, contexts - 1)) * error
+    width = float(special.stdtrit(contexts - 1, 0.975)) * error
     return MeasuredInteractions(predicted, mean, mean - width, mean + width, len(rows))

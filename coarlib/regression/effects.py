@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy import special
 
 from coarlib.display import text_table
 
@@ -55,7 +55,7 @@ class Effect:
         """Return the ends of an interval of each target, [T] both; NaN where no error is known."""
         if self.error is None:
             return np.full_like(self.value, np.nan), np.full_like(self.value, np.nan)
-        width = float(student.ppf(0.5 + level / 2, self.freedom)) * self.error
+        width = float(special.stdtrit(self.freedom, 0.5 + level / 2)) * self.error
         return self.value - width, self.value + width
 
     @property

@@ -130,7 +130,9 @@ def test_a_path_stops_early_and_says_where(data):
     options = {"num_lambdas": 60, "eps": 1e-3}
     short, whole = (Lasso(patience=p, **options).solve(problem) for p in (3, 1000))
     assert np.isnan(short.path["gap"]).any() and not np.isnan(whole.path["gap"]).any()
-    assert (whole.path["gap"] <= 1e-6).all()
+    assert (whole.path["gap"] <= 1e-4).all() and (whole.gap <= 1e-6).all()
+    exact = Lasso(path_tol=1e-6, patience=1000, **options).solve(problem)
+    assert (exact.path["gap"] <= 1e-6).all() and np.array_equal(exact.lam, whole.lam)
     early = np.isfinite(short.path["validation_error"])
     assert np.allclose(
         short.path["validation_error"][early], whole.path["validation_error"][early], rtol=1e-4
@@ -179,7 +181,7 @@ def test_products_follow_the_same_path_as_coordinate_descent(options, tol, reque
     data.outputs[:, 4] *= 1e12
     problem = Problem.from_moments(moments_of(data, slice(0, 300)))
     problem = replace(problem, validation=moments_of(data, slice(300, None)))
-    solver = Lasso(tol=tol, num_lambdas=40, **options)
+    solver = Lasso(tol=tol, path_tol=tol, num_lambdas=40, **options)
     descended = solver.solve(problem)
     request.getfixturevalue("by_products")
     found = solver.solve(problem)

@@ -25,7 +25,7 @@ __all__ = ["Lasso", "largest_lambda"]
 
 NUM_LAMBDAS = 100
 EPS = 1e-2
-TOLERANCE = 1e-6
+TOLERANCE, PATH_TOLERANCE = 1e-6, 1e-4
 PATIENCE = 5
 PATH_KEYS = ("gap", "nonzero", "validation_error", "sweeps")
 
@@ -55,7 +55,9 @@ class Lasso(Solver):
     positive : bool
         Only weights ≥ 0.
     tol : float
-        Largest duality gap, relative to half a target's variance.
+        Largest duality gap of the weights that are kept, relative to half a target's variance.
+    path_tol : float
+        The same at the other λ of a path, which only choose; not less than ``tol``.
     patience : int
         A target's path stops when its validation error has been above its minimum for so many λ.
     start : float [N, T], optional
@@ -69,6 +71,7 @@ class Lasso(Solver):
     l1_ratio: float = 1.0
     positive: bool = False
     tol: float = TOLERANCE
+    path_tol: float = PATH_TOLERANCE
     patience: int = PATIENCE
     start: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
@@ -80,10 +83,11 @@ class Lasso(Solver):
             raise RegressionError(
                 f"l1_ratio must be in (0, 1], not {self.l1_ratio}; 0 is solver ridge"
             )
-        if self.num_lambdas < 1 or not 0 < self.eps < 1 or not self.tol > 0:
+        positive = self.tol > 0 and self.path_tol > 0
+        if self.num_lambdas < 1 or not 0 < self.eps < 1 or not positive:
             raise RegressionError(
-                "a path needs at least one λ, 0 < eps < 1 and a positive tolerance, not "
-                f"{self.num_lambdas} λ, eps = {self.eps}, tolerance = {self.tol}"
+                "a path needs at least one λ, 0 < eps < 1 and positive tolerances, not "
+                f"{self.num_lambdas} λ, eps = {self.eps}, tolerances = {self.tol}, {self.path_tol}"
             )
 
     @property
@@ -127,7 +131,8 @@ class Lasso(Solver):
         logs = np.full((problem.num_targets, len(PATH_KEYS), lams.shape[1]), np.nan)
         rules = Rules(self.l1_ratio, self.positive, self.tol, self.patience)
         held = None if self.lam is not None else problem.validation
-        paths = Paths(problem, rules, held, self.start)
+        path_tol = self.tol if self.lam is not None else self.path_tol
+        paths = Paths(problem, rules, path_tol, held, self.start)
         for targets in target_blocks(problem.num_targets):
             block = paths.solve(targets, lams[targets], logs[targets])
             solution.lam[targets] = block.lam

@@ -28,7 +28,7 @@ __all__ = ["Paths"]
 
 CHUNK = 4  # targets a thread takes at a time; paths differ in length
 PILOT = 16  # targets by which the others' way is chosen
-DENSE = 0.2  # mean share of weights that are not zero: at .03 kernels were faster, at .25 products
+DENSE = 0.08  # mean share of weights that are not zero: at .03 kernels were faster, at .12 products
 SMALL = 2e11  # operations of products in the time that the kernel takes to compile
 STEPS = 5  # products a λ, about
 LARGE, MANY = 1000, 128  # features and targets from which products reach their speed
@@ -43,6 +43,9 @@ class Paths:
     ----------
     problem : Problem
     rules : Rules
+        For the λ that is kept.
+    path_tol : float
+        Largest gap at other λ: they only choose.
     validation : Moments, optional
         Other rows, which choose λ.
     start : float [N, T], optional
@@ -53,10 +56,12 @@ class Paths:
         self,
         problem: Problem,
         rules: Rules,
+        path_tol: float,
         validation: Moments | None,
         start: NDArray[Any] | None,
     ) -> None:
         self._problem, self._rules, self._raw_start = problem, rules, start
+        self._path_rules = replace(rules, tol=max(rules.tol, path_tol))
         self._validation = _Validation(problem, validation)
         self._products: bool | None = None  # whether products are faster, once that is known
 
@@ -101,23 +106,21 @@ class Paths:
 
     def _multiply(self, block: PathBlock, which: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Take products; returns which targets are certified by float64 at their chosen λ."""
-        some, rules, gram = block.some(which), self._rules, self._problem.gram
+        some, gram, tol = block.some(which), self._problem.gram, self._rules.tol
         val_gram = torch.from_numpy(self._validation.gram).to(gram.device)
-        narrow = torch.float32 if rules.tol >= NARROW else torch.float64
-        wanted = replace(rules, tol=0.8 * rules.tol)
-        solved = product_paths(gram, some, val_gram, wanted, narrow)
+        narrow = torch.float32 if tol >= NARROW else torch.float64
+        path, last = (replace(r, tol=0.8 * r.tol) for r in (self._path_rules, self._rules))
+        solved = product_paths(gram, some, val_gram, path, narrow)
         gaps = self._certify(some)
-        again = np.flatnonzero(solved & (gaps > rules.tol))
-        if len(again):  # what float32 left
-            last = some.some(again)
-            last.lams, last.start, last.val_c = last.lam[:, None], last.weights, last.val_c[:, :0]
-            last.logs = last.logs[:, :, :1].copy()
-            last.best = np.zeros_like(last.best)
-            product_paths(gram, last, val_gram[:0, :0], wanted, torch.float64)
-            some.weights[again] = last.weights
-            gaps = self._certify(some)
+        for dtype in (narrow, torch.float64):  # the last one solves what float32 leaves
+            again = np.flatnonzero(solved & (gaps > tol))
+            if len(again):
+                chosen = some.some(again).chosen()
+                product_paths(gram, chosen, val_gram[:0, :0], last, dtype)
+                some.improve(again, chosen)
+                gaps = self._certify(some)
         block.put(which, some)
-        return solved & (gaps <= rules.tol)
+        return solved & (gaps <= tol)
 
     def _certify(self, block: PathBlock) -> NDArray[np.float64]:
         """Log the gaps of the chosen weights, in float64 with R itself; and return them."""
@@ -137,31 +140,39 @@ class Paths:
         """Follow the paths of some targets by coordinate descent."""
         if not len(which):
             return
-        some, rules = block.some(which), self._rules
+        some = block.some(which)
         some.logs[:], some.weights[:], some.best[:] = np.nan, 0, 0
+        self._run_kernel(some, self._path_rules, self._validation.gram)
+        if self._path_rules.tol > self._rules.tol:
+            varies = np.flatnonzero(some.yy > 0)
+            chosen = some.some(varies).chosen()
+            self._run_kernel(chosen, self._rules, self._validation.gram[:0, :0])
+            some.improve(varies, chosen)
+        block.put(which, some)
+
+    def _run_kernel(self, block: PathBlock, rules: Rules, val_gram: NDArray[np.float32]) -> None:
         arrays = (
             np.ascontiguousarray(self._problem.gram.cpu().numpy()),
-            some.c.cpu().numpy(),
-            some.yy,
-            np.ascontiguousarray(some.lams),
+            block.c.cpu().numpy(),
+            block.yy,
+            np.ascontiguousarray(block.lams),
             rules.l1_ratio,
             rules.positive,
             rules.tol,
-            some.start,
-            self._validation.gram,
-            some.val_c,
-            some.val_yy,
+            block.start,
+            val_gram,
+            np.ascontiguousarray(block.val_c),
+            block.val_yy,
             rules.patience,
-            some.weights,
-            some.logs,
-            some.best,
+            block.weights,
+            block.logs,
+            block.best,
         )
 
         def solve_some(part: slice) -> None:
             solve_paths((part.start, part.stop), *arrays)
 
-        in_threads(solve_some, len(which), CHUNK, torch.get_num_threads())
-        block.put(which, some)
+        in_threads(solve_some, len(block.yy), CHUNK, torch.get_num_threads())
 
     def _start(self, targets: slice, shape: tuple[int, ...]) -> NDArray[np.float64]:
         if self._raw_start is None:

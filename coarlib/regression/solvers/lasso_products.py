@@ -13,7 +13,7 @@ float32 unless the tolerance asks for more; the gradient is corrected from float
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ __all__ = ["PathBlock", "Rules", "duality_gaps", "product_paths"]
 
 WEIGHTS = 2**19  # of the targets that step together: their arrays stay near the cores
 MOST_STEPS = 300  # at one λ; a design that needs more is better left to coordinate descent
-CORRECTED = 8  # λ after which the gradient is taken anew
+# λ after which the gradient is taken anew: float32 products leave little in a gap of this size.
+CORRECTED, SELDOM, LITTLE = 8, 32, 1e-5
 RECENT = 5  # objectives that a step's is compared with
 LEAST_LAMBDA = 1e-20  # of a standard deviation: steps divide by it
 POWER_STEPS = 30
@@ -32,7 +33,7 @@ POWER_STEPS = 30
 
 @dataclass(frozen=True)
 class Rules:
-    """What a path minimises and when it ends, as :class:`Lasso` has it."""
+    """What a path minimises, to which gap, and when it ends, as :class:`Lasso` has it."""
 
     l1_ratio: float
     positive: bool
@@ -75,6 +76,26 @@ class PathBlock:
         """Return some of the targets, by themselves."""
         there = {f.name: getattr(self, f.name) for f in fields(self)}
         return PathBlock(**{name: values[which] for name, values in there.items()})
+
+    def chosen(self) -> PathBlock:
+        """Return the problem at each target's chosen λ alone, starting from what was found."""
+        nothing = np.full((len(self.best), self.logs.shape[1], 1), np.nan)
+        return replace(
+            self,
+            lams=self.lam[:, None],
+            start=self.weights,
+            val_c=self.val_c[:, :0],
+            logs=nothing,
+            weights=np.zeros_like(self.weights),
+            best=np.zeros_like(self.best),
+        )
+
+    def improve(self, which: NDArray[np.int64], last: PathBlock) -> None:
+        """Take over better weights at the chosen λ of some targets."""
+        self.weights[which], found = last.weights, last.logs[:, :, 0].T
+        for log, value in ((0, found[0]), (1, found[1])):
+            self.logs[which, log, self.best[which]] = value
+        self.logs[which, 3, self.best[which]] += found[3]
 
     def put(self, which: NDArray[np.int64], other: PathBlock) -> None:
         """Take over what was found of some targets by themselves."""
@@ -223,7 +244,8 @@ class _Block:
         stuck[rows[ends]] = True
         live.step[rows] += (~ends).long()
         live.steps[rows], live.objectives[rows] = 0, torch.inf
-        self._correct(rows[~ends & (live.step[rows] % CORRECTED == 0)])
+        every = CORRECTED if shared.rules.tol < LITTLE else SELDOM
+        self._correct(rows[~ends & (live.step[rows] % every == 0)])
         point = self._extrapolated(rows)
         live.lam = live.lams.gather(1, live.step[:, None])[:, 0]
         if stuck.any():
