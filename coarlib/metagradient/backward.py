@@ -49,8 +49,8 @@ class Derivatives:
         """Go back through the optimizer's formula; return λu, ``{name: [q, *shape]}``.
 
         ``gradient`` is the clipped gradient of the batch (for Adam and AdamW). ``theta`` is left
-        with its direct part; :meth:`leave` adds what comes through the gradient. What is returned
-        holds until then: it may be the momentum's own tensor.
+        with its direct part; :func:`through_gradient` adds what comes through the gradient. What is
+        returned holds until :meth:`leave`: it may be the momentum's own tensor.
         """
         found = {}
         for place, (name, own) in enumerate(update.coefficients.items()):
@@ -88,10 +88,9 @@ class Derivatives:
             found[name] = entering
         return found
 
-    def leave(self, update: Update, curved: Tensors) -> None:
-        """Add what came through the gradient, H λg, and step back to before the momentum moved."""
+    def leave(self, update: Update) -> None:
+        """Step back to before the momentum moved."""
         for name, own in update.coefficients.items():
-            self.theta[name] += curved[name]
             if own.keep != 1:
                 self.momentum[name] *= own.keep
 
@@ -123,7 +122,7 @@ def through_gradient(
     theta: Tensors,
     fixed: Tensors,
     batch: tuple[Any, torch.Tensor, torch.Tensor],
-    direction: Tensors,
+    rows: tuple[Tensors, Tensors],
 ) -> tuple[Tensors, torch.Tensor]:
     """Go back through the gradient of a batch.
 
@@ -133,17 +132,16 @@ def through_gradient(
     theta, fixed : {name: [*shape]}
         What is trained, and the model's other parameters and buffers.
     batch : inputs [B, …], targets [B, …] and the samples' weights in the objective, float [B]
-    direction : {name: [q, *shape]}
-        λg.
+    rows : pair of {name: [q, *shape]}
+        λg, and λθ, to which the Hessian of the objective times λg is added in place.
 
     Returns
     -------
-    curved : {name: [q, *shape]}
-        The Hessian of the objective times λg.
+    λθ : {name: [q, *shape]}
     along : float [q, B]
         ``⟨λg, ∇ℓ_i⟩``.
     """
-    loss, (inputs, targets, weights) = gradients.loss, batch
+    loss, (inputs, targets, weights), (direction, sums) = gradients.loss, batch, rows
 
     def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         each = gradients.losses({**fixed, **part}, inputs, targets)
@@ -157,4 +155,5 @@ def through_gradient(
 
     with differentiable_attention():
         curved, along = vmap(back)(direction)
-    return {name: values.detach() for name, values in curved.items()}, along.detach()
+    added = {name: sums[name].add_(values.detach()) for name, values in curved.items()}
+    return added, along.detach()

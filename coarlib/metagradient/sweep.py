@@ -95,8 +95,8 @@ class Sweep:
         # Cloned: forward mode would fill the whole row of which a view is a part.
         theta = {name: values.clone() for name, values in update.theta.items()}
         full = (*batch, weights)
-        curved, along = self._through(theta, self._fixed, full, direction)
-        state.leave(update, curved)
+        _, along = self._through(theta, self._fixed, full, (direction, state.theta))
+        state.leave(update)
         columns = torch.as_tensor(numbers).to(found.device)
         found.index_add_(1, columns, along * weights)
 

@@ -3,8 +3,8 @@
 Nested transforms cost more time a call than the operations of a small network, and forward mode
 computes with the zeros of what does not move. A function that is called again and again with
 tensors of the same shapes is traced once; what is done to zeros is left out, the slope of an
-activation that all rows share is computed once and not for each row, and sums and products go into
-the memory of a term that nothing else needs.
+activation that all rows share is computed once and not for each row, sums and products go into the
+memory of a term that nothing else needs, and matrix products into what they are added to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 WORTH_TRACING = 12
 """Calls with the same shapes after which a function is traced."""
@@ -40,7 +40,8 @@ class Traced:
     Parameters
     ----------
     function : callable (tensors, in dictionaries and tuples) -> tensors
-        Of nothing but its arguments, and the same operations for the same shapes.
+        Of nothing but its arguments, and the same operations for the same shapes. It may change
+        its arguments.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -58,12 +59,13 @@ class Traced:
 
     def _trace(self, *arguments: Any) -> Callable[..., Any]:
         try:
-            found = make_fx(self._function)(*arguments)
+            found = make_fx(self._function)(*tree_map(torch.clone, arguments))
         except RuntimeError:  # the model asks for values (a mask's, say), which a trace has not
             return self._function
         without_zeros(found)
         share_slopes(found)
         in_place(found)
+        accumulate(found)
         return found
 
 
@@ -125,6 +127,31 @@ def in_place(traced: GraphModule) -> None:
         if _is_spare(first, node):
             node.target, node.args = _IN_PLACE[node.target], (first, second)
     traced.recompile()
+
+
+def accumulate(traced: GraphModule) -> None:
+    """Let batched products that are added to a tensor in place be added by the product itself."""
+    for node in traced.graph.nodes:
+        if node.target is not _aten.add_.Tensor or node.kwargs:
+            continue
+        product, turned = node.args[1], False
+        while len(product.users) == 1 and _keeps_layout(product):
+            turned ^= product.target is _aten.transpose.int
+            product = product.args[0]
+        if product.target is _aten.bmm.default and len(product.users) == 1 and not turned:
+            node.target, node.args = _aten.baddbmm_.default, (node.args[0], *product.args)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def _keeps_layout(node: Node) -> bool:
+    """Whether a node is its argument, or the argument with its last two axes exchanged."""
+    if node.target is _aten.transpose.int:
+        return sorted(axis % 3 for axis in node.args[1:]) == [1, 2]  # type: ignore[operator]
+    kind = getattr(node.target, "overloadpacket", None)
+    if kind not in _RENAMED | {_aten.detach, _aten.alias, _aten.expand}:
+        return False
+    return _shape(node) is not None and _shape(node) == _shape(node.args[0])  # type: ignore[arg-type]
 
 
 def _is_spare(node: Node, user: Node) -> bool:

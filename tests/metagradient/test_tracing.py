@@ -5,12 +5,13 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from coarlib.history.gradients import differentiable_attention
 from coarlib.metagradient.tracing import (
     WORTH_TRACING,
     Traced,
+    accumulate,
     in_place,
     share_slopes,
     without_zeros,
@@ -98,6 +99,38 @@ def test_slopes_of_activations_are_computed_once_for_all_rows(activation):
     wanted = function(*again)
     for key, values in trace(*again).items():
         torch.testing.assert_close(values, wanted[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "convolution"])
+def test_products_are_added_where_their_sum_goes(name):
+    make, shape = NETWORKS[name]
+    network = make().train()
+    products = hessian_products(network)
+
+    def adding(into, *given):
+        return {key: into[key].add_(value) for key, value in products(*given).items()}
+
+    given = arguments(network, shape)
+    into = {key: torch.randn_like(value) for key, value in given[-1].items()}
+    wanted = {key: into[key] + value for key, value in products(*given).items()}
+    trace = make_fx(adding)(*tree_map(torch.clone, (into, *given)))
+    without_zeros(trace)
+    in_place(trace)
+    accumulate(trace)
+    folded = [n for n in trace.graph.nodes if n.target is torch.ops.aten.baddbmm_.default]
+    assert folded
+    if name == "linear":
+        assert any(node.args[0].op == "placeholder" for node in folded)
+    for key, values in trace(into, *given).items():
+        torch.testing.assert_close(values, wanted[key], rtol=1e-4, atol=1e-5)
+        assert values.data_ptr() == into[key].data_ptr()
+
+
+def test_arguments_are_changed_once_a_call_also_when_it_is_traced():
+    traced, total = Traced(lambda into, x: into.add_(x)), torch.zeros(3)
+    for _ in range(2 * WORTH_TRACING):
+        traced(total, torch.ones(3))
+    assert torch.equal(total, torch.full((3,), 2.0 * WORTH_TRACING))
 
 
 def test_only_shapes_that_come_again_and_again_are_traced():
