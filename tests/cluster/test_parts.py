@@ -104,6 +104,15 @@ def test_a_part_goes_with_rows_but_not_with_partitions(store, capsys):
     assert "takes the place of" in capsys.readouterr().err
 
 
+def test_claims_need_no_parts(store, capsys):
+    with pytest.raises(SystemExit) as left:
+        run(main, [*words(store.path, "1/2"), "--claim"])
+    assert left.value.code == 2
+    assert "leave out --part" in capsys.readouterr().err
+    main([*words(store.path, "0/1"), "--claim"])
+    assert len(store.completed_rows()) == 24
+
+
 def test_more_parts_than_rows_leave_some_without_work(store, capsys):
     main(words(store.path, "39/40"))
     assert "0 rows written" in capsys.readouterr().out

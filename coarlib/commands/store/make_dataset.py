@@ -215,6 +215,11 @@ def _rows(args: Arguments, store: Store) -> NDArray[np.int64]:
         if {"num_partitions", "partition_index"} & args.given:
             raise ArgumentError("--part takes the place of --num_partitions and --partition_index")
         args.partition_index, args.num_partitions = part_of(args.part, os.environ)
+    if args.claim and args.num_partitions > 1:
+        raise ArgumentError(
+            "--claim shares the rows out among all workers, so that none needs a part: leave out "
+            "--part and --num_partitions (workers that share some rows alone: --rows A:B --claim)"
+        )
     if args.partition_index >= args.num_partitions:
         raise ArgumentError(
             f"--partition_index is {args.partition_index} but there are "
