@@ -1,4 +1,4 @@
-"""Stores of rows, gradient passes and leave-one-out for real models, that other benchmarks read.
+"""Stores of rows, passes, trials and leave-one-out for real models, that other benchmarks read.
 
     python benchmarks/evidence.py --models digits,resnet20 --out out/frontier
 
@@ -20,24 +20,31 @@ from coarlib.baselines.components import leave_one_out
 from coarlib.baselines.evaluation import baseline
 from coarlib.baselines.mean_gradients import ablated_masks, group_index, mean_gradients
 from coarlib.filling.worker import FillOptions
-from coarlib.gradient_passes import fill_passes, open_passes
+from coarlib.gradient_passes.filling import (
+    PASSES_DIR,
+    TRIALS_DIR,
+    fill_passes,
+    open_passes,
+    plan_for,
+)
 from coarlib.setups import load
 
 DATA = reporting.ROOT.parent / "shared" / "data"
 CPU, KEY = torch.device("cpu"), "test_margins"
-HELD = 400
-"""The last rows of every store are fitted by nobody."""
+FITTED, HELD = 1000, 400
+"""At most so many rows are fitted; at least so many, the others, by nobody."""
 MODELS = 16
 """Ablated models whose gradients the informed prior averages."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured of one model: share ablated, rows to fit, gradient passes."""
+    """What is measured of one model: share ablated, rows to fit, gradient passes, trials."""
 
     share: float
     rows: int
     passes: int
+    trials: int
     make: Callable
 
 
@@ -59,10 +66,10 @@ def stories():
 
 
 ALL = {
-    "digits": Model(0.1, 5000, 512, lambda: load("digits")),
-    "resnet20": Model(0.05, 2000, 136, lambda: cifar("resnet20")),
-    "resnet32": Model(0.05, 1000, 256, lambda: cifar("resnet32")),
-    "tinyllama": Model(0.05, 1000, 256, stories),
+    "digits": Model(0.1, 5000, 512, 512, lambda: load("digits")),
+    "resnet20": Model(0.05, 2000, 136, 384, lambda: cifar("resnet20")),
+    "resnet32": Model(0.05, 1000, 256, 256, lambda: cifar("resnet32")),
+    "tinyllama": Model(0.05, 1000, 256, 256, stories),
 }
 
 
@@ -74,9 +81,11 @@ def evidence(name, out):
     count, keep = len(task.component_set), round(1 - model.share, 2)
     store = cl.Store.create(out / name, task, model.rows + HELD, keep, device="cpu")
     until_stopped(cl.fill(store, task, device="cpu"))
-    there = open_passes(store)
-    if there is None or 8 * len(there.completed_rows()) < model.passes:
-        until_stopped(fill_passes(store, task, model.passes, CPU, options=FillOptions()))
+    for where, most in ((PASSES_DIR, model.passes), (TRIALS_DIR, model.trials)):
+        there = open_passes(store, where)
+        if there is None or 8 * len(there.completed_rows()) < most:
+            plan = plan_for(store, task, trials=where == TRIALS_DIR)
+            until_stopped(fill_passes(store, task, most, CPU, plan=plan, options=FillOptions()))
     single = {"kind": "leave_one_out"}
     alone = cl.Store.create(out / f"{name}_alone", task, count + 1, design=single, device="cpu")
     until_stopped(cl.fill(alone, task, device="cpu"))

@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
-from evidence import HELD, KEY
+from evidence import FITTED, KEY
 
 from coarlib.ablation import ComponentSet
 from coarlib.autopilot.holdings import Alone, Amounts, Holdings
-from coarlib.gradient_passes import open_passes, read_passes
+from coarlib.gradient_passes import open_passes, read_passes, read_trials
+from coarlib.gradient_passes.filling import TRIALS_DIR
 from coarlib.regression import ArrayRows, StoreRows
 
 
@@ -35,41 +36,51 @@ class Replay(Holdings):
     def seeded(self, seed):
         """Begin anew with another order."""
         self.have = Amounts(0, 0)
-        self.order = np.random.default_rng(seed).permutation(len(self.masks) - HELD)
-        blocks = len(open_passes(self.store).completed_rows())
-        self.blocks = np.random.default_rng(100 + seed).permutation(blocks)
+        self.order = np.random.default_rng(seed).permutation(FITTED)
+        for name, kept in (
+            ("blocks", open_passes(self.store)),
+            ("trial_blocks", open_passes(self.store, TRIALS_DIR)),
+        ):
+            order = np.random.default_rng(100 + seed).permutation(len(kept.completed_rows()))
+            setattr(self, name, order)
         return self
 
     @property
     def fresh(self):
         """Masks and outputs that nothing is fitted on."""
-        return self.masks[-HELD:], self.outputs[-HELD:]
+        return self.masks[FITTED:], self.outputs[FITTED:]
 
     @property
     def amounts(self):
         return self.have
 
     def buy(self, wanted):
-        if wanted.rows > len(self.order) or wanted.passes > 8 * len(self.blocks):
+        blocks = self.blocks, self.trial_blocks
+        if wanted.rows > len(self.order) or any(
+            count > 8 * len(there)
+            for count, there in zip((wanted.passes, wanted.trials), blocks, strict=True)
+        ):
             raise Exhausted
         self.have = wanted
         return True
 
-    def judging(self, rows):
-        return np.sort(self.order[super().judging(rows)])
-
-    def fitted(self, rows):
-        return np.setdiff1d(self.order[:rows], self.judging(rows))
+    def positions(self, rows):
+        return np.sort(self.order[:rows])
 
     def rows(self, targets=slice(None)):
         return ArrayRows(self.masks, self.outputs[:, targets])
 
     def passes(self, count, targets=slice(None)):
+        return self._read(read_passes, count, targets, self.blocks)
+
+    def trials(self, count, targets=slice(None)):
+        return self._read(read_trials, count, targets, self.trial_blocks)
+
+    def _read(self, read, count, targets, blocks):
         if not count:
             return None
-        width = self.step * self.outputs.shape[1]
-        chosen = slice(0, width, self.step * (targets.step or 1))
-        return read_passes(self.store, chosen, blocks=np.sort(self.blocks[: count // 8]))
+        chosen = slice(0, None, self.step * (targets.step or 1))
+        return read(self.store, chosen, blocks=np.sort(blocks[: count // 8]))
 
     def alone(self, targets=slice(None)):
         known = np.zeros(self.components, bool)

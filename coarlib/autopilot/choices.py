@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from coarlib.autopilot.holdings import DENSE, JUDGING, Amounts, Holdings
+from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import Forecast, Judgement
 from coarlib.errors import ArgumentError
 from coarlib.gradient_passes.sums import PASS_COST
 
-__all__ = ["FIRST", "Goal", "choose"]
+__all__ = ["FIRST", "ROWS_ALONE", "Goal", "choose"]
 
-FIRST = Amounts(32, 16)
-STEP, LEAST_STEP = 1.6, 1.15  # by which passes or rows grow at once
+FIRST = Amounts(rows=8, passes=16, trials=24)
+ROWS_ALONE = Amounts(rows=40, passes=0)  # to start with where there can be no passes
+STEP = 1.6  # by which what is there grows at once
+LEAST_STEP, CAREFUL_STEP = 1.06, 1.2  # where it is to stop at a correlation
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
-ROWS_SHARE = 6  # at least one in so many forward passes is a row, of which some judge
-BLOCK = 8  # passes are bought in whole blocks
-WORDS = {"passes": "gradient passes", "rows": "rows", "alone": "leave-one-out"}
+TRIALS_SHARE = 3  # at least one in so many forward passes is a trial: they judge
+BLOCK = 8  # passes and trials are bought in whole blocks
+WORDS = {"passes": "gradient passes", "trials": "trials", "rows": "rows"}
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,7 @@ def choose(
     """
     have = now.amounts
     if goal.until is not None and now.scores.mean >= goal.until:
-        sure = replace(have, rows=max(have.rows, DENSE))
-        if sure == have or (goal.budget is not None and sure.cost > goal.budget):
-            return have, f"stop: {goal.until:g} is reached"
-        return sure, f"{goal.until:g} is reached: more rows to be sure of it"
+        return have, f"stop: {goal.until:g} is reached"
     if goal.minutes is not None and seconds > 60 * goal.minutes:
         return have, f"stop: {goal.minutes:g} minutes are over"
     rates = _rates(have, ahead, goal, holdings)
@@ -90,8 +89,11 @@ def choose(
 def _rates(have: Amounts, ahead: Forecast, goal: Goal, holdings: Holdings) -> dict[str, float]:
     """Gain a forward pass of everything that can be bought."""
     rates = {"rows": _rate(ahead.rows, have.rows)}
-    if have.passes and not holdings.no_passes:
-        rates["passes"] = _rate(ahead.passes, PASS_COST * have.passes)
+    if not holdings.no_passes:
+        rates = {
+            "passes": _rate(ahead.passes, PASS_COST * have.passes),
+            "trials": _rate(ahead.trials, have.trials),
+        }
     whole = replace(have, alone=holdings.components).cost
     if goal.budget is None or whole <= goal.budget:
         rates["alone"] = _rate(ahead.alone, whole - have.cost)
@@ -103,38 +105,43 @@ def _reason(what: str, gain: float) -> str:
         if math.isnan(gain):
             return "leave-one-out of some components: to try it"
         return f"leave-one-out of all components: it is forecast to bring {gain:+.3f}"
-    return f"more {WORDS[what]}: " + (
-        f"twice as many are forecast to bring {gain:+.3f}" if math.isfinite(gain) else "to try them"
-    )
+    return f"more {WORDS[what]}: twice as many are forecast to bring {gain:+.3f}"
 
 
 def _step(now: Judgement, gain: float, goal: Goal) -> float:
     """By which factor to grow: no more than the wanted correlation is forecast to need."""
-    if goal.until is None or not (math.isfinite(gain) and gain > 0):
+    if goal.until is None:
         return STEP
+    if not (math.isfinite(gain) and gain > 0):
+        return CAREFUL_STEP
     doublings = (goal.until - now.scores.mean) / gain
-    return min(STEP, max(LEAST_STEP, 2 ** min(doublings, 1.0)))
+    return min(CAREFUL_STEP, max(LEAST_STEP, 2 ** min(doublings, 1.0)))
 
 
 def _grown(have: Amounts, what: str, step: float, holdings: Holdings) -> Amounts:
-    """Return more of something; rows grow with what is spent, or too few of them judge."""
+    """Return more of something; trials grow with what is spent, or too few of them judge."""
     if what == "rows":
         return replace(have, rows=math.ceil(have.rows * step))
     if what == "alone":
         count = holdings.components if have.alone else len(holdings.tried())
         return replace(have, alone=count)
-    passes = BLOCK * math.ceil(have.passes * step / BLOCK)
-    grown = replace(have, passes=passes)
-    return replace(grown, rows=max(have.rows, grown.cost // ROWS_SHARE))
+    more = (step - 1) * have.cost
+    if what == "trials":
+        return replace(have, trials=have.trials + BLOCK * max(1, round(more / BLOCK)))
+    share = (1 - 1 / TRIALS_SHARE) / (PASS_COST * BLOCK)
+    grown = replace(have, passes=have.passes + BLOCK * max(1, round(more * share)))
+    least = (grown.cost - grown.trials) / (TRIALS_SHARE - 1)
+    return replace(grown, trials=max(grown.trials, BLOCK * math.floor(least / BLOCK)))
 
 
 def _within(have: Amounts, what: str, budget: int) -> Amounts:
-    """Return what the rest of a budget buys: whole blocks of passes, and rows."""
+    """Return what the rest of a budget buys: rows, or whole blocks of passes and of trials."""
     left = max(0, budget - have.cost)
+    if what == "rows":
+        return replace(have, rows=have.rows + left)
     blocks = left // (BLOCK * PASS_COST) if what == "passes" else 0
-    left -= blocks * BLOCK * PASS_COST
-    rows = have.rows + (left if left >= JUDGING else 0)
-    return replace(have, rows=rows, passes=have.passes + BLOCK * blocks)
+    more = (left - blocks * BLOCK * PASS_COST) // BLOCK
+    return replace(have, passes=have.passes + BLOCK * blocks, trials=have.trials + BLOCK * more)
 
 
 def _rate(gain: float, cost: int) -> float:

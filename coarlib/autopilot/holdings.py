@@ -1,9 +1,9 @@
-"""What has been bought: rows, gradient passes and leave-one-out, some rows kept aside to judge."""
+"""What has been bought: gradient passes, trials, rows and leave-one-out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,33 +13,43 @@ from numpy.typing import NDArray
 from coarlib.ablation.task import ComponentTask
 from coarlib.errors import ComponentError
 from coarlib.filling.worker import FillOptions, fill
-from coarlib.gradient_passes import PassSums, fill_passes, open_passes, read_passes
-from coarlib.gradient_passes.filling import plan_of
+from coarlib.gradient_passes import (
+    PassSums,
+    Trials,
+    fill_passes,
+    open_passes,
+    read_passes,
+    read_trials,
+)
+from coarlib.gradient_passes.filling import PASSES_DIR, TRIALS_DIR, plan_for, plan_of
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression import RowSource, StoreRows
-from coarlib.statistics.intervals import FEWEST_ROWS
 from coarlib.store import Store
 from coarlib.store.grow import at_least
 
 __all__ = ["Alone", "Amounts", "Holdings"]
 
-JUDGING = 4  # every so-many-th row judges, so that whatever is bought, some of it judges
-DENSE = 2 * FEWEST_ROWS  # of so many first rows every second: the fewest that have an interval
 TRIED = 16  # every so-many-th component is left out alone to learn what that tells
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything there is, or is to be: rows, passes, components left out alone."""
+    """How much there is, or is to be: rows, passes, components left out alone, trials."""
 
     rows: int
     passes: int
     alone: int = 0
+    trials: int = 0
 
     @property
     def cost(self) -> int:
         """Forward passes over the examples; leaving out needs the intact model once."""
-        return self.rows + PASS_COST * self.passes + (self.alone + 1 if self.alone else 0)
+        alone = self.alone + 1 if self.alone else 0
+        return self.rows + PASS_COST * self.passes + alone + self.trials
+
+    def at_least(self, other: Amounts) -> Amounts:
+        """Return the larger of each."""
+        return Amounts(*map(max, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class Alone:
 
     effect: NDArray[np.float64]
     known: NDArray[np.bool_]
+
+    @property
+    def cost(self) -> int:
+        """Forward passes over the examples."""
+        return Amounts(0, 0, int(self.known.sum())).cost
 
 
 class Holdings:
@@ -92,13 +107,17 @@ class Holdings:
 
     @property
     def amounts(self) -> Amounts:
-        """What is there now: rows without a gap before them, passes, components left out."""
+        """What is there now: rows without a gap before them, all else whole."""
         done = self.store.completed()
         rows = len(done) if done.all() else int(np.argmin(done))
-        kept = open_passes(self.store)
-        passes = 0 if kept is None else len(kept.completed_rows()) * plan_of(kept).passes
         alone = self._alone_store()
-        return Amounts(rows, passes, 0 if alone is None else int(self._left_out(alone).sum()))
+        left_out = 0 if alone is None else int(self._left_out(alone).sum())
+        return Amounts(rows, self._there(PASSES_DIR), left_out, self._there(TRIALS_DIR))
+
+    def _there(self, name: str) -> int:
+        """How many passes, or trials, there are."""
+        kept = open_passes(self.store, name)
+        return 0 if kept is None else len(kept.completed_rows()) * plan_of(kept).passes
 
     def buy(self, wanted: Amounts) -> bool:
         """Compute what is missing; whether all of it was (False: a signal stopped it)."""
@@ -108,25 +127,24 @@ class Holdings:
             return False
         if wanted.alone and not self._leave_out(wanted.alone):
             return False
-        if not wanted.passes or self.no_passes:
-            return True
-        try:
-            report = fill_passes(
-                self.store, self.task, wanted.passes, self._device, options=self._how
-            )
-        except ComponentError as error:  # rows alone go as well
-            self.no_passes = str(error)
-            return True
-        return not report.stopped
+        for count, trials in ((wanted.passes, False), (wanted.trials, True)):
+            if not count or self.no_passes:
+                continue
+            plan = plan_for(self.store, self.task, trials=trials)
+            try:
+                report = fill_passes(
+                    self.store, self.task, count, self._device, plan=plan, options=self._how
+                )
+            except ComponentError as error:  # rows alone go as well
+                self.no_passes = str(error)
+                continue
+            if report.stopped:
+                return False
+        return True
 
-    def judging(self, rows: int) -> NDArray[np.int64]:
-        """Return which of the first rows judge."""
-        first = np.arange(0, min(rows, DENSE), 2, dtype=np.int64)
-        return np.append(first, np.arange(DENSE, rows, JUDGING, dtype=np.int64))
-
-    def fitted(self, rows: int) -> NDArray[np.int64]:
-        """Return which of the first rows are fitted."""
-        return np.setdiff1d(np.arange(rows, dtype=np.int64), self.judging(rows))
+    def positions(self, rows: int) -> NDArray[np.int64]:
+        """Return where in :meth:`rows` the first rows are."""
+        return np.arange(rows, dtype=np.int64)
 
     def rows(self, targets: slice = slice(None)) -> RowSource:
         """Return the rows of some targets."""
@@ -135,6 +153,10 @@ class Holdings:
     def passes(self, count: int, targets: slice = slice(None)) -> PassSums | None:
         """Return the sums of the first passes, if any are wanted."""
         return read_passes(self.store, targets, count) if count else None
+
+    def trials(self, count: int, targets: slice = slice(None)) -> Trials | None:
+        """Return the first trials, if any are wanted."""
+        return read_trials(self.store, targets, count) if count else None
 
     def alone(self, targets: slice = slice(None)) -> Alone | None:
         """Return what was learnt by leaving single components out, if that was bought."""

@@ -1,4 +1,9 @@
-"""Fitting what was bought, judging it on rows kept aside, forecasting the next purchase."""
+"""Fitting what was bought, judging it by cross-validation, forecasting the next purchase.
+
+Trials judge: forward passes in which every example has an ablation of its own. They are cut into
+folds; each fold is predicted by a fit of everything else, so that no prediction has seen what it is
+judged on, and all of them judge and are fitted. Where the components cannot be scaled, rows do.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,131 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.autopilot.holdings import Alone, Amounts, Holdings
-from coarlib.gradient_passes import PassSums
-from coarlib.regression import Attributions
+from coarlib.gradient_passes import PassSums, Trials
+from coarlib.regression import Attributions, RowSource
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
-from coarlib.regression.heldout import HeldOut, score_rows
+from coarlib.regression.heldout import HeldOut, score_arrays
+from coarlib.regression.problem import target_blocks
+from coarlib.regression.rows.blocks import read_blocks
 from coarlib.regression.solvers import Bayes, SharedPrior, Solver
 from coarlib.regression.split import Split
 from coarlib.regression.tables import layers_of
 
-__all__ = ["Forecast", "Judgement", "final_fit", "forecast", "judge"]
+__all__ = ["Forecast", "Judgement", "Known", "final_fit", "forecast", "judge"]
 
-SOME_TARGETS = 96  # decide: the others say the same
-LEAST_ROWS = 8  # to fit
+SOME_TARGETS = 128  # decide: the others say the same
+FOLDS = 4
 HALVES_LEFT = 0.6  # of what the last doubling brought, the next one brings
-TRY_SHARE = 0.1  # of what was spent may go into trying leave-one-out
+TRY_SHARE = 0.08  # of what was spent may go into trying leave-one-out
+TARGETS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was bought, for some targets: everything that a fit takes.
+
+    Attributes
+    ----------
+    source : RowSource
+    rows : int64 [n]
+        Positions in it.
+    passes : PassSums or None
+    trials : Trials or None
+    alone : Alone or None
+    layers : int64 [N]
+    """
+
+    source: RowSource
+    rows: NDArray[np.int64]
+    passes: PassSums | None
+    trials: Trials | None
+    alone: Alone | None
+    layers: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, holdings: Holdings, amounts: Amounts, targets: slice) -> Known:
+        """Read so much of what was bought."""
+        return cls(
+            holdings.rows(targets),
+            holdings.positions(amounts.rows),
+            holdings.passes(amounts.passes, targets),
+            holdings.trials(amounts.trials, targets),
+            holdings.alone(targets) if amounts.alone else None,
+            layers_of(holdings.task.component_set.to_json()),
+        )
+
+    def fit(self, device: torch.device | str = "cpu", draws: int = 0) -> Attributions:
+        """Fit everything, with so many draws from the posterior."""
+        quietly = FitOptions(
+            device=torch.device(device), quiet=True, with_curve=False, say=lambda line: None
+        )
+        split = Split(self.rows, np.zeros(0, np.int64))
+        return fit_and_score(self.source, split, self._solver(draws), quietly)
+
+    def _solver(self, draws: int) -> Solver:
+        own = Bayes(passes=self.passes, trials=self.trials, groups=self.layers, draws=draws)
+        if self.alone is None:
+            return SharedPrior() if self.passes is None else own
+        # Where a component was left out, other guesses count for less: a multiple of their own.
+        groups = 2 * self.layers + self.alone.known
+        return replace(own, scores=self.alone.effect, groups=groups, scores_cost=self.alone.cost)
+
+    def some(self, chosen: NDArray[np.bool_]) -> Known:
+        """Return the same with some of what judges."""
+        if self.trials is None:
+            return replace(self, rows=self.rows[chosen])
+        return replace(self, trials=self.trials.some(chosen) if chosen.any() else None)
+
+    @property
+    def count(self) -> int:
+        """How many trials, or rows, judge."""
+        return len(self.rows) if self.trials is None else len(self.trials.passes)
+
+    def judged(
+        self, fitted: NDArray[np.bool_] | None = None, device: torch.device | str = "cpu"
+    ) -> _Judged:
+        """Score predictions of every trial (or row) by fits of the others.
+
+        Parameters
+        ----------
+        fitted : bool [count], optional
+            Those that may be fitted; all by default. Where none is, one fit predicts them all.
+        device : torch.device or str
+        """
+        fitted = np.ones(self.count, bool) if fitted is None else fitted
+        folds = np.arange(self.count) % FOLDS if fitted.any() else np.zeros(self.count, np.int64)
+        fits = [self.some(fitted & (folds != fold)).fit(device) for fold in np.unique(folds)]
+        noise = fits[-1].summary.get("noise", [float("nan")])[-1]
+        return _Judged(self._scored([fit.weight for fit in fits], folds), noise)
+
+    def _scored(self, weights: list[NDArray[np.float32]], folds: NDArray[np.int64]) -> HeldOut:
+        if self.trials is None:
+            found = list(read_blocks(self.source, self.rows))
+            masks = np.concatenate([x for _, x, _ in found])
+            outputs = np.concatenate([y for *_, y in found])
+            each = [(masks - masks.mean(0)) @ weight.astype(np.float64) for weight in weights]
+            return score_arrays(np.choose(folds[:, None], each), outputs)
+        return score_arrays(self._predicted(self.trials, weights, folds), self.trials.outputs)
+
+    def _predicted(
+        self, trials: Trials, weights: list[NDArray[np.float32]], folds: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Predictions of trials up to a constant a target, each by the weights of its fold."""
+        found = np.empty(trials.outputs.shape)
+        for block in target_blocks(trials.num_targets, TARGETS_AT_ONCE):
+            masks = trials.masks(block, len(self.layers)) - np.float32(1 - trials.plan.fraction)
+            for fold, weight in enumerate(weights):
+                held = folds == fold
+                found[held, block] = np.einsum("tkn,nt->kt", masks[:, held], weight[:, block])
+        return found
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Scores, and the variance that the linear model leaves unexplained, relative; NaN unknown."""
+
+    scores: HeldOut
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -33,17 +149,15 @@ class Judgement:
     ----------
     amounts : Amounts
     scores : HeldOut
-        On the rows kept aside.
+        By cross-validation, of some targets.
     ceiling : float
         Correlation that no linear model exceeds, by the noise that is left; NaN if unknown.
-    found : Attributions
-        What was judged: of some targets, without the rows kept aside.
     """
 
     amounts: Amounts
     scores: HeldOut
     ceiling: float
-    found: Attributions = field(repr=False)
+    known: Known = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,77 +166,49 @@ class Forecast:
 
     Attributes
     ----------
-    passes, rows : float
-        Gain in correlation if there were twice as many; NaN if that has to be tried.
+    passes, trials, rows : float
+        Gain in correlation if there were twice as many; minus infinity where none are bought.
     alone : float
         Gain if every component was left out alone; NaN if that is to be tried on some of them,
         minus infinity if there is nothing to gain.
     """
 
-    passes: float
-    rows: float
+    passes: float = -np.inf
+    trials: float = -np.inf
+    rows: float = -np.inf
     alone: float = -np.inf
 
 
-def _solver(
-    passes: PassSums | None, alone: Alone | None, layers: NDArray[np.int64], cost: int, draws: int
-) -> Solver:
-    if alone is None:
-        return SharedPrior() if passes is None else Bayes(passes=passes, groups=layers, draws=draws)
-    # Where a component was left out, the other guesses count for less: a multiple of their own.
-    groups = 2 * layers + alone.known
-    return Bayes(passes=passes, scores=alone.effect, groups=groups, scores_cost=cost, draws=draws)
+def judge(holdings: Holdings, amounts: Amounts) -> Judgement:
+    """Cross-validate the fit of some targets by what is there."""
+    known = Known.of(holdings, amounts, _some(holdings))
+    found = known.judged()
+    return Judgement(amounts, found.scores, float(np.sqrt(np.maximum(0.0, 1 - found.noise))), known)
 
 
-def _evidence(holdings: Holdings, amounts: Amounts, targets: slice, draws: int) -> Solver:
-    passes = holdings.passes(amounts.passes, targets)
-    alone = holdings.alone(targets) if amounts.alone else None
-    layers = layers_of(holdings.task.component_set.to_json())
-    return _solver(passes, alone, layers, Amounts(0, 0, amounts.alone).cost, draws)
-
-
-def judge(holdings: Holdings, amounts: Amounts, judged_on: int) -> Judgement:
-    """Fit some targets by part of what is there, and score them on the rows kept aside.
-
-    Parameters
-    ----------
-    holdings : Holdings
-    amounts : Amounts
-        How much of it to use.
-    judged_on : int
-        The rows kept aside among the first so many judge.
-    """
-    width = holdings.task.num_examples
-    targets = slice(0, None, max(1, width // SOME_TARGETS))
-    source = holdings.rows(targets)
-    solver = _evidence(holdings, amounts, targets, draws=0)
-    alone = Split(holdings.fitted(amounts.rows), np.zeros(0, np.int64))
-    found = fit_and_score(source, alone, solver, _quietly("cpu"))
-    scores = score_rows(found.predict, source, holdings.judging(judged_on))
-    noise = found.summary.get("noise")
-    ceiling = float("nan") if not noise else float(np.sqrt(max(0.0, 1 - noise[0])))
-    return Judgement(amounts, scores, ceiling, found)
+def _some(holdings: Holdings) -> slice:
+    """Targets that are enough to decide."""
+    return slice(0, None, max(1, holdings.task.num_examples // SOME_TARGETS))
 
 
 def forecast(holdings: Holdings, now: Judgement) -> Forecast:
-    """Judge halves of what is there, on the same rows, and continue what they tell."""
-    amounts, rows = now.amounts, now.amounts.rows
-    gains = []
-    for part in (
-        replace(amounts, passes=amounts.passes // 2),
-        replace(amounts, rows=rows // 2),
-    ):
-        if part.passes < 4 < amounts.passes or len(holdings.fitted(part.rows)) < LEAST_ROWS:
-            gains.append(float("nan"))
-        elif part == amounts:
-            gains.append(-np.inf)
-        else:
-            before = judge(holdings, part, rows).scores.mean
-            gains.append(HALVES_LEFT * (now.scores.mean - before))
-    return Forecast(gains[0], gains[1], _gain_alone(holdings, now))
+    """Judge less than what is there, and continue what that tells."""
+    known, amounts = now.known, now.amounts
+    if known.passes is None:
+        half = np.arange(known.count) // FOLDS % 2 == 0
+        gain = HALVES_LEFT * (now.scores.mean - known.judged(half).scores.mean)
+        return Forecast(rows=gain, alone=_gain_alone(holdings, now, now.scores, None))
+    nothing = np.zeros(known.count, bool)  # all trials judge one fit
+    base = known.judged(nothing).scores
+    fewer = replace(known, passes=holdings.passes(amounts.passes // 2, _some(holdings)))
+    passes = HALVES_LEFT * (base.mean - fewer.judged(nothing).scores.mean)
+    trials = HALVES_LEFT * (now.scores.mean - base.mean)
+    return Forecast(passes, trials, alone=_gain_alone(holdings, now, base, nothing))
 
 
-def _gain_alone(holdings: Holdings, now: Judgement) -> float:
+def _gain_alone(
+    holdings: Holdings, now: Judgement, scores: HeldOut, fitted: NDArray[np.bool_] | None
+) -> float:
     """What leaving out the other components would bring, by what the first ones brought.
 
     Less a standard error: all of them are bought at once, so chance must not decide.
@@ -133,22 +219,17 @@ def _gain_alone(holdings: Holdings, now: Judgement) -> float:
         return float("nan") if trial.cost <= TRY_SHARE * now.amounts.cost else -np.inf
     if left_out == whole:
         return -np.inf
-    before = judge(holdings, replace(now.amounts, alone=0), now.amounts.rows).scores
-    sure = now.scores.mean - before.mean
-    differing = now.scores.influence - before.influence
+    before = replace(now.known, alone=None).judged(fitted).scores
+    sure = scores.mean - before.mean
+    differing = scores.influence - before.influence
     if np.isfinite(differing).all() and len(differing) > 1:
         sure -= float(differing.std(ddof=1) / np.sqrt(len(differing)))
     return sure * (whole - left_out) / left_out
 
 
 def final_fit(holdings: Holdings, amounts: Amounts, device: torch.device) -> Attributions:
-    """Fit all targets: the score of what was kept aside, the weights of all."""
-    solver = _evidence(holdings, amounts, slice(None), Bayes.draws)
-    split = Split(holdings.fitted(amounts.rows), holdings.judging(amounts.rows))
-    return fit_and_score(holdings.rows(), split, solver, _quietly(device))
-
-
-def _quietly(device: torch.device | str) -> FitOptions:
-    return FitOptions(
-        device=torch.device(device), quiet=True, with_curve=False, say=lambda line: None
-    )
+    """Fit all targets by all that was bought, scored by cross-validation."""
+    known = Known.of(holdings, amounts, slice(None))
+    found = known.fit(device, Bayes.draws)
+    found.held_out = known.judged(device=device).scores
+    return found

@@ -6,14 +6,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from coarlib.ablation import ComponentTask, Hierarchy
-from coarlib.autopilot.choices import FIRST, Goal, choose
+from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose
 from coarlib.autopilot.groups import coarse_goal, strength, what_matters
 from coarlib.autopilot.holdings import Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, judge
@@ -42,6 +42,7 @@ class _Log:
             {
                 "rows": amounts.rows,
                 "passes": amounts.passes,
+                "trials": amounts.trials,
                 "left_out_alone": amounts.alone,
                 "forward_passes": amounts.cost,
                 "correlation": scores.mean,
@@ -56,9 +57,9 @@ class _Log:
         alone = f", {amounts.alone} components left out alone" if amounts.alone else ""
         bounds = "" if math.isnan(scores.mean_low) else bounds  # too few rows judge
         self.say(
-            f"{amounts.passes} gradient passes, {amounts.rows} rows{alone} "
-            f"({amounts.cost:,} forward passes): held-out correlation {scores.mean:.3f}{bounds}; "
-            f"{reason}"
+            f"{amounts.passes} gradient passes, {amounts.trials} trials, {amounts.rows} "
+            f"rows{alone} ({amounts.cost:,} forward passes): held-out correlation "
+            f"{scores.mean:.3f}{bounds}; {reason}"
         )
 
 
@@ -79,11 +80,13 @@ def attribute(
 ) -> Attributions:
     """Attribute a model's outputs to its components with as few forward passes as it takes.
 
-    It starts with a few gradient passes and rows. A quarter of the rows is kept aside to judge.
-    Halves of what is there, judged on the same rows, say what twice as many passes or rows would
-    bring; some components are left out alone to learn what doing that with all of them would. What
-    brings most for its cost is bought, until the goal is met. Whatever is bought is
-    kept in ``out``, so the same call goes on where another was stopped.
+    It starts with a few gradient passes and trials (forward passes in which every example has an
+    ablation of its own). Trials judge: each is predicted by a fit of the others and of all else.
+    Fits of less than what is there say what twice as many passes or trials would bring; some
+    components are left out alone to learn what doing that with all of them would. What brings most
+    for its cost is bought, until the goal is met. Where components cannot be scaled, rows take the
+    place of passes and trials. Whatever is bought is kept in ``out``, so the same call goes on
+    where another was stopped.
 
     Parameters
     ----------
@@ -184,6 +187,7 @@ class _Plan:
         found.summary["autopilot"] = {
             "purchases": log.entries,
             "doubling_passes_brings": _number(ahead.passes),
+            "doubling_trials_brings": _number(ahead.trials),
             "doubling_rows_brings": _number(ahead.rows),
             "leaving_out_alone_brings": _number(ahead.alone),
             "without_gradient_passes": holdings.no_passes,
@@ -212,12 +216,14 @@ def pursue(
         If a signal stopped a purchase; what was bought is kept.
     """
     have = holdings.amounts
-    wanted = replace(have, rows=max(have.rows, FIRST.rows), passes=max(have.passes, FIRST.passes))
+    wanted = have.at_least(FIRST)
     while True:
         if not holdings.buy(wanted):
             raise KeyboardInterrupt
+        if holdings.no_passes and not holdings.buy(holdings.amounts.at_least(ROWS_ALONE)):
+            raise KeyboardInterrupt
         have = holdings.amounts
-        now = judge(holdings, have, have.rows)
+        now = judge(holdings, have)
         ahead = forecast(holdings, now)
         wanted, reason = choose(now, ahead, goal, holdings, time.monotonic() - started)
         note(now, reason)

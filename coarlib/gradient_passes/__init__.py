@@ -8,10 +8,23 @@ ablations, without the bias that saturation gives to a gradient at the intact mo
 
 A pass costs three forward passes and tells of every component; a row of ablations costs one and
 tells of all of them together. ``coarlib.regression`` joins both.
+
+*Trials* are forward passes in which every example has an ablation of its own. Rows share one, so
+what a row leaves unexplained moves all examples together; trials are independent of one another,
+and judge predictions as surely as many times as many rows.
 """
 
 from coarlib.gradient_passes.filling import PASSES_DIR, fill_passes, open_passes
 from coarlib.gradient_passes.plan import PassPlan
-from coarlib.gradient_passes.sums import PassSums, read_passes
+from coarlib.gradient_passes.sums import PassSums, Trials, read_passes, read_trials
 
-__all__ = ["PASSES_DIR", "PassPlan", "PassSums", "fill_passes", "open_passes", "read_passes"]
+__all__ = [
+    "PASSES_DIR",
+    "PassPlan",
+    "PassSums",
+    "Trials",
+    "fill_passes",
+    "open_passes",
+    "read_passes",
+    "read_trials",
+]

@@ -20,13 +20,13 @@ from coarlib.gradient_passes.task import OUTPUTS, BlockTask
 from coarlib.store import Store
 from coarlib.store.create import initialize
 from coarlib.store.grow import at_least
-from coarlib.store.inside import PASSES_DIR
+from coarlib.store.inside import PASSES_DIR, TRIALS_DIR
 from coarlib.store.spec import ArraySpec, StoreSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PASSES_DIR", "fill_passes", "open_passes", "plan_for", "plan_of"]
+__all__ = ["PASSES_DIR", "TRIALS_DIR", "fill_passes", "open_passes", "plan_for", "plan_of"]
 
 
 def fill_passes(
@@ -55,7 +55,7 @@ def fill_passes(
     device : torch.device
     plan : PassPlan, optional
         By default that of the passes that are there, or one that removes the share of components
-        that the rows' design removes.
+        that the rows' design removes. One of trials fills those instead.
     blocks : slice, optional
         Only these blocks.
     options : FillOptions, optional
@@ -86,15 +86,17 @@ def fill_passes(
     return fill(kept, blocked, chosen, device, options)
 
 
-def plan_for(store: Store, task: ComponentTask, output: str | None = None) -> PassPlan:
-    """Return the plan of the passes that a store has, or the one that suits its rows.
+def plan_for(
+    store: Store, task: ComponentTask, output: str | None = None, trials: bool = False
+) -> PassPlan:
+    """Return the plan of the passes (or trials) of a store, or the one that suits its rows.
 
     Raises
     ------
     TaskError
         If the store's design does not say which share is ablated, or there are several outputs.
     """
-    kept = open_passes(store)
+    kept = open_passes(store, TRIALS_DIR if trials else PASSES_DIR)
     if kept is not None:
         return plan_of(kept)
     design = store.design
@@ -106,16 +108,17 @@ def plan_for(store: Store, task: ComponentTask, output: str | None = None) -> Pa
         )
     if output is None and len(task.outputs) > 1:
         raise TaskError(f"name one of the task's outputs: {', '.join(task.outputs)}")
-    return PassPlan.for_fraction(share, output=output or next(iter(task.outputs)))
+    make = PassPlan.of_trials if trials else PassPlan.for_fraction
+    return make(share, output=output or next(iter(task.outputs)))
 
 
 def _width(store: Store) -> int:
     return store.spec.schema[store.masks_name()].shape[0]
 
 
-def open_passes(store: Store | str | Path) -> Store | None:
-    """Open the gradient passes of a store; None if it has none."""
-    path = (store.path if isinstance(store, Store) else Path(store)) / PASSES_DIR
+def open_passes(store: Store | str | Path, name: str = PASSES_DIR) -> Store | None:
+    """Open the gradient passes (or trials) of a store; None if it has none."""
+    path = (store.path if isinstance(store, Store) else Path(store)) / name
     return Store.open(path) if (path / "spec.json").is_file() else None
 
 
@@ -145,10 +148,11 @@ def _open(store: Store, blocked: BlockTask, plan: PassPlan, blocks: int) -> Stor
     spec = StoreSpec(
         blocks, schema, None, {OUTPUTS: plan.as_json()}, f"gradient passes of {store.path.name}"
     )
-    kept = open_passes(store)
+    name = PASSES_DIR if plan.on_path else TRIALS_DIR
+    kept = open_passes(store, name)
     if kept is None:
-        initialize(store.path / PASSES_DIR, spec)
-        kept = Store.open(store.path / PASSES_DIR)
+        initialize(store.path / name, spec)
+        kept = Store.open(store.path / name)
     differences = kept.spec.differences(replace(spec, num_models=kept.num_models))
     if plan_of(kept) != plan:
         differences.append(f"drawn by {plan_of(kept).as_json()} there, {plan.as_json()} here")

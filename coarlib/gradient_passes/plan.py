@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from coarlib.errors import ArgumentError, StoreError, whole_number
 
-# Keeps these draws apart from those of rows and of resampling, whose counters lie below.
-_COUNTER = 1 << 193
+# Keep these draws apart from those of rows and of resampling, whose counters lie below.
+_COUNTER, _COUNTER_OF_TRIALS = 1 << 193, 1 << 194
 _WORDS = 4  # numbers that one step of the counter makes
 
 
@@ -23,7 +23,8 @@ class PassPlan:
     Parameters
     ----------
     on_path : float
-        b, the probability that a component is scaled by a uniform number.
+        b, the probability that a component is scaled by a uniform number; 0 for trials, which are
+        not differentiated.
     ablated : float
         a, the probability that it is ablated altogether.
     seed : int
@@ -46,10 +47,10 @@ class PassPlan:
 
     def __post_init__(self) -> None:
         a, b = self.ablated, self.on_path
-        if not (0 < b <= 1 and 0 <= a < 1 and a + b <= 1):
+        if not (0 <= b <= 1 and 0 <= a < 1 and 0 < a + b <= 1):
             raise ArgumentError(
-                f"a component is on a path with a probability above 0 and ablated with one that "
-                f"adds up with it to 1 at most, not {b} and {a}"
+                f"a component is on a path or ablated with probabilities that add up to more than "
+                f"0 and 1 at most, not {b} and {a}"
             )
         if not 1 <= whole_number(self.passes, "passes") <= 255:
             raise ArgumentError(f"a block has 1 to 255 passes, not {self.passes}")
@@ -72,6 +73,11 @@ class PassPlan:
                 f"gradient passes remove a share above 0 and at most 2/3, not {fraction}"
             )
         return cls(on_path=fraction, ablated=fraction / 2, **settings)
+
+    @classmethod
+    def of_trials(cls, fraction: float, **settings: Any) -> PassPlan:
+        """Return the plan of trials: a share of the components is ablated, none is on a path."""
+        return cls(on_path=0.0, ablated=fraction, **settings)
 
     @property
     def fraction(self) -> float:
@@ -98,7 +104,8 @@ class PassPlan:
         """
         steps = -(-components // _WORDS)
         key = np.array([self.seed, index], dtype=np.uint64)
-        bits = np.random.Philox(key=key, counter=_COUNTER + examples.start * steps)
+        first = (_COUNTER if self.on_path else _COUNTER_OF_TRIALS) + examples.start * steps
+        bits = np.random.Philox(key=key, counter=first)
         count = examples.stop - examples.start
         raw = bits.random_raw(count * steps * _WORDS).reshape(count, -1)[:, :components]
         # Odd multiples of 2⁻⁵⁴: never 0 or 1, so a component on a path is told from the others.

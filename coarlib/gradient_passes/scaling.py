@@ -76,6 +76,11 @@ class Scaling(ABC):
             (slopes,) = torch.autograd.grad(outputs.float().sum(), leaf)
         return outputs.detach().float(), slopes
 
+    def forward(self, masks: torch.Tensor, batch: Examples) -> torch.Tensor:
+        """Return the outputs [B] of a batch under masks [B, N], float32."""
+        with torch.no_grad(), computing_in(self.task.autocast, masks.device):
+            return self.outputs(masks, batch).float()
+
     @abstractmethod
     def outputs(self, masks: torch.Tensor, batch: Examples) -> torch.Tensor:
         """Return the outputs [B] under masks [B, N], which are differentiated."""

@@ -1,4 +1,4 @@
-"""Blocks of gradient passes as rows: what one worker computes."""
+"""Blocks of gradient passes, or of trials, as rows: what one worker computes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ COUNTS, OUTPUTS = "path_counts", "outputs"
 
 class BlockTask(Task):
     """A row of it is a block of passes of a component task: sums [N, T] and the outputs.
+
+    Of trials there are the outputs alone.
 
     Parameters
     ----------
@@ -50,6 +52,11 @@ class BlockTask(Task):
         self._scaling = scaling_of(task, task.outputs[plan.output])
 
     @property
+    def _sums(self) -> dict[str, str]:
+        """Names and types of what is summed."""
+        return {**dict.fromkeys(SUMS, "float32"), COUNTS: "uint8"} if self._plan.on_path else {}
+
+    @property
     def num_features(self) -> int:
         """Components, N."""
         return len(self._task.component_set)
@@ -70,8 +77,7 @@ class BlockTask(Task):
     def layout(self) -> TaskLayout:
         """Return the arrays of a block."""
         shape = (self.num_features, self._task.num_examples)
-        arrays = {name: ("float32", shape) for name in SUMS}
-        arrays[COUNTS] = ("uint8", shape)
+        arrays = {name: (dtype, shape) for name, dtype in self._sums.items()}
         arrays[OUTPUTS] = ("float32", (self._plan.passes, shape[1]))
         return TaskLayout(self.num_features, arrays)
 
@@ -101,16 +107,16 @@ class BlockTask(Task):
 
     def _summed(self, passes: range) -> dict[str, NDArray[Any]]:
         shape = self._task.num_examples, self.num_features
-        found = {
-            name: np.zeros(shape, "uint8" if name == COUNTS else "float32")
-            for name in (*SUMS, COUNTS)
-        }
+        found = {name: np.zeros(shape, dtype) for name, dtype in self._sums.items()}
         found[OUTPUTS] = np.zeros((len(passes), shape[0]), np.float32)
         for where, batch in self._task.batches(self._size):
-            part = {name: found[name][where] for name in (*SUMS, COUNTS)}
+            part = {name: found[name][where] for name in self._sums}
             for at, index in enumerate(passes):
                 masks = self._plan.draw(index, where, shape[1])
                 scales = torch.from_numpy(masks.astype(np.float32)).to(self._task.device)
+                if not self._sums:
+                    found[OUTPUTS][at, where] = self._scaling.forward(scales, batch).cpu().numpy()
+                    continue
                 outputs, slopes = (x.cpu().numpy() for x in self._scaling.run(scales, batch))
                 along = on_path(masks)
                 part["path_sums"] += slopes * along

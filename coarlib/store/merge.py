@@ -21,7 +21,7 @@ from coarlib.store.create import initialize, sweep_store
 from coarlib.store.design import read_labels, settle_design
 from coarlib.store.grow import grow
 from coarlib.store.identity import check_same_identity, copy_identities
-from coarlib.store.inside import PASSES_DIR, stores_inside
+from coarlib.store.inside import BLOCKS, stores_inside
 from coarlib.store.layout import DESIGN_MASKS, WORKERS_DIR
 from coarlib.store.reader import Store, StoreLike
 from coarlib.store.writer import RowWriter
@@ -100,7 +100,7 @@ def _merge_inside(
     quiet: bool,
     allow_other_task: bool,
 ) -> None:
-    """Merge added outputs and gradient passes, each by the rules of any store."""
+    """Merge added outputs, gradient passes and trials, each by the rules of any store."""
     inside = [stores_inside(source) for source in sources]
     for name in sorted({name for part in inside for name in part}):
         with_it = [part[name] for part in inside if name in part]
@@ -150,7 +150,7 @@ def _check_compatible(stores: Sequence[Store]) -> None:
     for other in stores[1:]:
         here, there = (replace(s.spec, num_models=1, design=None) for s in (one, other))
         differences = here.differences(there)
-        inside = ROW_DIGESTS in here.schema or other.path.name == PASSES_DIR
+        inside = ROW_DIGESTS in here.schema or other.path.name in BLOCKS
         if inside and here.outputs != there.outputs:
             differences.append(f"made by {here.outputs} and by {there.outputs}")
         if differences:

@@ -16,7 +16,14 @@ import coarlib as cl
 from coarlib.commands.__main__ import load
 from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError
 from coarlib.filling.worker import FillOptions, fill
-from coarlib.gradient_passes import PassPlan, fill_passes, open_passes, read_passes
+from coarlib.gradient_passes import (
+    PassPlan,
+    fill_passes,
+    open_passes,
+    read_passes,
+    read_trials,
+)
+from coarlib.gradient_passes.filling import TRIALS_DIR
 from coarlib.gradient_passes.plan import on_path
 from coarlib.gradient_passes.scaling import scaling_of
 from coarlib.regression import StoreRows
@@ -77,7 +84,7 @@ def test_sums_are_those_of_their_passes(store, task):
     sums[3] /= 6 * 0.5
     for at, name in enumerate(("path_sums", "path_squares", "path_counts", "kept_means")):
         assert np.allclose(getattr(found, name), sums[at][:, 2:9], atol=1e-4), name
-    drawn = found.masks(slice(1, 3))
+    drawn = found.masks(slice(1, 3), found.num_features)
     assert drawn.shape == (2, 6, count)
     assert np.allclose(drawn[0, 4], plan.draw(4, slice(3, 4), count)[0])
     assert found.forward_passes == 18
@@ -192,10 +199,34 @@ def test_a_fit_of_a_store_takes_its_passes(store, task, tmp_path):
     some = SomeTargets(StoreRows(store), chosen).gradient_passes()
     every = read_passes(store)
     assert np.array_equal(some.path_sums, every.path_sums[:, chosen])
-    assert np.array_equal(some.masks(slice(0, 4)), every.masks(slice(0, 10))[chosen])
+    assert np.array_equal(some.masks(slice(0, 4), 16), every.masks(slice(0, 10), 16)[chosen])
     load("run_regression").main(
         [str(store.path), "--out", str(tmp_path / "out"), "--solver", "bayes"]
     )
     saved = cl.Attributions.load(tmp_path / "out")
     assert saved.standard_error.shape == saved.weight.shape
     assert saved.summary["gradient_passes"] == 32 and len(saved.summary["multiples"]) == 3
+
+
+def test_trials_ablate_every_example_by_itself_and_are_kept_as_passes_are(store, task, tmp_path):
+    plan = PassPlan.of_trials(0.2, passes=4)
+    assert fill_passes(store, task, 8, CPU, plan=plan, options=QUIET).written == 2
+    assert read_passes(store) is None
+    found = read_trials(store, slice(1, None, 2))
+    masks = found.masks(slice(0, 4), task.num_features)
+    assert set(np.unique(masks)) == {0, 1} and abs(masks.mean() - 0.8) < 0.1
+    assert not np.array_equal(masks[0], masks[1])
+    same_seed = PassPlan(0.1, 0.1, passes=4).draw(0, slice(1, 2), task.num_features)
+    assert not np.array_equal(same_seed == 0, masks[:1, 0] == 0)  # nor those of passes
+    for at, target in enumerate(found.targets[:4]):
+        rows = task.rows(np.arange(8), masks[at] == 1)["test_margins"].numpy()
+        assert np.allclose(rows[:, target], found.outputs[:, at], atol=1e-5)
+    merge(tmp_path / "both", [store])
+    again = read_trials(tmp_path / "both", slice(1, None, 2), most=7)
+    assert np.array_equal(again.outputs, found.outputs[:4])
+    assert np.array_equal(again.passes, np.arange(4)) and again.forward_passes == 4
+    kept = open_passes(store, TRIALS_DIR)
+    data = bytearray((kept.path / "outputs.npy").read_bytes())
+    data[-5] ^= 1
+    (kept.path / "outputs.npy").write_bytes(data)
+    assert verify(open_passes(store, TRIALS_DIR)).torn == [1]

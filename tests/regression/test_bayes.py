@@ -6,7 +6,7 @@ import torch
 
 import coarlib as cl
 from coarlib.errors import RegressionError
-from coarlib.gradient_passes import PassPlan, PassSums
+from coarlib.gradient_passes import PassPlan, PassSums, Trials
 from coarlib.gradient_passes.plan import on_path
 from coarlib.regression.bayes import factors
 from coarlib.regression.bayes.factors import FactorPrior, Marginals
@@ -42,11 +42,11 @@ class World:
             plan,
             np.arange(passes),
             outputs + 3,
+            np.arange(targets),
             (slopes * along).sum(0).astype("f4"),
             (slopes**2 * along).sum(0).astype("f4"),
             along.sum(0).astype("f4"),
             (0.5 * self.weight + rng.normal(size=self.weight.shape)).astype("f4"),
-            np.arange(targets),
         )
         self.masks = rng.random((rows, features)) < 0.8
         self.outputs = self.masks @ self.weight + 3
@@ -102,24 +102,27 @@ def test_both_forms_are_bayes_with_free_means(rows):
     x, y = (x - x.mean(0), y - y.mean(0)) if rows else (x, y)
     scale = np.full(5, 2.0)
     common = (rows, x.T @ y / 2, (y / 2).square().sum(0))
-    dual = Observations(*common, masks=x, outputs=y / 2, passes=world.passes, scale=scale)
-    primal = Observations(*common, gram=x.T @ x, passes=world.passes, scale=scale)
+    trials = Trials(PassPlan.of_trials(0.3), np.arange(4), normal(4, 5).numpy(), np.arange(5))
+    own = [world.passes, trials]
+    dual = Observations(*common, masks=x, outputs=y / 2, own=own, scale=scale)
+    primal = Observations(*common, gram=x.T @ x, own=own, scale=scale)
     prior = Marginals(normal(12, 5), torch.rand(12, 5).double() + 0.1)
-    noise = torch.rand(2, 5).double() + 0.2
+    noise = torch.rand(3, 5).double() + 0.2
     one, other = dual.posterior(prior, noise), primal.posterior(prior, noise)
     for name in ("errors", "freedom"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name))
     torch.testing.assert_close(one.weights.mean, other.weights.mean)
     torch.testing.assert_close(one.weights.variance, other.weights.variance)
-    z = torch.from_numpy(world.passes.masks(slice(0, 5))).double()
+    z = np.concatenate([kind.masks(slice(0, 5), 12) for kind in own], 1)
+    z, given = torch.from_numpy(z).double(), np.concatenate([kind.outputs for kind in own])
     for t in range(5):  # an intercept for each kind of observation, with no prior
         design = torch.cat([x, z[t]])
-        kinds = torch.zeros(len(design), 2).double()
-        kinds[:rows, 0], kinds[rows:, 1] = 1, 1
+        kinds = torch.zeros(len(design), 3).double()
+        kinds[:rows, 0], kinds[rows : rows + 6, 1], kinds[rows + 6 :, 2] = 1, 1, 1
         kinds = kinds[:, kinds.any(0)]
         whole = torch.cat([design, kinds], 1)
-        measured = torch.cat([y[:, t], torch.from_numpy(world.passes.outputs[:, t])]) / 2
-        weight = torch.cat([1 / noise[0, t].expand(rows), 1 / noise[1, t].expand(6)])
+        measured = torch.cat([y[:, t], torch.from_numpy(given[:, t])]) / 2
+        weight = 1 / noise[:, t].repeat_interleave(torch.tensor([rows, 6, 4]))
         start = torch.zeros(whole.shape[1], whole.shape[1]).double()
         start[:12, :12] = torch.diag(1 / prior.variance[:, t])
         inverse = torch.linalg.inv(start + whole.T @ (weight[:, None] * whole))
@@ -127,7 +130,7 @@ def test_both_forms_are_bayes_with_free_means(rows):
         torch.testing.assert_close(one.weights.mean[:, t], (inverse @ pull)[:12])
         torch.testing.assert_close(one.weights.variance[:, t], inverse.diagonal()[:12])
         hat = (whole @ inverse * whole).sum(1) * weight
-        left = torch.stack([(1 - hat)[:rows].sum(), (1 - hat)[rows:].sum()])
+        left = torch.stack([x.sum() for x in (1 - hat).split([rows, 6, 4])])
         torch.testing.assert_close(one.freedom[:, t], left)
         sd = inverse.diagonal()[:12].sqrt()
         for form in (dual, primal):

@@ -50,7 +50,7 @@ def passes_of(weight, count=60):
     along = ((masks > 0) & (masks < 1)).transpose(0, 2, 1)
     sums = [x.sum(0).astype("f4") for x in (weight * along, weight**2 * along, along)]
     outputs = np.einsum("ktn,nt->kt", masks, weight)
-    return PassSums(plan, np.arange(count), outputs, *sums, weight.astype("f4"), np.arange(targets))
+    return PassSums(plan, np.arange(count), outputs, np.arange(targets), *sums, weight.astype("f4"))
 
 
 LAM = np.geomspace(0.01, 1, 6)

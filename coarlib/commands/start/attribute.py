@@ -3,9 +3,10 @@
     coar attribute digits --out out/digits --until 0.83
     coar attribute my_task.py:MyTask --out out/mine --budget 2000
 
-Starts with a few gradient passes and ablations, keeps a quarter of the ablations aside to judge,
-buys what is forecast to bring most for its cost (passes, ablations, leave-one-out), and stops at
-the wanted held-out correlation, the budget (in forward passes over the examples) or the time.
+Starts with a few gradient passes and trials (every example has an ablation of its own), which
+judge by cross-validation, buys what is forecast to bring most for its cost (passes, trials,
+leave-one-out), and stops at the wanted held-out correlation, the budget (in forward passes over
+the examples) or the time.
 --coarse tries layers or blocks as wholes first, then the members of those that matter. Whatever is
 bought is kept: the same command goes on where it was stopped, and several share the work by
 --claim. Writes OUT/attributions, OUT/purchases.json (what was bought, and why) and a report.
@@ -68,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fraction = _fraction(args)
     if args.dry_run:
         print(
-            f"{FIRST.passes} gradient passes and {FIRST.rows} ablations of {fraction:.0%} of the "
-            "components to start"
+            f"{FIRST.passes} gradient passes, {FIRST.trials} trials and {FIRST.rows} ablations of "
+            f"{fraction:.0%} of the components to start"
         )
         print(again(args))
         return

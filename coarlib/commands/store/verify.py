@@ -20,7 +20,7 @@ from coarlib.commands.leaving import after_rows
 from coarlib.store import Store
 from coarlib.store.added import stale_rows
 from coarlib.store.adopt import adopt
-from coarlib.store.inside import PASSES_DIR, stores_inside
+from coarlib.store.inside import BLOCKS, stores_inside
 from coarlib.store.verify import verify
 
 COMMAND = Command(
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = common.rows_of(args.rows, store.num_models)
     sound = _verify(store, rows, args)
     for name, inside in stores_inside(store).items():
-        passes = name == PASSES_DIR
-        print("gradient passes:" if passes else f"added output {name}:")
+        passes = name in BLOCKS
+        print(f"{name.replace('_', ' ')}:" if passes else f"added output {name}:")
         part = (0, inside.num_models) if passes else (rows[0], min(rows[1], inside.num_models))
         sound &= _verify(inside, part, args)
         if not passes and (stale := len(stale_rows(store, inside))):

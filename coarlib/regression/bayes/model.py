@@ -86,8 +86,8 @@ class BayesFit:
     prior : FactorPrior
     multiples : float64 [groups, S]
         Of the guesses.
-    noise : float64 [2]
-        Variance of what the linear model does not explain, of rows and of passes.
+    noise : float64 [kinds]
+        Variance of what the linear model does not explain, of rows, passes and trials.
     draws : float16 [K, N, T] or None
         Weights less their mean, drawn from the posterior, in units of its standard deviations.
     errors : list of float
@@ -163,7 +163,7 @@ def fit_evidence(
     prior = FactorPrior.start(slopes.start(centre), outputs.num_targets, factors)
     nothing = torch.zeros_like(slopes.mean)
     message = _Message(nothing, nothing)
-    noise = nothing.new_full((2, outputs.num_targets), 0.5)
+    noise = nothing.new_full((len(outputs.counts), outputs.num_targets), 0.5)
     best: BayesFit | None = None
     errors: list[float] = []
     for turn in range(rounds):
@@ -212,15 +212,15 @@ def _mixed(old: _Message, new: _Message, share: float) -> _Message:
 
 
 def _noise(found: Posterior, outputs: Observations) -> torch.Tensor:
-    """Residual sums over degrees of freedom, pooled over targets, [2, T]."""
+    """Residual sums over degrees of freedom, pooled over targets, [kinds, T]."""
     pooled = found.errors.sum(1) / found.freedom.sum(1).clamp_min(1e-9)
     counts = pooled.new_tensor(outputs.counts)
-    pooled = torch.where(counts > 1, pooled.clamp_min(SMALLEST), pooled.new_ones(2))
+    pooled = torch.where(counts > 1, pooled.clamp_min(SMALLEST), torch.ones_like(pooled))
     return pooled[:, None].expand(-1, outputs.num_targets).clone()
 
 
 def _cross_validated(found: Posterior, outputs: Observations) -> float:
-    """Generalised cross-validation a row, over both kinds of outputs."""
+    """Generalised cross-validation a row, over all kinds of outputs."""
     counts = found.errors.new_tensor(outputs.counts)
     used = counts > 1
     freedom = found.freedom.sum(1).clamp_min(1e-9) / outputs.num_targets

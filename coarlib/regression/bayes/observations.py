@@ -1,4 +1,4 @@
-"""Outputs as observations of the linear model: rows share their masks, passes have their own.
+"""Outputs as observations of the linear model: rows share their masks, the others have their own.
 
 For each target the prior of its weights is independent, N(m, diag d), and so is the noise of each
 kind of observation; means are fitted freely. The posterior is formed over features (primal) or over
@@ -7,19 +7,20 @@ observations (dual), whichever is smaller, for blocks of targets at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.gradient_passes import PassSums
+from coarlib.gradient_passes import Trials
 from coarlib.regression.bayes.factors import Marginals
 
 __all__ = ["Observations", "Posterior"]
 
 BLOCK_NUMBERS = 2**25  # numbers that the matrices of a block of targets hold
+MOST_KEPT = 2**26  # numbers of masks that are not drawn again
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Observations:
         y'y of the centred outputs.
     outputs : float64 [n, T] or None
         Centred, for the dual form.
-    passes : PassSums or None
-        Their outputs are scaled as those of the rows.
+    own : list of Trials
+        Gradient passes, trials: kinds of outputs under masks of their own, unscaled.
     scale : float64 [T]
         What outputs were divided by.
     """
@@ -72,13 +73,14 @@ class Observations:
         gram: torch.Tensor | None = None,
         masks: torch.Tensor | None = None,
         outputs: torch.Tensor | None = None,
-        passes: PassSums | None = None,
+        own: Sequence[Trials] = (),
         scale: NDArray[np.float64],
     ) -> None:
         self.rows, self.cross, self.square = rows, cross, square
         self.gram, self.masks, self.outputs = gram, masks, outputs
-        self.passes, self.scale = passes, scale
-        self.counts = [rows, 0 if passes is None else len(passes.passes)]
+        self.own, self.scale = own, scale
+        self.counts = [rows, *(len(kind.passes) for kind in own)]
+        self._drawn: dict[int, torch.Tensor] = {}
 
     @property
     def num_features(self) -> int:
@@ -97,15 +99,36 @@ class Observations:
         for start in range(0, self.num_targets, size):
             yield slice(start, min(start + size, self.num_targets))
 
-    def _passes(self, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred masks [t, K, N] and outputs [t, K] of the passes."""
-        device = self.cross.device
-        if self.passes is None:
-            empty = torch.zeros(block.stop - block.start, 0, dtype=torch.float64, device=device)
-            return empty[:, :, None].expand(-1, -1, self.num_features), empty
-        masks = torch.from_numpy(self.passes.masks(block)).to(device).double()
-        outputs = torch.from_numpy(self.passes.outputs[:, block] / self.scale[block]).T.to(device)
-        return masks - masks.mean(1, keepdim=True), outputs - outputs.mean(1, keepdim=True)
+    def _owned(self, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks [t, K, N] and outputs [t, K] of all that has its own; each kind is centred."""
+        masks, device = self._masks(block), self.cross.device
+        z = torch.empty_like(masks, dtype=torch.float64)
+        y = z.new_empty(z.shape[:2])
+        start = 0
+        for kind in self.own:
+            part = slice(start, start := start + len(kind.passes))
+            outputs = torch.from_numpy(kind.outputs[:, block] / self.scale[block]).T.to(device)
+            z[:, part] = masks[:, part] - masks[:, part].mean(1, keepdim=True, dtype=torch.float64)
+            y[:, part] = outputs - outputs.mean(1, keepdim=True)
+        return z, y
+
+    def _masks(self, block: slice) -> torch.Tensor:
+        """Draw masks, float32 [t, K, N], or take those that were drawn before."""
+        if block.start in self._drawn:
+            return self._drawn[block.start]
+        wide, device = self.num_features, self.cross.device
+        found = torch.zeros(block.stop - block.start, 0, wide, device=device)
+        if self.own:
+            drawn = [torch.from_numpy(kind.masks(block, wide)) for kind in self.own]
+            found = torch.cat(drawn, 1).to(device)
+        if sum(self.counts[1:]) * wide * self.num_targets <= MOST_KEPT:
+            self._drawn[block.start] = found
+        return found
+
+    def _each(self, noise: torch.Tensor) -> torch.Tensor:
+        """Noise variances [kinds, t] for each observation that has its own masks, [t, K]."""
+        counts = torch.tensor(self.counts[1:], device=noise.device)
+        return noise[1:].T.repeat_interleave(counts, 1)
 
     def posterior(self, prior: Marginals, noise: torch.Tensor) -> Posterior:
         """Return the posterior of all weights.
@@ -118,7 +141,7 @@ class Observations:
         """
         shape = self.cross.shape
         mean, variance = self.cross.new_empty(shape), self.cross.new_empty(shape)
-        errors, freedom = self.cross.new_zeros(2, shape[1]), self.cross.new_zeros(2, shape[1])
+        errors, freedom = self.cross.new_zeros(2, len(self.counts), shape[1])
         solve = self._dual if self.gram is None else self._primal
         for block in self._blocks():
             found = solve(
@@ -177,8 +200,7 @@ class Observations:
         count: int,
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        z, _ = self._passes(block)
-        factor = torch.linalg.cholesky(self._precision(z.transpose(1, 2) @ z, d, noise))
+        factor = torch.linalg.cholesky(self._precision(self._owned(block)[0], d, noise))
         drawn = torch.linalg.solve_triangular(
             factor.transpose(1, 2),
             _normal(*d.shape, count, like=d, generator=generator),
@@ -191,22 +213,22 @@ class Observations:
         self, block: slice, d: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Masks z, outputs y, z d, noise variances, and the Cholesky factor of z d z' + noise."""
-        z, y = self._passes(block)
+        z, y = self._owned(block)
         if self.masks is not None and self.outputs is not None:
             z = torch.cat([self.masks.expand(len(z), -1, -1), z], 1)
             y = torch.cat([self.outputs[:, block].T, y], 1)
         scaled = z * d[:, None, :]
         matrix = scaled @ z.transpose(1, 2)
-        n, k = self.counts
-        each = torch.cat([noise[0][:, None].expand(-1, n), noise[1][:, None].expand(-1, k)], 1)
+        each = torch.cat([noise[0][:, None].expand(-1, self.rows), self._each(noise)], 1)
         matrix.diagonal(dim1=1, dim2=2).add_(each)
         return z, y, scaled, each, torch.linalg.cholesky(matrix)
 
-    def _precision(self, own: torch.Tensor, d: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Posterior precision in units of the prior's, [t, N, N]; ``own`` of the passes."""
+    def _precision(self, z: torch.Tensor, d: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Posterior precision in units of the prior's, [t, N, N]; ``z`` as of ``_owned``."""
         gram = self.cross.new_zeros(0) if self.gram is None else self.gram
         root = d.sqrt()
-        matrix = gram / noise[0][:, None, None] + own / noise[1][:, None, None]
+        own = z.transpose(1, 2) @ (z / self._each(noise)[:, :, None])
+        matrix = gram / noise[0][:, None, None] + own
         matrix = matrix * root[:, :, None] * root[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1)
         return matrix
@@ -215,7 +237,6 @@ class Observations:
         self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         z, y, scaled, each, factor = self._system(block, d, noise)
-        n, k = self.counts
         left = y - (z @ m[:, :, None])[:, :, 0]
         inverse = torch.cholesky_inverse(factor)
         solved = (inverse @ left[:, :, None])[:, :, 0]
@@ -223,35 +244,33 @@ class Observations:
         variance = d - (scaled * (inverse @ scaled)).sum(1)
         residual = each * solved
         leverage = 1 - each * inverse.diagonal(dim1=1, dim2=2)
-        parts = (slice(0, n), slice(n, n + k))
-        errors = torch.stack([residual[:, part].square().sum(1) for part in parts])
-        used = torch.stack([leverage[:, part].sum(1) for part in parts])
+        errors = torch.stack([x.square().sum(1) for x in residual.split(self.counts, 1)])
+        used = torch.stack([x.sum(1) for x in leverage.split(self.counts, 1)])
         return mean, variance, errors, self._freedom(used)
 
     def _primal(
         self, block: slice, m: torch.Tensor, d: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        z, y = self._passes(block)
+        z, y = self._owned(block)
         gram = self.cross.new_zeros(0) if self.gram is None else self.gram
-        own = z.transpose(1, 2) @ z
         root = d.sqrt()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(own, d, noise)))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(z, d, noise)))
         inverse = inverse * root[:, :, None] * root[:, None, :]
         c = self.cross[:, block].T
         left = (c - m @ gram) / noise[0][:, None]
-        left = left + ((y - (z @ m[:, :, None])[:, :, 0])[:, None, :] @ z)[:, 0] / noise[1][:, None]
+        own = (y - (z @ m[:, :, None])[:, :, 0]) / self._each(noise)
+        left = left + (own[:, None, :] @ z)[:, 0]
         mean = m + (inverse @ left[:, :, None])[:, :, 0]
         fitted = (mean @ gram * mean).sum(1)
         rows = (self.square[block] - 2 * (mean * c).sum(1) + fitted).clamp_min(0)
-        others = (y - (z @ mean[:, :, None])[:, :, 0]).square().sum(1)
-        used = torch.stack(
-            [
-                (inverse * gram).sum((1, 2)) / noise[0],
-                (inverse * own).sum((1, 2)) / noise[1],
-            ]
-        )
+        others = (y - (z @ mean[:, :, None])[:, :, 0]).square()
+        leverage = ((z @ inverse) * z).sum(2) / self._each(noise)
+        used = (inverse * gram).sum((1, 2)) / noise[0]
+        kinds = self.counts[1:]
+        errors = [rows, *(x.sum(1) for x in others.split(kinds, 1))]
+        freedom = [used, *(x.sum(1) for x in leverage.split(kinds, 1))]
         variance = inverse.diagonal(dim1=1, dim2=2)
-        return mean, variance, torch.stack([rows, others]), self._freedom(used)
+        return mean, variance, torch.stack(errors), self._freedom(torch.stack(freedom))
 
     def _freedom(self, used: torch.Tensor) -> torch.Tensor:
         counts = used.new_tensor(self.counts)[:, None]

@@ -78,11 +78,12 @@ class Solver(ABC):
         return self
 
     def of_targets(self, which: NDArray[np.int64]) -> Solver:
-        """Return the same for some targets, int64 [t]: with their λ, guesses, starts, passes."""
+        """Return the same for some targets, int64 [t]: with their λ, guesses, starts, passes …"""
         given: dict[str, Any] = {x: getattr(self, x, None) for x in ("lam", "scores", "start")}
         some = {name: value[..., which] for name, value in given.items() if np.ndim(value) > 0}
-        if (passes := getattr(self, "passes", None)) is not None:
-            some["passes"] = passes.of_targets(which)
+        for name in ("passes", "trials"):
+            if (own := getattr(self, name, None)) is not None:
+                some[name] = own.of_targets(which)
         return replace(self, **some)
 
     def work(self, size: Size) -> float:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.gradient_passes import PassSums
+from coarlib.gradient_passes import PassSums, Trials
 from coarlib.regression.bayes import BayesFit, Evidence, fit_evidence
 from coarlib.regression.bayes.observations import Observations
 from coarlib.regression.cost import check_passes
@@ -54,6 +54,8 @@ class Bayes(Solver):
     draws : int
         Draws from the posterior that are kept for errors of sets of weights, where they are not
         too many numbers (2²⁶).
+    trials : Trials, optional
+        Of the same targets; they are used with gradient passes only.
     """
 
     name: ClassVar[str] = "bayes"
@@ -64,6 +66,7 @@ class Bayes(Solver):
     rounds: int = 3
     scores_cost: float | None = None
     draws: int = DRAWS
+    trials: Trials | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.factors < 1 or self.rounds < 1:
@@ -75,8 +78,8 @@ class Bayes(Solver):
 
     @property
     def prior_passes(self) -> float | None:
-        """Those of the gradient passes and of the scores."""
-        passes = 0 if self.passes is None else self.passes.forward_passes
+        """Those of the gradient passes, the trials and the scores."""
+        passes = sum(x.forward_passes for x in (self.passes, self.trials) if x is not None)
         if self.scores is None:
             return passes
         return None if self.scores_cost is None else passes + self.scores_cost
@@ -88,7 +91,7 @@ class Bayes(Solver):
         -------
         Solution
             ``details``: ``gradient_passes``, ``noise`` (variance that the linear model leaves
-            unexplained, relative to the outputs', of rows and of passes), ``multiples`` of the
+            unexplained, relative to the outputs', of rows, passes and trials), ``multiples`` of the
             guesses [groups, S], ``errors_by_round``.
         """
         if self.passes is None:
@@ -97,8 +100,9 @@ class Bayes(Solver):
             return same.solve(problem)
         passes = _checked(self.passes, problem)
         guesses = None if self.scores is None else _stack(self.scores)
-        scale = _scale(problem, passes)
-        outputs = _outputs(problem, passes, scale)
+        own: list[Trials] = [passes] if self.trials is None else [passes, self.trials]
+        scale = _scale(problem, own)
+        outputs = _outputs(problem, own, scale)
         evidence = Evidence.of(passes, guesses, self.groups, scale, problem.device)
         factors = max(1, min(self.factors, problem.num_targets // TARGETS_A_FACTOR))
         few = self.draws * passes.num_features * passes.num_targets <= MOST_DRAWN
@@ -131,14 +135,15 @@ def _checked(passes: PassSums, problem: Problem) -> PassSums:
     return passes
 
 
-def _scale(problem: Problem, passes: PassSums) -> NDArray[np.float64]:
+def _scale(problem: Problem, own: list[Trials]) -> NDArray[np.float64]:
     """Return the standard deviation of each target's outputs, [T]."""
-    n, k = problem.num_rows, len(passes.passes)
-    variance = (n * problem.variance + k * passes.outputs.var(0)) / (n + k)
+    counts = [problem.num_rows, *(len(x.passes) for x in own)]
+    variances = [problem.variance, *(x.outputs.var(0) for x in own)]
+    variance = np.average(variances, axis=0, weights=counts)
     return np.sqrt(np.where(variance > 0, variance, 1.0))
 
 
-def _outputs(problem: Problem, passes: PassSums, scale: NDArray[np.float64]) -> Observations:
+def _outputs(problem: Problem, own: list[Trials], scale: NDArray[np.float64]) -> Observations:
     """Return the rows' centred moments (primal) or masks (dual), in units of the scale."""
     n, device = problem.num_rows, problem.device
     shape = (problem.moments.num_features, problem.num_targets)
@@ -151,7 +156,7 @@ def _outputs(problem: Problem, passes: PassSums, scale: NDArray[np.float64]) -> 
     if not isinstance(problem, DualProblem):
         gram = torch.zeros(shape[0], shape[0], dtype=torch.float64, device=device)
         gram[active[:, None], active] = n * problem.gram * spread * spread.T
-        return Observations(n, cross, square, gram=gram, passes=passes, scale=scale)
+        return Observations(n, cross, square, gram=gram, own=own, scale=scale)
     if problem.source is None:
         raise RegressionError("the dual form reads the rows again: fit rows, not their moments")
     found = list(finite_blocks(problem.source, problem.positions))
@@ -164,7 +169,7 @@ def _outputs(problem: Problem, passes: PassSums, scale: NDArray[np.float64]) -> 
         square,
         masks=masks - masks.mean(0),
         outputs=outputs - outputs.mean(0),
-        passes=passes,
+        own=own,
         scale=scale,
     )
 
