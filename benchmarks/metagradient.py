@@ -220,7 +220,7 @@ def margins(models, inputs, targets):
         return np.stack([margin_log_sum_exp(m.eval()(inputs), targets).numpy() for m in models])
 
 
-def costs(name, made, inputs, targets, repeats=3):
+def costs(name, made, inputs, targets, repeats=4):
     """Seconds of 100 outputs' derivatives, as trainings, and the memory of both, two threads."""
     torch.set_num_threads(2)
     half = np.arange(made.num_examples // 2)
