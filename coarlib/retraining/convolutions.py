@@ -30,15 +30,15 @@ def are_ready() -> bool:
     """Whether layers are compiled, here or by another process, or are to be in any case."""
     if worth_compiling(0, 1):
         return True
-    from coarlib.retraining.kernels import add_up, correlate, pool, unpool
+    from coarlib.retraining.kernels import add_up, correlate, pass_relu, pool, unpool
 
-    return all(kernel.is_ready for kernel in (add_up, correlate, pool, unpool))
+    return all(kernel.is_ready for kernel in (add_up, correlate, pass_relu, pool, unpool))
 
 
 def compile_layers() -> None:
     """Compile them, in some seconds."""
     layer, image = nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1, 1, requires_grad=True)
-    found = convolution(layer, layer.weight[None], None, image, relu=False)
+    found = convolution(layer, layer.weight[None], None, image, relu=True)
     max_pool(found[0], (1, 1), relu=False).sum().backward()
 
 
@@ -78,17 +78,15 @@ def convolution(
     weight = weight.reshape(groups, layer.out_channels // layer.groups, weight.shape[2], -1)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias.reshape(groups, -1)
     x = x.contiguous().view(groups, -1, x.shape[2] * x.shape[3], x.shape[4])
-    found: torch.Tensor = _Convolution.apply(x, weight, bias, plan)
-    if relu:
-        found = functional.relu_(found)
+    found: torch.Tensor = _Convolution.apply(x, weight, bias, plan, relu)
     found = found.view(models, -1, *plan.size, x.shape[3])
     return found[..., :batch] if batch % LANES else found
 
 
 def max_pool(x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
     """Take the largest entries of windows side by side in x [N, H, W, B], as torch does."""
-    found: torch.Tensor = _MaxPool.apply(x, window)
-    return functional.relu_(found) if relu else found
+    found: torch.Tensor = _MaxPool.apply(x, window, relu)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,56 +139,70 @@ class _Convolution(torch.autograd.Function):
     """Of x [G, C, P, B], weight [G, O, C, T] and bias [G, O], G models times groups."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, plan: _Plan
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        plan: _Plan,
+        relu: bool,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.plan = plan
         places = plan.size[0] * plan.size[1]
         found = x.new_empty(len(x), weight.shape[1], places, x.shape[3])
         table = _table(plan, "outputs", ("inputs", _ITEM * x.shape[3]), ("taps", _ROW), places)
-        _in_threads(_correlated, x, weight, bias, found, table=table)
+        _in_threads(_correlated, x, weight, bias, found, table=(*table, relu))
+        ctx.save_for_backward(x, weight, *[found] * relu)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, *found = ctx.saved_tensors
         plan, gradient, width = ctx.plan, gradient.contiguous(), _ITEM * x.shape[3]
         of_x = of_weight = None
+        if found:
+            passed, of_bias = (
+                gradient.new_empty(gradient.shape),
+                gradient.new_empty(weight.shape[:2]),
+            )
+            _in_threads(_relu_passed, gradient, *found, passed, of_bias, table=())
+            gradient = passed
+        else:
+            of_bias = gradient.sum((2, 3))
         if ctx.needs_input_grad[0]:
             of_x = x.new_empty(x.shape)
             table = _table(plan, "inputs", ("outputs", width), ("taps", _ROW), x.shape[2])
             turned, none = weight.transpose(1, 2), x.new_zeros(x.shape[:2])
-            _in_threads(_correlated, gradient, turned, none, of_x, table=table)
+            _in_threads(_correlated, gradient, turned, none, of_x, table=(*table, False))
         if ctx.needs_input_grad[1]:
             of_weight = weight.new_empty(weight.shape)
             table = _table(plan, "taps", ("outputs", width), ("inputs", width), weight.shape[3])
             _in_threads(_added_up, gradient, x, of_weight, table=table)
-        return of_x, of_weight, gradient.sum((2, 3)), None
+        return of_x, of_weight, of_bias, None, None
 
 
 class _MaxPool(torch.autograd.Function):
     """Of x [N, H, W, B], windows side by side."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
         ctx.window, ctx.shape = window, x.shape
         size = [n // w for n, w in zip(x.shape[1:3], window, strict=True)]
         found = x.new_empty(len(x), *size, x.shape[3])
         which = torch.empty_like(found, dtype=torch.int32)
-        _in_threads(_pooled, x.contiguous(), found, which, table=window)
+        _in_threads(_pooled, x.contiguous(), found, which, table=(*window, relu))
         ctx.save_for_backward(which)
         return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (which,) = ctx.saved_tensors
         whole = not any(n % w for n, w in zip(ctx.shape[1:3], ctx.window, strict=True))
         found = gradient.new_empty(ctx.shape) if whole else gradient.new_zeros(ctx.shape)
         _in_threads(_unpooled, gradient.contiguous(), which, found, table=ctx.window)
-        return found, None
+        return found, None, None
 
 
 def _in_threads(
@@ -215,6 +227,7 @@ def _correlated(  # noqa: PLR0917
     out: NDArray[np.float32],
     starts: NDArray[np.int64],
     table: NDArray[np.int32],
+    relu: bool,
 ) -> None:
     from coarlib.retraining.kernels import BLOCK, correlate
 
@@ -226,13 +239,19 @@ def _correlated(  # noqa: PLR0917
     added = np.zeros((groups, blocks * BLOCK), np.float32)
     added[:, :outputs] = bias
     weights, biases = np.ascontiguousarray(packed), added.reshape(groups, blocks, BLOCK)
-    correlate(x, weights, biases, starts, table, out)
+    correlate(x, weights, biases, starts, table, out, relu)
 
 
 def _added_up(*arguments: Any) -> None:
     from coarlib.retraining.kernels import add_up
 
     add_up(*arguments)
+
+
+def _relu_passed(*arguments: Any) -> None:
+    from coarlib.retraining.kernels import pass_relu
+
+    pass_relu(*arguments)
 
 
 def _pooled(*arguments: Any) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coarlib.compiled import njit
 
-__all__ = ["BLOCK", "LANES", "add_up", "correlate", "pool", "unpool"]
+__all__ = ["BLOCK", "LANES", "add_up", "correlate", "pass_relu", "pool", "unpool"]
 
 _WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 LANES = 16 if _WIDE else 8  # numbers in a vector
@@ -96,10 +96,11 @@ def _correlation(vectors: int) -> Any:
         channels: Any,
         out: Any,
         out_stride: Any,
+        relu: Any,
     ) -> Any:
         def generate(context: Any, b: Any, _: Any, arguments: Any) -> Any:
             (x, x_stride, weight, weight_stride, bias) = arguments[:5]
-            (table, count, channels, out, out_stride) = arguments[5:]
+            (table, count, channels, out, out_stride, relu) = arguments[5:]
 
             def channel(c: Any, sums: Values) -> Values:
                 own = b.add(x, b.mul(c, x_stride)), b.add(weight, b.mul(c, weight_stride))
@@ -127,13 +128,17 @@ def _correlation(vectors: int) -> Any:
                 for row in range(BLOCK)
             ]
             sums = _loop(b, channels, [one for one in starts for _ in range(vectors)], channel)
-            for place, total in enumerate(sums):
+            zero = ir.Constant(_VECTOR, [0.0] * LANES)
+            cut = b.icmp_signed("!=", relu, _INT(0))
+            for place, whole in enumerate(sums):
+                below = b.select(b.fcmp_ordered("<", whole, zero), zero, whole)
+                total = b.select(cut, below, whole)
                 row, v = divmod(place, vectors)
                 at = b.add(out, b.mul(_INT(row), out_stride))
                 _store(b, total, b.add(at, _INT(_ITEM * LANES * v)))
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 10), generate
+        return types.void(*[types.intp] * 11), generate
 
     return intrinsic(typed)
 
@@ -209,6 +214,7 @@ def correlate(  # noqa: PLR0917
     starts: NDArray[np.int64],
     table: NDArray[np.int32],
     out: NDArray[np.float32],
+    relu: bool,
 ) -> None:  # pragma: no cover - compiled
     """Sum what reaches each place of ``out`` [G, O, Q, B] from the places of ``x`` [G, C, P, B].
 
@@ -220,7 +226,7 @@ def correlate(  # noqa: PLR0917
     groups, channels, places, batch = x.shape
     outputs, blocks, taps = out.shape[1], weight.shape[1], weight.shape[3]
     x_stride, weight_stride = 4 * places * batch, 4 * taps * BLOCK
-    spare = np.empty((BLOCK, _MOST * LANES), np.float32)
+    spare, cut = np.empty((BLOCK, _MOST * LANES), np.float32), int(relu)
     for g in range(groups):
         for q in range(out.shape[2]):
             pairs, count = table.ctypes.data + 8 * starts[q], starts[q + 1] - starts[q]
@@ -240,18 +246,18 @@ def correlate(  # noqa: PLR0917
                         wide = _MOST
                         _at_most(
                             *(here, x_stride, own, weight_stride, first),
-                            *(pairs, count, channels, to, stride),
+                            *(pairs, count, channels, to, stride, cut),
                         )
                     elif batch - at >= 2 * LANES:
                         wide = 2
                         _at_two(
                             *(here, x_stride, own, weight_stride, first),
-                            *(pairs, count, channels, to, stride),
+                            *(pairs, count, channels, to, stride, cut),
                         )
                     else:
                         _at_one(
                             *(here, x_stride, own, weight_stride, first),
-                            *(pairs, count, channels, to, stride),
+                            *(pairs, count, channels, to, stride, cut),
                         )
                     if rows < BLOCK:
                         for row in range(rows):
@@ -302,15 +308,39 @@ def add_up(
                 o += rows
 
 
+@njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def pass_relu(
+    gradient: NDArray[np.float32],
+    out: NDArray[np.float32],
+    passed: NDArray[np.float32],
+    sums: NDArray[np.float32],
+) -> None:  # pragma: no cover - compiled
+    """Let a gradient [G, O, Q, B] pass where a ReLU's ``out`` is not 0; sum [G, O] what passes."""
+    for g in range(len(out)):
+        for o in range(out.shape[1]):
+            total = np.float32(0)
+            for q in range(out.shape[2]):
+                given, after, kept = gradient[g, o, q], out[g, o, q], passed[g, o, q]
+                for b in range(len(given)):
+                    value = np.float32(0) if after[b] <= 0 else given[b]
+                    kept[b] = value
+                    total += value
+            sums[g, o] = total
+
+
 @njit(nogil=True)
-def pool(
+def pool(  # noqa: PLR0917
     x: NDArray[np.float32],
     out: NDArray[np.float32],
     which: NDArray[np.int32],
     height: int,
     width: int,
+    relu: bool,
 ) -> None:  # pragma: no cover - compiled
-    """Take the largest (the first of equal ones, or a NaN) of windows of x [N, H, W, B]."""
+    """Take the largest (the first of equal ones, or a NaN) of windows of x [N, H, W, B].
+
+    Where a ReLU leaves nothing of it, -1 is noted.
+    """
     for n in range(len(out)):
         for i in range(out.shape[1]):
             for j in range(out.shape[2]):
@@ -324,6 +354,10 @@ def pool(
                         more = not values[b] <= most[b] and most[b] == most[b]
                         most[b] = values[b] if more else most[b]
                         place[b] = tap if more else place[b]
+                for b in range(len(most) if relu else 0):
+                    none = most[b] <= 0
+                    most[b] = np.float32(0) if none else most[b]
+                    place[b] = -1 if none else place[b]
 
 
 @njit(nogil=True)

@@ -284,13 +284,15 @@ def test_compiled_layers_are_those_of_the_models(architecture, batch, threads):
             torch.testing.assert_close(found, parameter.grad, atol=2e-5 * size, rtol=1e-5)
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("window", [(2, 2), (3, 2)])
-def test_a_compiled_pool_takes_what_torchs_does_among_equals_and_beside_nan(window):
-    values = torch.randint(3, (4, 6, 7, 9), generator=torch.Generator().manual_seed(0)).float()
+def test_a_compiled_pool_takes_what_torchs_does_among_equals_and_beside_nan(window, relu):
+    values = torch.randint(-3, 2, (4, 6, 7, 9), generator=torch.Generator().manual_seed(0)).float()
     values[0, 0, 0, 0] = values[1, 1, 1, 2] = values[1, 0, 0, 2] = torch.nan
     ours, theirs = (values.clone().requires_grad_() for _ in range(2))
-    found = max_pool(ours, window, relu=False)
+    found = max_pool(ours, window, relu)
     wanted = F.max_pool2d(theirs.permute(0, 3, 1, 2), window).permute(0, 2, 3, 1)
+    wanted = F.relu(wanted) if relu else wanted
     torch.testing.assert_close(found, wanted, atol=0, rtol=0, equal_nan=True)
     weights = torch.arange(found.numel()).view_as(found) + 1.0
     for pooled in (found, wanted):
