@@ -251,6 +251,7 @@ def _asking_hub(repo: str) -> Iterator[Any]:
         yield hub
     except CoarlibError:
         raise
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
+        # Its base is that of the HTTP client in use, of which connections that fail are, too.
         first = str(error).strip().split("\n")[0] or type(error).__name__
         raise StoreError(f"the hub's {repo} cannot be reached or refuses: {first}") from error

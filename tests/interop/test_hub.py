@@ -39,6 +39,14 @@ def store(tmp_path):
     return write_bank(tmp_path / "store", masks, outputs, notes="of a test")
 
 
+def test_a_hub_that_is_not_there_is_one_sentence(store, tmp_path):
+    for endpoint in ("http://127.0.0.1:1", "http://no-such-hub.invalid"):
+        with pytest.raises(StoreError, match="cannot be reached"):
+            push(store.path, REPO, endpoint=endpoint)
+        with pytest.raises(StoreError, match="cannot be reached"):
+            pull(REPO, tmp_path / "pulled", endpoint=endpoint)
+
+
 def test_what_is_pulled_is_what_was_pushed(hub, store, tmp_path):
     (store.path / "claims").mkdir(exist_ok=True)
     (store.path / "claims" / "0.0").write_text("x")
