@@ -247,11 +247,13 @@ def _asking_hub(repo: str) -> Iterator[Any]:
         raise StoreError(
             "the hub needs huggingface_hub; install it with pip install 'coarlib[hf]'"
         ) from error
+    # Its bases are those of the HTTP client in use, of which connections that fail are, too.
+    bases = (one for one in HfHubHTTPError.__mro__ if one not in (Exception, BaseException, object))
+    failures: tuple[type[Exception], ...] = (*bases, OSError, ValueError, RuntimeError)
     try:
         yield hub
     except CoarlibError:
         raise
-    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
-        # Its base is that of the HTTP client in use, of which connections that fail are, too.
+    except failures as error:
         first = str(error).strip().split("\n")[0] or type(error).__name__
         raise StoreError(f"the hub's {repo} cannot be reached or refuses: {first}") from error
