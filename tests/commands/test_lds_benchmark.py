@@ -60,6 +60,8 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch):
         main(["--bench.model", "vit", "--bench.out_dir", str(tmp_path)])
     with pytest.raises(ArgumentError, match="did you mean 'trak'"):
         main(["--bench.methods", "random,traks", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="--kept must be above 0 and at most 1, not 2"):
+        main(["--kept", "2", "--bench.out_dir", str(tmp_path)])
     monkeypatch.setitem(sys.modules, "trak", None)
     with pytest.raises(TaskError, match="pip install traker"):
         main(["--bench.methods", "traker", "--bench.out_dir", str(tmp_path)])

@@ -67,8 +67,8 @@ COMMAND = Command(
         "full_models": _param(
             "full_models", Whole(1), "models that methods use which are given no number", default=5
         ),
-        "kept": Param(
-            float, "share of the examples that the methods' models train on", default=0.5
+        "kept": _param(
+            "kept", float, "share of the examples that the methods' models train on", default=0.5
         ),
         "methods": _param(
             "methods",
@@ -148,6 +148,8 @@ def _on_digits(
     ``costs`` is filled with what each method cost, in trainings.
     """
     methods = check_methods(bench.methods or "random,gradient_similarity,trak")
+    if not 0 < bench.kept <= 1:
+        raise ArgumentError(f"--kept must be above 0 and at most 1, not {bench.kept}")
     out = Path(bench.out) / f"{bench.model}{SUFFIXES[bench.size]}"
     device = resolve_device(bench.device)
     spec = load_spec(_spec(bench))
