@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from coarlib.autopilot.holdings import Alone, Amounts, Holdings
 from coarlib.gradient_passes import PassSums, Trials
+from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression import Attributions, RowSource
 from coarlib.regression.fit_and_score import FitOptions, fit_and_score
 from coarlib.regression.heldout import HeldOut, score_arrays
@@ -186,6 +187,19 @@ def judge(holdings: Holdings, amounts: Amounts) -> Judgement:
     return Judgement(amounts, found.scores, float(np.sqrt(np.maximum(0.0, 1 - found.noise))), known)
 
 
+def _continued(gain: float, between: tuple[float, float], now: float, more: float) -> float:
+    """Continue a gain between two costs to what more would bring now.
+
+    Each doubling of what is spent, for whatever, brings ``HALVES_LEFT`` of the one before.
+    """
+
+    def share(start: float, end: float) -> float:
+        return 1 - float(HALVES_LEFT ** np.log2(end / start))
+
+    ahead = (1 - share(between[0], now)) * share(now, now + more)
+    return gain * ahead / share(*between)
+
+
 def _some(holdings: Holdings) -> slice:
     """Targets that are enough to decide."""
     return slice(0, None, max(1, holdings.task.num_examples // SOME_TARGETS))
@@ -196,13 +210,19 @@ def forecast(holdings: Holdings, now: Judgement) -> Forecast:
     known, amounts = now.known, now.amounts
     if known.passes is None:
         half = np.arange(known.count) // FOLDS % 2 == 0
-        gain = HALVES_LEFT * (now.scores.mean - known.judged(half).scores.mean)
-        return Forecast(rows=gain, alone=_gain_alone(holdings, now, now.scores, None))
+        gain = now.scores.mean - known.judged(half).scores.mean
+        rows = _continued(gain, (known.count / 2, known.count), known.count, known.count)
+        return Forecast(rows=rows, alone=_gain_alone(holdings, now, now.scores, None))
     nothing = np.zeros(known.count, bool)  # all trials judge one fit
     base = known.judged(nothing).scores
     fewer = replace(known, passes=holdings.passes(amounts.passes // 2, _some(holdings)))
-    passes = HALVES_LEFT * (base.mean - fewer.judged(nothing).scores.mean)
-    trials = HALVES_LEFT * (now.scores.mean - base.mean)
+    half = replace(amounts, passes=amounts.passes // 2, trials=0).cost
+    spent, without = amounts.cost, amounts.cost - amounts.trials
+    gain = base.mean - fewer.judged(nothing).scores.mean
+    passes = _continued(gain, (half, without), spent, PASS_COST * amounts.passes)
+    fitted = without + amounts.trials * (1 - 1 / FOLDS)
+    gain = now.scores.mean - base.mean
+    trials = _continued(gain, (without, fitted), spent, amounts.trials)
     return Forecast(passes, trials, alone=_gain_alone(holdings, now, base, nothing))
 
 

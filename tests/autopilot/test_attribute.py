@@ -14,7 +14,16 @@ import coarlib as cl
 from coarlib.ablation import Hierarchy, find_components
 from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose
 from coarlib.autopilot.holdings import Amounts, Holdings
-from coarlib.autopilot.judge import FOLDS, Forecast, Judgement, final_fit, forecast, judge
+from coarlib.autopilot.judge import (
+    FOLDS,
+    HALVES_LEFT,
+    Forecast,
+    Judgement,
+    _continued,
+    final_fit,
+    forecast,
+    judge,
+)
 from coarlib.autopilot.run import pursue
 from coarlib.commands.__main__ import load
 from coarlib.errors import CoarlibError
@@ -115,6 +124,14 @@ def test_what_brings_more_for_its_cost_is_bought():
     rows = judged(Amounts(100, 0))
     assert choice(Forecast(rows=0.1), now=rows)[0] == Amounts(160, 0)
     assert choice(Forecast(rows=0.1), Goal(budget=130), rows)[0] == Amounts(130, 0)
+
+
+def test_gains_are_continued_over_what_was_spent():
+    halving = HALVES_LEFT ** np.arange(1, 4)  # of the gains of doublings: 100 to 200, to 400 …
+    assert _continued(1.0, (100, 200), 200, 200) == pytest.approx(halving[0])
+    assert _continued(1.0, (100, 200), 400, 400) == pytest.approx(halving[1])
+    assert _continued(1.0, (100, 200), 200, 600) == pytest.approx(halving[:2].sum())
+    assert _continued(1.0, (100, 400), 400, 400) == pytest.approx(halving[1] / (1 + halving[0]))
 
 
 def test_trials_are_predicted_by_fits_that_have_not_seen_them(tmp_path):
