@@ -7,6 +7,7 @@ judged on, and all of them judge and are fitted. Where the components cannot be 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = ["Forecast", "Judgement", "Known", "final_fit", "forecast", "judge"]
 
 SOME_TARGETS = 128  # decide: the others say the same
 FOLDS = 4
+LAST_FOLDS = 8  # of the score that is told: fits of nearly everything
 HALVES_LEFT = 0.6  # of what the last doubling brought, the next one brings
 TRY_SHARE = 0.08  # of what was spent may go into trying leave-one-out
 TARGETS_AT_ONCE = 64
@@ -96,19 +98,29 @@ class Known:
         return len(self.rows) if self.trials is None else len(self.trials.passes)
 
     def judged(
-        self, fitted: NDArray[np.bool_] | None = None, device: torch.device | str = "cpu"
+        self,
+        fitted: NDArray[np.bool_] | None = None,
+        device: torch.device | str = "cpu",
+        num_folds: int = FOLDS,
     ) -> _Judged:
         """Score predictions of every trial (or row) by fits of the others.
+
+        A fold's fit lacks what it judges, so that scores are a little low.
 
         Parameters
         ----------
         fitted : bool [count], optional
             Those that may be fitted; all by default. Where none is, one fit predicts them all.
         device : torch.device or str
+        num_folds : int
         """
         fitted = np.ones(self.count, bool) if fitted is None else fitted
-        folds = np.arange(self.count) % FOLDS if fitted.any() else np.zeros(self.count, np.int64)
-        fits = [self.some(fitted & (folds != fold)).fit(device) for fold in np.unique(folds)]
+        folds = np.arange(self.count) % (num_folds if fitted.any() else 1)
+        # Many small factorisations leave torch's own threads idle: folds are fitted side by side.
+        threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [self.some(fitted & (folds != fold)) for fold in np.unique(folds)]
+            fits = list(pool.map(lambda part: part.fit(device), parts))
         noise = fits[-1].summary.get("noise", [float("nan")])[-1]
         return _Judged(self._scored([fit.weight for fit in fits], folds), noise)
 
@@ -251,5 +263,5 @@ def final_fit(holdings: Holdings, amounts: Amounts, device: torch.device) -> Att
     """Fit all targets by all that was bought, scored by cross-validation."""
     known = Known.of(holdings, amounts, slice(None))
     found = known.fit(device, Bayes.draws)
-    found.held_out = known.judged(device=device).scores
+    found.held_out = known.judged(device=device, num_folds=LAST_FOLDS).scores
     return found

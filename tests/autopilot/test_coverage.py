@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from coarlib.autopilot.judge import Known
+from coarlib.autopilot.judge import LAST_FOLDS, Known
 from coarlib.gradient_passes import PassPlan, PassSums, Trials
 from coarlib.gradient_passes.plan import on_path
 from coarlib.regression import ArrayRows
@@ -47,7 +47,10 @@ def test_intervals_cover_the_correlation_of_the_weights():
     covered = []
     for seed in range(TIMES):
         known = known_of(seed, weight, noise)
-        scores, found = known.judged().scores, known.fit().weight.astype(np.float64)
+        scores, found = (
+            known.judged(num_folds=LAST_FOLDS).scores,
+            known.fit().weight.astype(np.float64),
+        )
         with_truth = spread * (found * weight).sum(0)
         r = with_truth / np.sqrt(spread * np.square(found).sum(0) * total)  # of endless trials
         covered.append(scores.mean_low <= r.mean() <= scores.mean_high)

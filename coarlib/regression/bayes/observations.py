@@ -19,7 +19,9 @@ from coarlib.regression.bayes.factors import Marginals
 
 __all__ = ["Observations", "Posterior"]
 
-BLOCK_NUMBERS = 2**25  # numbers that the matrices of a block of targets hold
+# Numbers that the matrices of a block of targets hold: few for a processor's cache (large ones are
+# also freed and allocated anew at every step), many for a device that waits for launches.
+BLOCK_NUMBERS = {"cpu": 2**20, "device": 2**25}
 MOST_KEPT = 2**26  # numbers of masks that are not drawn again
 
 
@@ -95,7 +97,8 @@ class Observations:
     def _blocks(self) -> Iterator[slice]:
         side = self.num_features if self.gram is not None else sum(self.counts)
         numbers = side**2 + sum(self.counts) * self.num_features
-        size = max(1, BLOCK_NUMBERS // max(numbers, 1))
+        most = BLOCK_NUMBERS["cpu" if self.cross.device.type == "cpu" else "device"]
+        size = max(1, most // max(numbers, 1))
         for start in range(0, self.num_targets, size):
             yield slice(start, min(start + size, self.num_targets))
 
