@@ -25,7 +25,7 @@ from replay import Exhausted, Replay
 
 import coarlib as cl
 from coarlib.autopilot.choices import Goal
-from coarlib.autopilot.judge import final_fit
+from coarlib.autopilot.judge import Known
 from coarlib.autopilot.run import pursue
 
 WANTED = {
@@ -35,6 +35,11 @@ WANTED = {
     "tinyllama": (0.8, 0.85, 0.88),
 }
 WITHIN = 0.15
+
+
+def fitted(replay, amounts):
+    """The fit of all that was bought."""
+    return Known.of(replay, amounts, slice(None)).fit()
 
 
 def truth(replay, found):
@@ -74,7 +79,7 @@ def stop(replay, wanted):
     except Exhausted:
         return {"wanted": wanted, "exhausted": True}
     have, scores = now.amounts, now.scores
-    really = truth(replay, final_fit(replay, have, "cpu"))
+    really = truth(replay, fitted(replay, have))
     found = {
         "wanted": wanted,
         "cost": have.cost,
@@ -94,7 +99,7 @@ def stop(replay, wanted):
             replay.buy(more)
         except Exhausted:
             continue
-        gained = truth(replay, final_fit(replay, more, "cpu")) - really
+        gained = truth(replay, fitted(replay, more)) - really
         found[f"twice {what}"] = [getattr(ahead, what), gained]
     return found
 

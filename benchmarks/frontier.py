@@ -33,7 +33,7 @@ from replay import Exhausted, Replay
 
 import coarlib as cl
 from coarlib.autopilot.choices import FIRST, Goal
-from coarlib.autopilot.judge import final_fit
+from coarlib.autopilot.judge import Known
 from coarlib.autopilot.run import pursue
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression.solvers import Bayes, InformedPrior, SharedPrior
@@ -105,7 +105,7 @@ class Frontier:
             now, _ = pursue(self.replay, Goal(budget=budget), lambda *line: None, time.monotonic())
         except Exhausted:
             return
-        found = final_fit(self.replay, now.amounts, "cpu")
+        found = Known.of(self.replay, now.amounts, slice(None)).fit()
         yield "attribute", now.amounts.cost, self.score(found.predict)
 
     def once(self):

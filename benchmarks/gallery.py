@@ -41,6 +41,8 @@ Every figure is a function of `coarlib.plots`, or `cl.plots`: it returns a matpl
 `axes=` to draw into yours, and has colours that colour-blind readers can tell apart. Below are
 small real runs on handwritten digits; `benchmarks/gallery.py` draws them.
 """
+# There are seven colours; these are never the best buy.
+NOT_DRAWN = ("gradient × parameter", "leave one out, then rows")
 TITLES = {"digits": "digits, 240 filters", "resnet20": "ResNet-20, 688 filters"}
 WORDS = {
     "rows, shared prior": "ablations alone",
@@ -105,6 +107,7 @@ def frontier(name):
     """Accuracy against cost, as benchmarks/frontier.py measured it; a colour is one method."""
     results = results_of("frontier")
     every = dict.fromkeys(line["method"] for one in TITLES for line in results[one])
+    every = [method for method in every if method not in NOT_DRAWN]
     points = {}
     for method in every:
         found = sorted(
