@@ -95,8 +95,8 @@ def test_bad_specs_exit_with_2_one_line_and_no_directory(command, tmp_path, text
 
 
 def test_designs_of_a_task_need_no_spec(tmp_path, capsys):
-    (tmp_path / "task.py").write_text(TASK)
-    task = ["--task", str(tmp_path / "task.py")]
+    (tmp_path / "designed.py").write_text(TASK)
+    task = ["--task", str(tmp_path / "designed.py")]
     main(["initialize_store", str(tmp_path / "single"), *task, "--design", "leave_one_out"])
     single = Store.open(tmp_path / "single")
     assert single.num_models == 4 and single.design.kind == "leave_one_out"

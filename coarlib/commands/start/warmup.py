@@ -5,20 +5,16 @@ coar warmup
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import nn
 
 from coarlib.commands.arguments import Command, run
 from coarlib.compiled import cache_directory, compiling_everything
 from coarlib.regression import Lasso, Moments, fit
 from coarlib.regression.rows import ArrayRows
 from coarlib.regression.split import Split
-from coarlib.retraining import Trainer
-from coarlib.retraining.probe import probe_stack
+from coarlib.retraining.convolutions import compile_layers
 from coarlib.scoring.lds import lds
 from coarlib.statistics.ranks import doubled_ranks
 
@@ -32,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with compiling_everything():
         for dtype in DTYPES:
             warm_up(np.dtype(dtype))
-        warm_up_training()
+        compile_layers()
     place = cache_directory()
     if place is None:
         print("compiled, but there is nowhere to keep it: set NUMBA_CACHE_DIR to such a directory")
@@ -54,14 +50,6 @@ def warm_up(dtype: np.dtype[np.floating]) -> None:
     for kind in ("spearman", "pearson", "kendall"):
         _ = lds(scores, masks, outputs, kind).interval
     doubled_ranks(np.zeros((5000, 1), dtype))  # counted, if 16 bits hold them
-
-
-def warm_up_training() -> None:
-    """Train two small networks a step, in every way."""
-    layers = nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)
-    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 2
-    trainer = Trainer(lambda: nn.Sequential(*copy.deepcopy(layers)), images, labels, batch_size=8)
-    probe_stack(trainer, torch.device("cpu"))
 
 
 if __name__ == "__main__":
