@@ -158,15 +158,15 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        from coarlib.retraining.kernels import add_up, pass_relu
+
         x, weight, *found = ctx.saved_tensors
         plan, gradient, width = ctx.plan, gradient.contiguous(), _ITEM * x.shape[3]
         of_x = of_weight = None
         if found:
-            passed, of_bias = (
-                gradient.new_empty(gradient.shape),
-                gradient.new_empty(weight.shape[:2]),
-            )
-            _in_threads(_relu_passed, gradient, *found, passed, of_bias, table=())
+            passed = gradient.new_empty(gradient.shape)
+            of_bias = gradient.new_empty(weight.shape[:2])
+            _in_threads(pass_relu, gradient, *found, passed, of_bias, table=())
             gradient = passed
         else:
             of_bias = gradient.sum((2, 3))
@@ -178,7 +178,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = weight.new_empty(weight.shape)
             table = _table(plan, "taps", ("outputs", width), ("inputs", width), weight.shape[3])
-            _in_threads(_added_up, gradient, x, of_weight, table=table)
+            _in_threads(add_up, gradient, x, of_weight, table=table)
         return of_x, of_weight, of_bias, None, None
 
 
@@ -187,21 +187,25 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
+        from coarlib.retraining.kernels import pool
+
         ctx.window, ctx.shape = window, x.shape
         size = [n // w for n, w in zip(x.shape[1:3], window, strict=True)]
         found = x.new_empty(len(x), *size, x.shape[3])
         which = torch.empty_like(found, dtype=torch.int32)
-        _in_threads(_pooled, x.contiguous(), found, which, table=(*window, relu))
+        _in_threads(pool, x.contiguous(), found, which, table=(*window, relu))
         ctx.save_for_backward(which)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        from coarlib.retraining.kernels import unpool
+
         (which,) = ctx.saved_tensors
         whole = not any(n % w for n, w in zip(ctx.shape[1:3], ctx.window, strict=True))
         found = gradient.new_empty(ctx.shape) if whole else gradient.new_zeros(ctx.shape)
-        _in_threads(_unpooled, gradient.contiguous(), which, found, table=ctx.window)
+        _in_threads(unpool, gradient.contiguous(), which, found, table=ctx.window)
         return found, None, None
 
 
@@ -240,27 +244,3 @@ def _correlated(  # noqa: PLR0917
     added[:, :outputs] = bias
     weights, biases = np.ascontiguousarray(packed), added.reshape(groups, blocks, BLOCK)
     correlate(x, weights, biases, starts, table, out, relu)
-
-
-def _added_up(*arguments: Any) -> None:
-    from coarlib.retraining.kernels import add_up
-
-    add_up(*arguments)
-
-
-def _relu_passed(*arguments: Any) -> None:
-    from coarlib.retraining.kernels import pass_relu
-
-    pass_relu(*arguments)
-
-
-def _pooled(*arguments: Any) -> None:
-    from coarlib.retraining.kernels import pool
-
-    pool(*arguments)
-
-
-def _unpooled(*arguments: Any) -> None:
-    from coarlib.retraining.kernels import unpool
-
-    unpool(*arguments)

@@ -224,10 +224,8 @@ class DigitsMethods:
     def _trained(self, count: int) -> list[torch.nn.Module]:
         seeds, had = self._seeds(count), len(self._models)
         if count > had:
-            shares, began = (
-                draw_shares(self._trainer.num_examples, seeds, self._kept)[had:],
-                time.perf_counter(),
-            )
+            shares = draw_shares(self._trainer.num_examples, seeds, self._kept)[had:]
+            began = time.perf_counter()
             self._models += train_many(self._trainer, list(shares), seeds[had:], self._device)
             self._seconds_a_model += [(time.perf_counter() - began) / len(shares)] * len(shares)
         return self._models[:count]
