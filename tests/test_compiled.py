@@ -81,18 +81,19 @@ def test_compiled_functions_call_each_other_and_are_kept(tmp_path):
     assert said == [["False", "False", "5"], ["True", "True", "5"]]
 
 
-def test_a_first_fit_compiles_nothing(tmp_path):
-    """All solvers of auto and the learning curve, at the size of the digits store."""
-    code = """
+@pytest.mark.parametrize("rows", [1500, 800])
+def test_a_first_fit_compiles_nothing(tmp_path, rows):
+    """All solvers of auto and the learning curve, at the sizes of the digits stores."""
+    code = f"""
 import sys
 import numpy as np
 from coarlib.commands.fit.run_regression import main
 rng = np.random.default_rng(0)
-masks = rng.random((1500, 240)) < 0.9
-outputs = masks @ rng.normal(size=(240, 20)) + 9 * rng.normal(size=(1500, 20))
+masks = rng.random(({rows}, 240)) < 0.9
+outputs = masks @ rng.normal(size=(240, 20)) + 9 * rng.normal(size=({rows}, 20))
 np.save("masks.npy", masks)
 np.save("margins.npy", outputs.astype("f2"))
-np.save("_completed.npy", np.ones(1500, bool))
+np.save("_completed.npy", np.ones({rows}, bool))
 main([".", "--y_name", "margins", "--out", "out"])
 sys.exit("numba" in sys.modules)
 """

@@ -30,9 +30,9 @@ CHUNK = 4  # targets a thread takes at a time; paths differ in length
 PILOT = 16  # targets by which the others' way is chosen
 DENSE = 0.08  # mean share of weights that are not zero: at .03 kernels were faster, at .12 products
 SMALL = 2e11  # operations of products in the time that the kernel takes to compile
-STEPS = 5  # products a λ, about
+STEPS = 5  # products a λ, about; twice as many where R is uneven
 LARGE, MANY = 1000, 128  # features and targets from which products reach their speed
-EVEN = 4  # rows a feature; with fewer, R is so uneven that steps are many
+EVEN = 4  # rows a feature; with fewer, R is uneven: compiled kernels win however dense weights are
 NARROW = 5e-7  # tolerances that float32 reaches
 
 
@@ -99,10 +99,12 @@ class Paths:
         """Whether products are to be taken, or not; None where the density decides."""
         if self._problem.device.type != "cpu":
             return True
-        if self._rules.tol < NARROW or self._problem.num_rows < EVEN * block.c.shape[1]:
-            return False
-        operations = 2.0 * STEPS * block.lams.shape[1] * block.c.numel() * block.c.shape[1]
-        return None if worth_compiling(operations, SMALL) or solve_paths.is_ready else True
+        uneven = self._problem.num_rows < EVEN * block.c.shape[1]
+        steps = (2 if uneven else 1) * STEPS * block.lams.shape[1]
+        operations = 2.0 * steps * block.c.numel() * block.c.shape[1]
+        if not (worth_compiling(operations, SMALL) or solve_paths.is_ready):
+            return True
+        return False if uneven or self._rules.tol < NARROW else None
 
     def _multiply(self, block: PathBlock, which: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Take products; returns which targets are certified by float64 at their chosen λ."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 __all__ = ["PathBlock", "Rules", "duality_gaps", "product_paths"]
 
 WEIGHTS = 2**19  # of the targets that step together: their arrays stay near the cores
-MOST_STEPS = 300  # at one λ; a design that needs more is better left to coordinate descent
+MOST_STEPS = 1000  # at one λ; a design that needs more is better left to coordinate descent
 # λ after which the gradient is taken anew: float32 products leave little in a gap of this size.
 CORRECTED, SELDOM, LITTLE = 8, 32, 1e-5
 RECENT = 5  # objectives that a step's is compared with
