@@ -81,6 +81,30 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
         cudnn.allow_tf32 = kept[1]
 
 
+def flushes_denormals() -> bool:
+    """Whether this thread takes denormal numbers (float32 below 1e-38) as zeros."""
+    import torch
+
+    return not bool(torch.tensor(1e-39).mul(1.0))
+
+
+@contextmanager
+def flushed_denormals(on: bool = True) -> Iterator[None]:
+    """Take denormal numbers as zeros, or not; then this thread's setting returns.
+
+    A processor computes with them many times slower, and the probabilities of a confident model
+    are full of them. Other threads that torch computes with keep their own setting.
+    """
+    import torch
+
+    before = flushes_denormals()
+    torch.set_flush_denormal(on)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 def free_bytes(device: torch.device | str = "cpu") -> int:
     """Memory that a CUDA device, or for any other this machine, has free, in bytes."""
     import torch

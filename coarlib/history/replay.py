@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from coarlib.devices import flushed_denormals, flushes_denormals
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.optimizers import INACTIVE, SECOND_MOMENT_KEY, OptimizerKind
@@ -43,6 +44,7 @@ class Replay:
         self._model = copy.deepcopy(model)
         self._gradients = SampleGradients(self._model, loss)
         self._samples, self._tolerance = samples, tolerance
+        self._flushes = flushes_denormals()
         self.deviation = 0.0
 
     def segment(self, history: AnyHistory, begin: int, end: int) -> list[State]:
@@ -63,10 +65,12 @@ class Replay:
         counts = [_count(history, k, begin, end) for k in range(len(parameters))]
         _fill(optimizer, settings, parameters, state, counts)
         states = [state]
-        for number in range(begin, end):
-            self._update(table, parameters, optimizer, history.record(number), settings.weighted)
-            states.append(snapshot(optimizer, kind, parameters))
-            self._check(history, states[-1], number + 1)
+        with flushed_denormals(self._flushes):  # as in training, not as in what asks for states
+            for number in range(begin, end):
+                record = history.record(number)
+                self._update(table, parameters, optimizer, record, settings.weighted)
+                states.append(snapshot(optimizer, kind, parameters))
+                self._check(history, states[-1], number + 1)
         return states
 
     def _load(self, table: ParameterTable, state: State) -> list[torch.Tensor]:

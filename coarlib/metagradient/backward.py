@@ -15,6 +15,7 @@ carry one row a target.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +125,7 @@ def through_gradient(
     batch: tuple[Any, torch.Tensor, torch.Tensor],
     rows: tuple[Tensors, Tensors],
 ) -> tuple[Tensors, torch.Tensor]:
-    """Go back through the gradient of a batch.
+    """Go back through the gradient of a batch, or of some of its samples.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def through_gradient(
         What is trained, and the model's other parameters and buffers.
     batch : inputs [B, …], targets [B, …] and the samples' weights in the objective, float [B]
     rows : pair of {name: [q, *shape]}
-        λg, and λθ, to which the Hessian of the objective times λg is added in place.
+        λg, and λθ, to which the Hessian of these samples' objective times λg is added in place.
 
     Returns
     -------
@@ -141,12 +142,11 @@ def through_gradient(
     along : float [q, B]
         ``⟨λg, ∇ℓ_i⟩``.
     """
-    loss, (inputs, targets, weights), (direction, sums) = gradients.loss, batch, rows
+    (inputs, targets, weights), (direction, sums) = batch, rows
 
     def total(part: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         each = gradients.losses({**fixed, **part}, inputs, targets)
-        value = (each * weights).sum()
-        return (value if loss.regulariser is None else value + loss.regulariser(part)), each
+        return (each * weights).sum(), each
 
     def back(along: Tensors) -> tuple[Tensors, torch.Tensor]:
         # Forward over reverse: the other way round torch loses terms of LayerNorm and GroupNorm.
@@ -157,3 +157,21 @@ def through_gradient(
         curved, along = vmap(back)(direction)
     added = {name: sums[name].add_(values.detach()) for name, values in curved.items()}
     return added, along.detach()
+
+
+def through_regulariser(
+    regulariser: Callable[[Tensors], torch.Tensor], theta: Tensors, rows: tuple[Tensors, Tensors]
+) -> Tensors:
+    """Add the Hessian of a loss regulariser times λg to λθ in place, as :func:`through_gradient`.
+
+    Returns
+    -------
+    λθ : {name: [q, *shape]}
+    """
+    direction, sums = rows
+
+    def back(along: Tensors) -> Tensors:
+        found: Any = jvp(grad(regulariser), (theta,), (along,))[1]
+        return found
+
+    return {n: sums[n].add_(values.detach()) for n, values in vmap(back)(direction).items()}

@@ -107,7 +107,8 @@ def _fill(made: _Made, results: Results, count: int, memory: int, quiet: bool) -
                 part = rows[rows // count == number]
                 run, queries = made.take(number)
                 where = torch.from_numpy(part % count).to(run.walk.device)
-                sweep = Sweep(run, queries, _advance(progress, len(part)), through)
+                advance = _advance(progress, len(part))
+                sweep = Sweep(run, queries, advance, through, expected.samples)
                 values = queries.values(run.walk.theta(run.walk.history.last), where)
                 results.write(part, {"effects": sweep.of(where), "outputs": values})
             progress.reach((len(missing) - len(results.missing())) * updates)

@@ -13,7 +13,9 @@ from coarlib.history.queries import Queries
 COPIES = 8
 """Tensors of the parameters' size that a sweep holds an output: λ, what enters and what leaves."""
 PASSES = 3
-"""What forward mode over a backward pass holds an output, in forward passes of the batch."""
+"""What forward mode over a backward pass holds an output, in forward passes of its samples."""
+SAMPLES = 64
+"""So many of a batch go together at the least."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,14 @@ class Forecast:
         Of all outputs of one test point.
     at_once : int
         Test points that go together.
+    samples : int
+        Samples of a batch that go together.
     """
 
     states: int
     point: int
     at_once: int
+    samples: int
 
     @property
     def total(self) -> int:
@@ -47,7 +52,7 @@ class Forecast:
 
 
 def forecast(run: RecordedRun, queries: Queries, memory: int, most: int) -> Forecast:
-    """Forecast a sweep, and how many test points go together.
+    """Forecast a sweep, and how many test points and samples go together.
 
     Parameters
     ----------
@@ -71,10 +76,13 @@ def forecast(run: RecordedRun, queries: Queries, memory: int, most: int) -> Fore
     if isinstance(walk.history, MemoryHistory):
         held += updates // settings.every + 2
     states = held * parts * settings.table.total * size
-    pass_of_one = queries.bytes_of_another(walk.theta(walk.history.first))
-    passes = PASSES * pass_of_one * settings.max_batch
-    point = queries.num_outputs * (COPIES * settings.table.total * size + passes)
-    found = Forecast(states, point, max(1, min(most, memory // point)))
+    outputs, batch = queries.num_outputs, settings.max_batch
+    sample = outputs * PASSES * queries.bytes_of_another(walk.theta(walk.history.first))
+    kept, fewest = outputs * COPIES * settings.table.total * size, min(batch, SAMPLES)
+    at_once = max(1, min(most, memory // (kept + fewest * sample)))
+    samples = max(fewest, min(batch, (memory // at_once - kept) // sample))
+    point = kept + samples * sample
+    found = Forecast(states, point, at_once, samples)
     free = free_bytes(walk.device)
     if states + point > free:
         raise HistoryError(

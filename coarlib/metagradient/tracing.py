@@ -4,7 +4,8 @@ Nested transforms cost more time a call than the operations of a small network, 
 computes with the zeros of what does not move. A function that is called again and again with
 tensors of the same shapes is traced once; what is done to zeros is left out, the slope of an
 activation that all rows share is computed once and not for each row, sums and products go into the
-memory of a term that nothing else needs, and matrix products into what they are added to.
+memory of a term that nothing else needs, matrix products into what they are added to, and products
+of a column and a row are no matrix products.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PRODUCTS = {_aten.mul, _aten.mm, _aten.bmm}
 _IN_PLACE = {_aten.add.Tensor: _aten.add_.Tensor, _aten.mul.Tensor: _aten.mul_.Tensor}
 _FRESH = {_aten.add, _aten.add_, _aten.bmm, _aten.mm, _aten.mul, _aten.mul_}
 _RENAMED = {_aten.view, _aten._unsafe_view, _aten.reshape, _aten.transpose, _aten.unsqueeze}
-_SLOPES = {_aten.gelu_backward}
+_SLOPES = {_aten.gelu_backward, _aten.threshold_backward}
 """Products of a first argument and a costly function of a second, element by element."""
 
 
@@ -66,6 +67,7 @@ class Traced:
         share_slopes(found)
         in_place(found)
         accumulate(found)
+        multiply_out(found)
         return found
 
 
@@ -96,9 +98,9 @@ def share_slopes(traced: GraphModule) -> None:
         if getattr(node.target, "overloadpacket", None) not in _SLOPES:
             continue
         at = node.args[1]
-        if at.target is not _aten.expand.default or at.meta["val"].ndim == 0:
+        source = _origin(at.args[0] if at.target is _aten.expand.default else at)
+        if source.meta["val"].ndim == 0 or source.meta["val"].shape == node.meta["val"].shape:
             continue
-        source = _origin(at.args[0])
         rest = (*node.args[2:], *sorted(node.kwargs.items()))
         key = node.target, source, rest
         with traced.graph.inserting_before(node):
@@ -141,6 +143,14 @@ def accumulate(traced: GraphModule) -> None:
         if product.target is _aten.bmm.default and len(product.users) == 1 and not turned:
             node.target, node.args = _aten.baddbmm_.default, (node.args[0], *product.args)
     traced.graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def multiply_out(traced: GraphModule) -> None:
+    """Let batched products over a single index be products element by element."""
+    for node in traced.graph.nodes:
+        if node.target is _aten.bmm.default and node.args[0].meta["val"].shape[2] == 1:
+            node.target = _aten.mul.Tensor
     traced.recompile()
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet
-from coarlib.devices import float32_products, free_bytes
+from coarlib.devices import float32_products, flushed_denormals, free_bytes
 from coarlib.errors import HistoryError
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.inputs import Inputs
@@ -184,7 +184,7 @@ def explain(
     missing = results.missing()
     tiles = [missing[b : b + plan.tile] for b in range(0, len(missing), plan.tile)]
     progress = Progress(len(tiles) * len(walk.numbers), "explaining", "step", quiet)
-    with progress, float32_products():
+    with progress, float32_products(), flushed_denormals():
         sweep = Sweep(walk, features, sources, breakdown, plan.updates, progress.advance)
         for tile in tiles:
             again = tile[tile % CHECKED == 0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from coarlib.devices import flushed_denormals
 from coarlib.history.gradients import differentiable_attention
 from coarlib.history.inputs import Inputs
 from coarlib.history.queries import Queries, Query
@@ -62,7 +63,7 @@ def predict(
     outputs = queries.count_outputs(walk.theta(walk.history.first))
     allowed = checked_tolerance(tolerance, walk.dtype)
     points = torch.arange(len(queries), device=walk.device)
-    with differentiable_attention():
+    with differentiable_attention(), flushed_denormals():
         size = _Size.plan(memory, queries, walk)
         sums = _Sums(walk, queries, Quadrature(allowed), points, decay_apart)
         with Progress(len(walk.numbers), "predicting", "step", quiet) as progress:

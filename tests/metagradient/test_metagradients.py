@@ -178,6 +178,7 @@ def test_memory_changes_nothing(monkeypatch):
     options = {"removals": 0, "quiet": True}
     wanted = metagradients_of_seeds(trainer, *points, [1], **options)
     monkeypatch.setattr(trained, "STATES_BYTES", 0)
+    monkeypatch.setattr(memory, "SAMPLES", 7)  # of batches of 20
     again = metagradients_of_seeds(trainer, *points, [1], memory=1, **options)
     np.testing.assert_allclose(again.effects, wanted.effects, rtol=0, atol=1e-10)
 

