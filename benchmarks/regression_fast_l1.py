@@ -41,6 +41,7 @@ from fast_l1_saga import Saga, Settings, Task, largest_lambda
 from regression_lasso import problem as sparse_problem
 from regression_least_squares import make_store
 
+from coarlib.compiled import compiling_everything
 from coarlib.regression import Lasso, Moments, Problem, fit, open_rows
 
 NAME = "regression_fast_l1"
@@ -175,7 +176,8 @@ def compare_lasso(fit, held, moments, targets, rates, bounds):
     ``moments`` is called for those of all targets; ``rates`` are learning rates by batch size;
     ``bounds`` are the most epochs of the grid, and of the published tolerance.
     """
-    Moments.from_arrays(*(part[:100] for part in fit))  # compile
+    with compiling_everything():
+        Moments.from_arrays(*(part[:100] for part in fit))
     ours, problem, solved = coarlib_lasso(moments, targets, raw_start(fit))
     scale = torch.from_numpy(problem.scale).float()
     (x, y), (held_x, held_y) = (
@@ -229,7 +231,8 @@ def coarlib_lasso(moments, targets, start):
     held = held.targets(some)
     problem = Problem(train.targets(some), every.active, every.mean, every.scale, every.gram)
     one = Problem(train.targets(slice(0, 1)), every.active, every.mean, every.scale, every.gram)
-    Lasso(num_lambdas=2).solve(replace(one, validation=held.targets(slice(0, 1))))  # compile
+    with compiling_everything():
+        Lasso(num_lambdas=2).solve(replace(one, validation=held.targets(slice(0, 1))))
     top = problem.covariance(slice(0, len(start))).abs().amax(0)
     eps = EPS * float((start / top).min())
     started = time.process_time()

@@ -16,7 +16,7 @@ from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.segments import Segments
 from coarlib.path_kernel.stacked_segments import StackedIntegrals, StackedSegments
 
-TIGHTER = 0.01
+TIGHTER = 0.1
 """Share of the tolerance that is allowed to a point given once more."""
 
 

@@ -85,8 +85,13 @@ def convolution(
 
 def max_pool(x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
     """Take the largest entries of windows side by side in x [N, H, W, B], as torch does."""
+    from coarlib.retraining.kernels import LANES
+
+    batch = x.shape[3]
+    if batch % LANES:
+        x = functional.pad(x, (0, -batch % LANES))
     found: torch.Tensor = _MaxPool.apply(x, window, relu)
-    return found
+    return found[..., :batch] if batch % LANES else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +171,8 @@ class _Convolution(torch.autograd.Function):
         if found:
             passed = gradient.new_empty(gradient.shape)
             of_bias = gradient.new_empty(weight.shape[:2])
-            _in_threads(pass_relu, gradient, *found, passed, of_bias, table=())
+            flat = (part.flatten(2) for part in (gradient, *found, passed))
+            _in_threads(pass_relu, *flat, of_bias, table=())
             gradient = passed
         else:
             of_bias = gradient.sum((2, 3))
@@ -193,7 +199,8 @@ class _MaxPool(torch.autograd.Function):
         size = [n // w for n, w in zip(x.shape[1:3], window, strict=True)]
         found = x.new_empty(len(x), *size, x.shape[3])
         which = torch.empty_like(found, dtype=torch.int32)
-        _in_threads(pool, x.contiguous(), found, which, table=(*window, relu))
+        table = (*window, _window(window, *x.shape[2:]), relu)
+        _in_threads(pool, x.contiguous(), found, which, table=table)
         ctx.save_for_backward(which)
         return found
 
@@ -205,8 +212,16 @@ class _MaxPool(torch.autograd.Function):
         (which,) = ctx.saved_tensors
         whole = not any(n % w for n, w in zip(ctx.shape[1:3], ctx.window, strict=True))
         found = gradient.new_empty(ctx.shape) if whole else gradient.new_zeros(ctx.shape)
-        _in_threads(unpool, gradient.contiguous(), which, found, table=ctx.window)
+        table = (*ctx.window, _window(ctx.window, *ctx.shape[2:]))
+        _in_threads(unpool, gradient.contiguous(), which, found, table=table)
         return found, None, None
+
+
+@lru_cache(maxsize=128)
+def _window(window: tuple[int, int], width: int, batch: int) -> NDArray[np.int32]:
+    """Bytes from the first place of a window to each, in rows of so many places."""
+    down, right = np.indices(window).reshape(2, -1)
+    return ((down * width + right) * batch * _ITEM).astype(np.int32)
 
 
 def _in_threads(

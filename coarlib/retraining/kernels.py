@@ -27,7 +27,8 @@ BLOCK = 4  # channels whose accumulators are in registers together
 _MOST = 4 if _WIDE else 2  # vectors of a channel's accumulators
 _ITEM = 4  # bytes of a float32, and of a table's int32
 _INT, _FLOAT = ir.IntType(64), ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+_VECTOR, _PLACES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, ir.IntType(32)))
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 Values = Sequence[Any]
 
 
@@ -66,9 +67,15 @@ def _pair(b: Any, table: Any, row: Any) -> tuple[Any, Any]:
     return one, other
 
 
+def _tap(b: Any, address: Any, table: Any, tap: Any) -> Any:
+    """Return where a tap is, by an int32 table of bytes."""
+    away = _load(b, b.add(table, b.mul(tap, _INT(_ITEM))), ir.IntType(32))
+    return b.add(address, b.sext(away, _INT))
+
+
 def _everywhere(b: Any, value: Any) -> Any:
     """Fill a vector with a number."""
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
+    nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = b.insert_element(nothing, value, ir.IntType(32)(0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     return b.shuffle_vector(one, nothing, zeros)
@@ -128,10 +135,9 @@ def _correlation(vectors: int) -> Any:
                 for row in range(BLOCK)
             ]
             sums = _loop(b, channels, [one for one in starts for _ in range(vectors)], channel)
-            zero = ir.Constant(_VECTOR, [0.0] * LANES)
             cut = b.icmp_signed("!=", relu, _INT(0))
             for place, whole in enumerate(sums):
-                below = b.select(b.fcmp_ordered("<", whole, zero), zero, whole)
+                below = b.select(b.fcmp_ordered("<", whole, _ZEROS), _ZEROS, whole)
                 total = b.select(cut, below, whole)
                 row, v = divmod(place, vectors)
                 at = b.add(out, b.mul(_INT(row), out_stride))
@@ -185,8 +191,7 @@ def _inner_products(rows: int, columns: int) -> Any:
 
                 return _loop(b, vectors, sums, lanes)
 
-            zero = ir.Constant(_VECTOR, [0.0] * LANES)
-            sums = _loop(b, count, [zero] * (rows * columns), pair)
+            sums = _loop(b, count, [_ZEROS] * (rows * columns), pair)
             kind = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
             name = f"llvm.vector.reduce.fadd.v{LANES}f32"
             reduce = cgutils.get_or_insert_function(b.module, kind, name)
@@ -200,10 +205,90 @@ def _inner_products(rows: int, columns: int) -> Any:
     return intrinsic(typed)
 
 
+def _largest() -> Any:
+    """Of one window: the largest entries of its places, and which tap each is at, or -1.
+
+    Arguments are addresses, and a table of bytes to each of so many taps.
+    """
+
+    def typed(  # noqa: PLR0917
+        context: Any,
+        x: Any,
+        table: Any,
+        taps: Any,
+        vectors: Any,
+        out: Any,
+        which: Any,
+        relu: Any,
+    ) -> Any:
+        def generate(context: Any, b: Any, _: Any, arguments: Any) -> Any:
+            x, table, taps, vectors, out, which, relu = arguments
+            cut = b.icmp_signed("!=", relu, _INT(0))
+
+            def lanes(v: Any, _: Values) -> Values:
+                at = b.mul(v, _INT(_ITEM * LANES))
+                here = b.add(x, at)
+
+                def tap(i: Any, found: Values) -> Values:
+                    value, (most, place) = _load(b, _tap(b, here, table, i), _VECTOR), found
+                    above = b.fcmp_unordered(">", value, most)
+                    more = b.and_(above, b.fcmp_ordered("==", most, most))
+                    number = _everywhere(b, b.trunc(i, ir.IntType(32)))
+                    return b.select(more, value, most), b.select(more, number, place)
+
+                first = ir.Constant(_PLACES, [0] * LANES)
+                most, place = _loop(b, taps, [_load(b, here, _VECTOR), first], tap)
+                none = b.and_(b.fcmp_ordered("<=", most, _ZEROS), _everywhere(b, cut))
+                _store(b, b.select(none, _ZEROS, most), b.add(out, at))
+                nowhere = ir.Constant(_PLACES, [-1] * LANES)
+                _store(b, b.select(none, nowhere, place), b.add(which, at))
+                return ()
+
+            _loop(b, vectors, (), lanes)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 7), generate
+
+    return intrinsic(typed)
+
+
+def _given_back() -> Any:
+    """Of one window: its gradient at the taps that were taken, and zeros at the others."""
+
+    def typed(  # noqa: PLR0917
+        context: Any, gradient: Any, which: Any, table: Any, taps: Any, vectors: Any, out: Any
+    ) -> Any:
+        def generate(context: Any, b: Any, _: Any, arguments: Any) -> Any:
+            gradient, which, table, taps, vectors, out = arguments
+
+            def lanes(v: Any, _: Values) -> Values:
+                at = b.mul(v, _INT(_ITEM * LANES))
+                given = _load(b, b.add(gradient, at), _VECTOR)
+                place = _load(b, b.add(which, at), _PLACES)
+
+                def tap(i: Any, _: Values) -> Values:
+                    number = _everywhere(b, b.trunc(i, ir.IntType(32)))
+                    taken = b.icmp_signed("==", place, number)
+                    value = b.select(taken, given, _ZEROS)
+                    _store(b, value, _tap(b, b.add(out, at), table, i))
+                    return ()
+
+                _loop(b, taps, (), tap)
+                return ()
+
+            _loop(b, vectors, (), lanes)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 6), generate
+
+    return intrinsic(typed)
+
+
 _at_most, _at_two, _at_one = (_correlation(vectors) for vectors in (_MOST, 2, 1))
 _block, _column, _entry = (
     _inner_products(*shape) for shape in ((BLOCK, BLOCK), (BLOCK, 1), (1, 1))
 )
+_most_of_window, _to_window = _largest(), _given_back()
 
 
 @njit(nogil=True)
@@ -315,16 +400,15 @@ def pass_relu(
     passed: NDArray[np.float32],
     sums: NDArray[np.float32],
 ) -> None:  # pragma: no cover - compiled
-    """Let a gradient [G, O, Q, B] pass where a ReLU's ``out`` is not 0; sum [G, O] what passes."""
+    """Let a gradient [G, O, N] pass where a ReLU's ``out`` is not 0; sum [G, O] what passes."""
     for g in range(len(out)):
         for o in range(out.shape[1]):
             total = np.float32(0)
-            for q in range(out.shape[2]):
-                given, after, kept = gradient[g, o, q], out[g, o, q], passed[g, o, q]
-                for b in range(len(given)):
-                    value = np.float32(0) if after[b] <= 0 else given[b]
-                    kept[b] = value
-                    total += value
+            given, after, kept = gradient[g, o], out[g, o], passed[g, o]
+            for n in range(len(given)):
+                value = np.float32(0) if after[n] <= 0 else given[n]
+                kept[n] = value
+                total += value
             sums[g, o] = total
 
 
@@ -335,46 +419,43 @@ def pool(  # noqa: PLR0917
     which: NDArray[np.int32],
     height: int,
     width: int,
+    table: NDArray[np.int32],
     relu: bool,
 ) -> None:  # pragma: no cover - compiled
     """Take the largest (the first of equal ones, or a NaN) of windows of x [N, H, W, B].
 
+    B is a multiple of :data:`LANES`; ``table`` has the bytes from a window's first place to each.
     Where a ReLU leaves nothing of it, -1 is noted.
     """
+    rows, columns, batch = out.shape[1:]
     for n in range(len(out)):
-        for i in range(out.shape[1]):
-            for j in range(out.shape[2]):
-                most, place = out[n, i, j], which[n, i, j]
-                most[:] = x[n, i * height, j * width]
-                place[:] = 0
-                for tap in range(1, height * width):
-                    row, column = divmod(tap, width)
-                    values = x[n, i * height + row, j * width + column]
-                    for b in range(len(values)):
-                        more = not values[b] <= most[b] and most[b] == most[b]
-                        most[b] = values[b] if more else most[b]
-                        place[b] = tap if more else place[b]
-                for b in range(len(most) if relu else 0):
-                    none = most[b] <= 0
-                    most[b] = np.float32(0) if none else most[b]
-                    place[b] = -1 if none else place[b]
+        for i in range(rows):
+            for j in range(columns):
+                at = ((n * x.shape[1] + i * height) * x.shape[2] + j * width) * batch
+                to = ((n * rows + i) * columns + j) * batch
+                _most_of_window(
+                    *(x.ctypes.data + 4 * at, table.ctypes.data, len(table), batch // LANES),
+                    *(out.ctypes.data + 4 * to, which.ctypes.data + 4 * to, int(relu)),
+                )
 
 
 @njit(nogil=True)
-def unpool(
+def unpool(  # noqa: PLR0917
     gradient: NDArray[np.float32],
     which: NDArray[np.int32],
     out: NDArray[np.float32],
     height: int,
     width: int,
+    table: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     """Give the gradient of each window to the place whose entry was taken, and 0 to the others."""
+    rows, columns, batch = gradient.shape[1:]
     for n in range(len(gradient)):
-        for i in range(gradient.shape[1]):
-            for j in range(gradient.shape[2]):
-                given, place = gradient[n, i, j], which[n, i, j]
-                for tap in range(height * width):
-                    row, column = divmod(tap, width)
-                    to = out[n, i * height + row, j * width + column]
-                    for b in range(len(given)):
-                        to[b] = given[b] if place[b] == tap else np.float32(0)
+        for i in range(rows):
+            for j in range(columns):
+                at = ((n * rows + i) * columns + j) * batch
+                to = ((n * out.shape[1] + i * height) * out.shape[2] + j * width) * batch
+                _to_window(
+                    *(gradient.ctypes.data + 4 * at, which.ctypes.data + 4 * at),
+                    *(table.ctypes.data, len(table), batch // LANES, out.ctypes.data + 4 * to),
+                )

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.func import functional_call, vmap
+from torch.nn import functional
 from torch.utils._pytree import tree_map
 
 from coarlib.cuda_graphs import CudaGraphs
 from coarlib.retraining.convolutions import are_ready
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.replay import WARM_CALLS, Replayed
-from coarlib.retraining.trainer import Trainer
+from coarlib.retraining.trainer import Trainer, cross_entropy
 from coarlib.retraining.wide import WideModel, wide_model
 
 __all__ = ["TORCH_FUNC", "Stack", "ways_of"]
@@ -244,11 +245,21 @@ def _loss_of_wide(trainer: Trainer, wide: WideModel) -> Losses:
     def of_all(
         state: State, batch: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
-        outputs = tree_map(lambda part: part.flatten(0, 1), wide(*state, batch))
-        losses = trainer.losses(outputs, wanted.flatten(0, 1))
+        outputs = wide(*state, batch)
+        if trainer.loss is cross_entropy and _are_logits(outputs, wanted):
+            # Vectors run over examples, which a softmax over the last axis has no use for.
+            losses = functional.cross_entropy(outputs.mT, wanted, reduction="none")
+        else:
+            outputs = tree_map(lambda part: part.flatten(0, 1), outputs)
+            losses = trainer.losses(outputs, wanted.flatten(0, 1))
         return (losses.view(weight.shape) * weight).sum(1)
 
     return of_all
+
+
+def _are_logits(outputs: Any, wanted: torch.Tensor) -> bool:
+    """Whether they are [K, b, classes] for classes [K, b]."""
+    return isinstance(outputs, torch.Tensor) and outputs.ndim == 3 and wanted.ndim == 2
 
 
 def _loss_of_each(trainer: Trainer, skeleton: torch.nn.Module) -> Losses:
