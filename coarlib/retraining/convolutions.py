@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,15 +22,18 @@ __all__ = ["COMPILING", "are_ready", "compile_layers", "computes", "convolution"
 
 COMPILING = 4.0  # seconds of training after which compiling, which takes about 2, soon pays
 _ITEM = 4  # bytes
+_CACHED = 2**20  # bytes, half a level-2 cache
 _ROW = 16  # of a tap's weights: BLOCK of them
 Shape = tuple[int, ...]
+Table = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 def are_ready() -> bool:
     """Whether layers are compiled, here or by another process, or are to be in any case."""
     if worth_compiling(0, 1):
         return True
-    from coarlib.retraining.kernels import add_up, correlate, pass_relu, pool, unpool
+    from coarlib.retraining.kernels import add_up, correlate, pass_relu
+    from coarlib.retraining.pool_kernels import pool, unpool
 
     return all(kernel.is_ready for kernel in (add_up, correlate, pass_relu, pool, unpool))
 
@@ -48,14 +51,15 @@ def computes(x: torch.Tensor) -> bool:
     return fits and not torch.is_autocast_enabled("cpu")
 
 
-def convolution(
+def convolution(  # noqa: PLR0917
     layer: nn.Conv2d,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     x: torch.Tensor,
     relu: bool,
+    window: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Convolve images with the batch last, through a ReLU if one follows.
+    """Convolve images with the batch last, through a max pool and a ReLU if they follow.
 
     Parameters
     ----------
@@ -63,12 +67,15 @@ def convolution(
         Stride, padding (no word), dilation and groups.
     weight, bias : float32 [K, O, C / groups, h, w], [K, O]
     x : float32 [K, C, H, W, B]
+    relu : bool
+    window : (h, w), optional
+        Of a max pool of windows side by side.
 
     Returns
     -------
     float32 [K, O, H', W', B]
     """
-    from coarlib.retraining.kernels import LANES
+    from coarlib.retraining.vectors import LANES
 
     padding: Any = layer.padding
     models, groups, batch = len(x), len(x) * layer.groups, x.shape[4]
@@ -78,14 +85,19 @@ def convolution(
     weight = weight.reshape(groups, layer.out_channels // layer.groups, weight.shape[2], -1)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias.reshape(groups, -1)
     x = x.contiguous().view(groups, -1, x.shape[2] * x.shape[3], x.shape[4])
-    found: torch.Tensor = _Convolution.apply(x, weight, bias, plan, relu)
-    found = found.view(models, -1, *plan.size, x.shape[3])
+    size, found = plan.size, x
+    if window is None:
+        found = _Convolution.apply(x, weight, bias, plan, relu)
+    else:
+        size = size[0] // window[0], size[1] // window[1]
+        found = _PooledConvolution.apply(x, weight, bias, plan, window, relu)
+    found = found.view(models, -1, *size, x.shape[3])
     return found[..., :batch] if batch % LANES else found
 
 
 def max_pool(x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
     """Take the largest entries of windows side by side in x [N, H, W, B], as torch does."""
-    from coarlib.retraining.kernels import LANES
+    from coarlib.retraining.vectors import LANES
 
     batch = x.shape[3]
     if batch % LANES:
@@ -131,13 +143,29 @@ class _Plan:
 @lru_cache(maxsize=512)
 def _table(
     plan: _Plan, by: str, first: tuple[str, int], second: tuple[str, int], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+) -> Table:
     """Sort triples by one of their parts; list both others, times so many bytes each."""
     key = getattr(plan, by)
     order = np.argsort(key, kind="stable")
     starts = np.searchsorted(key[order], np.arange(count + 1))
     columns = [getattr(plan, name)[order] * scale for name, scale in (first, second)]
     return starts, np.stack(columns, 1).astype(np.int32)
+
+
+def _forwards(plan: _Plan, batch: int) -> Table:
+    """What reaches each place of the output."""
+    places = plan.size[0] * plan.size[1]
+    return _table(plan, "outputs", ("inputs", _ITEM * batch), ("taps", _ROW), places)
+
+
+def _backwards(plan: _Plan, batch: int, places: int) -> Table:
+    """What each of so many places of the input reaches."""
+    return _table(plan, "inputs", ("outputs", _ITEM * batch), ("taps", _ROW), places)
+
+
+def _of_taps(plan: _Plan, batch: int, taps: int) -> Table:
+    """What each tap joins."""
+    return _table(plan, "taps", ("outputs", _ITEM * batch), ("inputs", _ITEM * batch), taps)
 
 
 class _Convolution(torch.autograd.Function):
@@ -155,7 +183,7 @@ class _Convolution(torch.autograd.Function):
         ctx.plan = plan
         places = plan.size[0] * plan.size[1]
         found = x.new_empty(len(x), weight.shape[1], places, x.shape[3])
-        table = _table(plan, "outputs", ("inputs", _ITEM * x.shape[3]), ("taps", _ROW), places)
+        table = _forwards(plan, x.shape[3])
         _in_threads(_correlated, x, weight, bias, found, table=(*table, relu))
         ctx.save_for_backward(x, weight, *[found] * relu)
         return found
@@ -166,7 +194,7 @@ class _Convolution(torch.autograd.Function):
         from coarlib.retraining.kernels import add_up, pass_relu
 
         x, weight, *found = ctx.saved_tensors
-        plan, gradient, width = ctx.plan, gradient.contiguous(), _ITEM * x.shape[3]
+        plan, gradient, batch = ctx.plan, gradient.contiguous(), x.shape[3]
         of_x = of_weight = None
         if found:
             passed = gradient.new_empty(gradient.shape)
@@ -178,14 +206,48 @@ class _Convolution(torch.autograd.Function):
             of_bias = gradient.sum((2, 3))
         if ctx.needs_input_grad[0]:
             of_x = x.new_empty(x.shape)
-            table = _table(plan, "inputs", ("outputs", width), ("taps", _ROW), x.shape[2])
+            table = _backwards(plan, batch, x.shape[2])
             turned, none = weight.transpose(1, 2), x.new_zeros(x.shape[:2])
             _in_threads(_correlated, gradient, turned, none, of_x, table=(*table, False))
         if ctx.needs_input_grad[1]:
             of_weight = weight.new_empty(weight.shape)
-            table = _table(plan, "taps", ("outputs", width), ("inputs", width), weight.shape[3])
+            table = _of_taps(plan, batch, weight.shape[3])
             _in_threads(add_up, gradient, x, of_weight, table=table)
         return of_x, of_weight, of_bias, None, None
+
+
+class _PooledConvolution(torch.autograd.Function):
+    """The same through a max pool; between them, some groups at a time stay in the cache."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        plan: _Plan,
+        window: tuple[int, int],
+        relu: bool,
+    ) -> torch.Tensor:
+        ctx.plan, ctx.window = plan, window
+        size = plan.size[0] // window[0], plan.size[1] // window[1]
+        found = x.new_empty(*weight.shape[:2], *size, x.shape[3])
+        which = torch.empty_like(found, dtype=torch.int32)
+        _in_threads(_pooled, x, weight, bias, found, which, table=(plan, window, relu))
+        ctx.save_for_backward(x, weight, which)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, which = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_x = x.new_empty(x.shape if ctx.needs_input_grad[0] else (len(x), 0))
+        of_weight = weight.new_empty(weight.shape)
+        every = gradient, which, x, weight, of_x, of_weight
+        _in_threads(_pooled_back, *every, table=(ctx.plan, ctx.window))
+        of_bias = gradient.masked_fill(which < 0, 0).sum((2, 3, 4))
+        return of_x if ctx.needs_input_grad[0] else None, of_weight, of_bias, None, None, None
 
 
 class _MaxPool(torch.autograd.Function):
@@ -193,7 +255,7 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, window: tuple[int, int], relu: bool) -> torch.Tensor:
-        from coarlib.retraining.kernels import pool
+        from coarlib.retraining.pool_kernels import pool
 
         ctx.window, ctx.shape = window, x.shape
         size = [n // w for n, w in zip(x.shape[1:3], window, strict=True)]
@@ -207,7 +269,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        from coarlib.retraining.kernels import unpool
+        from coarlib.retraining.pool_kernels import unpool
 
         (which,) = ctx.saved_tensors
         whole = not any(n % w for n, w in zip(ctx.shape[1:3], ctx.window, strict=True))
@@ -259,3 +321,63 @@ def _correlated(  # noqa: PLR0917
     added[:, :outputs] = bias
     weights, biases = np.ascontiguousarray(packed), added.reshape(groups, blocks, BLOCK)
     correlate(x, weights, biases, starts, table, out, relu)
+
+
+def _pooled(  # noqa: PLR0917
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    which: NDArray[np.int32],
+    plan: _Plan,
+    window: tuple[int, int],
+    relu: bool,
+) -> None:
+    from coarlib.retraining.pool_kernels import pool
+
+    table, within = _forwards(plan, x.shape[3]), _window(window, plan.size[1], x.shape[3])
+    for part, between, images in _parts(plan, weight, x.shape[3]):
+        _correlated(x[part], weight[part], bias[part], between, *table, False)
+        to, taps = (values[part].reshape(-1, *values.shape[2:]) for values in (out, which))
+        pool(images, to, taps, *window, within, relu)
+
+
+def _pooled_back(  # noqa: PLR0917
+    gradient: NDArray[np.float32],
+    which: NDArray[np.int32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    of_x: NDArray[np.float32],
+    of_weight: NDArray[np.float32],
+    plan: _Plan,
+    window: tuple[int, int],
+) -> None:
+    from coarlib.retraining.kernels import add_up
+    from coarlib.retraining.pool_kernels import unpool
+
+    batch, wanted = x.shape[3], of_x.size > 0
+    within, turned = _window(window, plan.size[1], batch), weight.swapaxes(1, 2)
+    none = np.zeros(x.shape[:2], np.float32)
+    for part, between, images in _parts(plan, weight, batch):
+        given, taps = (values[part].reshape(-1, *values.shape[2:]) for values in (gradient, which))
+        unpool(given, taps, images, *window, within)
+        add_up(between, x[part], of_weight[part], *_of_taps(plan, batch, weight.shape[3]))
+        if wanted:
+            table = _backwards(plan, batch, x.shape[2])
+            _correlated(between, turned[part], none[part], of_x[part], *table, False)
+
+
+def _parts(
+    plan: _Plan, weight: NDArray[np.float32], batch: int
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
+    """Groups of which a convolution's output stays in the cache, and memory for it.
+
+    That is [g, O, Q, B], and the same as images [g · O, H', W', B]; zeros before the first.
+    """
+    groups, outputs = weight.shape[:2]
+    places = plan.size[0] * plan.size[1]
+    step = max(1, _CACHED // (_ITEM * outputs * places * batch))
+    memory = np.zeros((min(step, groups), outputs, places, batch), np.float32)
+    for first in range(0, groups, step):
+        between = memory[: groups - first]
+        yield slice(first, first + step), between, between.reshape(-1, *plan.size, batch)

@@ -1,88 +1,42 @@
-"""Compiled loops of layers with the batch last; imported where used, as numba takes a while.
+"""Compiled convolutions with the batch last; imported where used, as numba takes a while.
 
 Vectors run over examples, which share a model's weights: every product is a vector times a number,
-a block of accumulators stays in registers, and nothing is gathered into patches first. Loops are
-written in LLVM's own terms, as numba would not keep accumulators in registers.
+a block of accumulators stays in registers, and nothing is gathered into patches first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from coarlib.compiled import njit
+from coarlib.retraining.vectors import (
+    FLOAT,
+    INT,
+    ITEM,
+    LANES,
+    VECTOR,
+    WIDE,
+    ZEROS,
+    Values,
+    everywhere,
+    load,
+    loop,
+    multiply_add,
+    store,
+    table_pair,
+)
 
-__all__ = ["BLOCK", "LANES", "add_up", "correlate", "pass_relu", "pool", "unpool"]
+__all__ = ["BLOCK", "add_up", "correlate", "pass_relu"]
 
-_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
-LANES = 16 if _WIDE else 8  # numbers in a vector
 BLOCK = 4  # channels whose accumulators are in registers together
-_MOST = 4 if _WIDE else 2  # vectors of a channel's accumulators
-_ITEM = 4  # bytes of a float32, and of a table's int32
-_INT, _FLOAT = ir.IntType(64), ir.FloatType()
-_VECTOR, _PLACES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, ir.IntType(32)))
-_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
-Values = Sequence[Any]
-
-
-def _loop(b: Any, count: Any, carried: Values, body: Callable[[Any, Values], Values]) -> Values:
-    """Emit ``for i in range(count): carried = body(i, carried)``."""
-    before = b.block
-    head, inside, after = (b.append_basic_block() for _ in range(3))
-    b.branch(head)
-    b.position_at_end(head)
-    index, *values = (b.phi(start.type) for start in (_INT(0), *carried))
-    for phi, start in zip((index, *values), (_INT(0), *carried), strict=True):
-        phi.add_incoming(start, before)
-    b.cbranch(b.icmp_signed("<", index, count), inside, after)
-    b.position_at_end(inside)
-    found = body(index, values)
-    for phi, value in zip((index, *values), (b.add(index, _INT(1)), *found), strict=True):
-        phi.add_incoming(value, b.block)
-    b.branch(head)
-    b.position_at_end(after)
-    return values
-
-
-def _load(b: Any, address: Any, kind: Any) -> Any:
-    return b.load(b.inttoptr(address, kind.as_pointer()), align=_ITEM)
-
-
-def _store(b: Any, value: Any, address: Any) -> None:
-    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=_ITEM)
-
-
-def _pair(b: Any, table: Any, row: Any) -> tuple[Any, Any]:
-    """Load a row of an int32 table [n, 2]."""
-    first = b.add(table, b.mul(row, _INT(2 * _ITEM)))
-    both = (_load(b, place, ir.IntType(32)) for place in (first, b.add(first, _INT(_ITEM))))
-    one, other = (b.sext(value, _INT) for value in both)
-    return one, other
-
-
-def _tap(b: Any, address: Any, table: Any, tap: Any) -> Any:
-    """Return where a tap is, by an int32 table of bytes."""
-    away = _load(b, b.add(table, b.mul(tap, _INT(_ITEM))), ir.IntType(32))
-    return b.add(address, b.sext(away, _INT))
-
-
-def _everywhere(b: Any, value: Any) -> Any:
-    """Fill a vector with a number."""
-    nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
-    one = b.insert_element(nothing, value, ir.IntType(32)(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return b.shuffle_vector(one, nothing, zeros)
-
-
-def _multiply_add(b: Any, x: Any, y: Any, total: Any) -> Any:
-    return b.fadd(b.fmul(x, y, flags=("contract",)), total, flags=("contract",))
+_MOST = 4 if WIDE else 2  # vectors of a channel's accumulators
 
 
 def _correlation(vectors: int) -> Any:
@@ -113,35 +67,33 @@ def _correlation(vectors: int) -> Any:
                 own = b.add(x, b.mul(c, x_stride)), b.add(weight, b.mul(c, weight_stride))
 
                 def tap(i: Any, sums: Values) -> Values:
-                    places = map(b.add, own, _pair(b, table, i))
+                    places = map(b.add, own, table_pair(b, table, i))
                     at, weights = places
                     some = [
-                        _load(b, b.add(at, _INT(_ITEM * LANES * v)), _VECTOR)
-                        for v in range(vectors)
+                        load(b, b.add(at, INT(ITEM * LANES * v)), VECTOR) for v in range(vectors)
                     ]
                     found = []
                     for row in range(BLOCK):
-                        factor = _load(b, b.add(weights, _INT(_ITEM * row)), _FLOAT)
-                        factor = _everywhere(b, factor)
+                        factor = load(b, b.add(weights, INT(ITEM * row)), FLOAT)
+                        factor = everywhere(b, factor)
                         for v in range(vectors):
                             total = sums[row * vectors + v]
-                            found.append(_multiply_add(b, some[v], factor, total))
+                            found.append(multiply_add(b, some[v], factor, total))
                     return found
 
-                return _loop(b, count, sums, tap)
+                return loop(b, count, sums, tap)
 
             starts = [
-                _everywhere(b, _load(b, b.add(bias, _INT(_ITEM * row)), _FLOAT))
-                for row in range(BLOCK)
+                everywhere(b, load(b, b.add(bias, INT(ITEM * row)), FLOAT)) for row in range(BLOCK)
             ]
-            sums = _loop(b, channels, [one for one in starts for _ in range(vectors)], channel)
-            cut = b.icmp_signed("!=", relu, _INT(0))
+            sums = loop(b, channels, [one for one in starts for _ in range(vectors)], channel)
+            cut = b.icmp_signed("!=", relu, INT(0))
             for place, whole in enumerate(sums):
-                below = b.select(b.fcmp_ordered("<", whole, _ZEROS), _ZEROS, whole)
+                below = b.select(b.fcmp_ordered("<", whole, ZEROS), ZEROS, whole)
                 total = b.select(cut, below, whole)
                 row, v = divmod(place, vectors)
-                at = b.add(out, b.mul(_INT(row), out_stride))
-                _store(b, total, b.add(at, _INT(_ITEM * LANES * v)))
+                at = b.add(out, b.mul(INT(row), out_stride))
+                store(b, total, b.add(at, INT(ITEM * LANES * v)))
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 11), generate
@@ -170,13 +122,13 @@ def _inner_products(rows: int, columns: int) -> Any:
             left, left_stride, right, right_stride, table, count, vectors, out = arguments
 
             def pair(i: Any, sums: Values) -> Values:
-                starts = list(map(b.add, (left, right), _pair(b, table, i)))
+                starts = list(map(b.add, (left, right), table_pair(b, table, i)))
 
                 def lanes(v: Any, sums: Values) -> Values:
-                    at = [b.add(start, b.mul(v, _INT(_ITEM * LANES))) for start in starts]
+                    at = [b.add(start, b.mul(v, INT(ITEM * LANES))) for start in starts]
                     some, others = (
                         [
-                            _load(b, b.add(place, b.mul(_INT(k), stride)), _VECTOR)
+                            load(b, b.add(place, b.mul(INT(k), stride)), VECTOR)
                             for k in range(number)
                         ]
                         for place, stride, number in zip(
@@ -185,101 +137,22 @@ def _inner_products(rows: int, columns: int) -> Any:
                     )
                     both = [(one, other) for one in some for other in others]
                     return [
-                        _multiply_add(b, *factors, total)
+                        multiply_add(b, *factors, total)
                         for factors, total in zip(both, sums, strict=True)
                     ]
 
-                return _loop(b, vectors, sums, lanes)
+                return loop(b, vectors, sums, lanes)
 
-            sums = _loop(b, count, [_ZEROS] * (rows * columns), pair)
-            kind = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
+            sums = loop(b, count, [ZEROS] * (rows * columns), pair)
+            kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
             name = f"llvm.vector.reduce.fadd.v{LANES}f32"
             reduce = cgutils.get_or_insert_function(b.module, kind, name)
             for place, total in enumerate(sums):
-                value = b.call(reduce, [ir.Constant(_FLOAT, 0.0), total], fastmath=("reassoc",))
-                _store(b, value, b.add(out, _INT(_ITEM * place)))
+                value = b.call(reduce, [ir.Constant(FLOAT, 0.0), total], fastmath=("reassoc",))
+                store(b, value, b.add(out, INT(ITEM * place)))
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 8), generate
-
-    return intrinsic(typed)
-
-
-def _largest() -> Any:
-    """Of one window: the largest entries of its places, and which tap each is at, or -1.
-
-    Arguments are addresses, and a table of bytes to each of so many taps.
-    """
-
-    def typed(  # noqa: PLR0917
-        context: Any,
-        x: Any,
-        table: Any,
-        taps: Any,
-        vectors: Any,
-        out: Any,
-        which: Any,
-        relu: Any,
-    ) -> Any:
-        def generate(context: Any, b: Any, _: Any, arguments: Any) -> Any:
-            x, table, taps, vectors, out, which, relu = arguments
-            cut = b.icmp_signed("!=", relu, _INT(0))
-
-            def lanes(v: Any, _: Values) -> Values:
-                at = b.mul(v, _INT(_ITEM * LANES))
-                here = b.add(x, at)
-
-                def tap(i: Any, found: Values) -> Values:
-                    value, (most, place) = _load(b, _tap(b, here, table, i), _VECTOR), found
-                    above = b.fcmp_unordered(">", value, most)
-                    more = b.and_(above, b.fcmp_ordered("==", most, most))
-                    number = _everywhere(b, b.trunc(i, ir.IntType(32)))
-                    return b.select(more, value, most), b.select(more, number, place)
-
-                first = ir.Constant(_PLACES, [0] * LANES)
-                most, place = _loop(b, taps, [_load(b, here, _VECTOR), first], tap)
-                none = b.and_(b.fcmp_ordered("<=", most, _ZEROS), _everywhere(b, cut))
-                _store(b, b.select(none, _ZEROS, most), b.add(out, at))
-                nowhere = ir.Constant(_PLACES, [-1] * LANES)
-                _store(b, b.select(none, nowhere, place), b.add(which, at))
-                return ()
-
-            _loop(b, vectors, (), lanes)
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 7), generate
-
-    return intrinsic(typed)
-
-
-def _given_back() -> Any:
-    """Of one window: its gradient at the taps that were taken, and zeros at the others."""
-
-    def typed(  # noqa: PLR0917
-        context: Any, gradient: Any, which: Any, table: Any, taps: Any, vectors: Any, out: Any
-    ) -> Any:
-        def generate(context: Any, b: Any, _: Any, arguments: Any) -> Any:
-            gradient, which, table, taps, vectors, out = arguments
-
-            def lanes(v: Any, _: Values) -> Values:
-                at = b.mul(v, _INT(_ITEM * LANES))
-                given = _load(b, b.add(gradient, at), _VECTOR)
-                place = _load(b, b.add(which, at), _PLACES)
-
-                def tap(i: Any, _: Values) -> Values:
-                    number = _everywhere(b, b.trunc(i, ir.IntType(32)))
-                    taken = b.icmp_signed("==", place, number)
-                    value = b.select(taken, given, _ZEROS)
-                    _store(b, value, _tap(b, b.add(out, at), table, i))
-                    return ()
-
-                _loop(b, taps, (), tap)
-                return ()
-
-            _loop(b, vectors, (), lanes)
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 6), generate
 
     return intrinsic(typed)
 
@@ -288,7 +161,6 @@ _at_most, _at_two, _at_one = (_correlation(vectors) for vectors in (_MOST, 2, 1)
 _block, _column, _entry = (
     _inner_products(*shape) for shape in ((BLOCK, BLOCK), (BLOCK, 1), (1, 1))
 )
-_most_of_window, _to_window = _largest(), _given_back()
 
 
 @njit(nogil=True)
@@ -410,52 +282,3 @@ def pass_relu(
                 kept[n] = value
                 total += value
             sums[g, o] = total
-
-
-@njit(nogil=True)
-def pool(  # noqa: PLR0917
-    x: NDArray[np.float32],
-    out: NDArray[np.float32],
-    which: NDArray[np.int32],
-    height: int,
-    width: int,
-    table: NDArray[np.int32],
-    relu: bool,
-) -> None:  # pragma: no cover - compiled
-    """Take the largest (the first of equal ones, or a NaN) of windows of x [N, H, W, B].
-
-    B is a multiple of :data:`LANES`; ``table`` has the bytes from a window's first place to each.
-    Where a ReLU leaves nothing of it, -1 is noted.
-    """
-    rows, columns, batch = out.shape[1:]
-    for n in range(len(out)):
-        for i in range(rows):
-            for j in range(columns):
-                at = ((n * x.shape[1] + i * height) * x.shape[2] + j * width) * batch
-                to = ((n * rows + i) * columns + j) * batch
-                _most_of_window(
-                    *(x.ctypes.data + 4 * at, table.ctypes.data, len(table), batch // LANES),
-                    *(out.ctypes.data + 4 * to, which.ctypes.data + 4 * to, int(relu)),
-                )
-
-
-@njit(nogil=True)
-def unpool(  # noqa: PLR0917
-    gradient: NDArray[np.float32],
-    which: NDArray[np.int32],
-    out: NDArray[np.float32],
-    height: int,
-    width: int,
-    table: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
-    """Give the gradient of each window to the place whose entry was taken, and 0 to the others."""
-    rows, columns, batch = gradient.shape[1:]
-    for n in range(len(gradient)):
-        for i in range(rows):
-            for j in range(columns):
-                at = ((n * rows + i) * columns + j) * batch
-                to = ((n * out.shape[1] + i * height) * out.shape[2] + j * width) * batch
-                _to_window(
-                    *(gradient.ctypes.data + 4 * at, which.ctypes.data + 4 * at),
-                    *(table.ctypes.data, len(table), batch // LANES, out.ctypes.data + 4 * to),
-                )

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from coarlib.retraining.convolutions import computes, convolution, max_pool
 
-__all__ = ["FRESH", "LAYERS", "WAYS", "Parts", "Way", "fits", "pooled"]
+__all__ = ["FRESH", "LAYERS", "WAYS", "Parts", "Way", "convolved_and_pooled", "fits", "pooled"]
 
 Parts = dict[str, torch.Tensor]  # parameters and buffers of a layer, [K, …] each
 _BATCH_LAST, _BATCH_SECOND = (0, 2, 3, 4, 1), (0, 4, 1, 2, 3)
@@ -106,6 +106,23 @@ def pooled(
         found = pool(images)
         found = functional.relu_(found) if relu else found
     return way.hooked(found.unflatten(0, (len(x), -1)).transpose(1, 2))
+
+
+def convolved_and_pooled(  # noqa: PLR0917
+    pool: Callable[[torch.Tensor], torch.Tensor],
+    layer: nn.Conv2d,
+    parts: Parts,
+    x: torch.Tensor,
+    way: Way,
+    relu: bool,
+    window: tuple[int, int],
+) -> torch.Tensor:
+    """Convolve images, and take the largest of each window."""
+    if way.last(x) and computes(x) and not isinstance(layer.padding, str):
+        own = parts["weight"], parts.get("bias")
+        found = convolution(layer, *own, x.permute(_BATCH_LAST), relu, window)
+        return way.hooked(found.permute(_BATCH_SECOND))
+    return pooled(pool, _convolution(layer, parts, x, way, False), way, relu, window)
 
 
 def _convolution(

@@ -17,7 +17,14 @@ from torch import fx, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from coarlib.retraining.layers import FRESH, LAYERS, Way, fits, pooled
+from coarlib.retraining.layers import (
+    FRESH,
+    LAYERS,
+    Way,
+    convolved_and_pooled,
+    fits,
+    pooled,
+)
 
 __all__ = ["WideModel", "wide_model"]
 
@@ -187,11 +194,12 @@ class WideModel:
             return self._pool(node)
         if kind in _ENTRYWISE:
             return self._entrywise(node)
-        names = [*dict(layer.named_parameters()), *dict(layer.named_buffers())]
-        places = {name: self._names[f"{node.target}.{name}"] for name in names}
+        places = self._places(node)
         if kind is None or not fits(layer):
             return self._mapped(node, places)
         compute, relu = LAYERS[kind], self._does_relu(node)
+        if self._is_pooled(node):  # it is computed there
+            return lambda state, values: values[node.all_input_nodes[0]]
 
         def known(state: State, values: Values) -> torch.Tensor:
             own = {name: state[place] for name, place in places.items()}
@@ -199,11 +207,35 @@ class WideModel:
 
         return known
 
+    def _places(self, node: fx.Node) -> dict[str, str]:
+        """Names of a layer's parameters and buffers in the state, by their own."""
+        layer = self._layer(node)
+        names = [*dict(layer.named_parameters()), *dict(layer.named_buffers())]
+        return {name: self._names[f"{node.target}.{name}"] for name in names}
+
     def _pool(self, node: fx.Node) -> Rule:
         (source,), relu, window = node.all_input_nodes, self._does_relu(node), self._window(node)
-        return lambda state, values: pooled(
-            lambda x: self._call(node, {}, {source: x}), values[source], self._way, relu, window
-        )
+
+        def pool(x: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(self._call(node, {}, {source: x}))
+
+        if window is None or not self._is_pooled(source):
+            return lambda state, values: pooled(pool, values[source], self._way, relu, window)
+        layer: Any = self._layer(source)
+        places = self._places(source)
+
+        def both(state: State, values: Values) -> torch.Tensor:
+            own = {name: state[place] for name, place in places.items()}
+            x = values[source]
+            return convolved_and_pooled(pool, layer, own, x, self._way, relu, window)
+
+        return both
+
+    def _is_pooled(self, node: fx.Node) -> bool:
+        """Whether a node convolves images for nothing but a max pool of windows side by side."""
+        if self._called(node) is not nn.Conv2d or len(node.users) != 1:
+            return False
+        return fits(self._layer(node)) and self._window(next(iter(node.users))) is not None
 
     def _window(self, node: fx.Node) -> tuple[int, int] | None:
         """Windows of a max pool of images, if they lie side by side."""

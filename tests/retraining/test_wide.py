@@ -256,9 +256,24 @@ def strided():
     )
 
 
+def pooled_twice():
+    """Convolutions that are computed with the pools behind them, which leave a rest."""
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.MaxPool2d(3),
+        nn.ReLU(),
+        nn.Conv2d(5, 6, 2, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [5, 64])
-@pytest.mark.parametrize("architecture", [strided, nested, lambda: CifarResNet((4, 8), (1, 1))])
+@pytest.mark.parametrize(
+    "architecture", [strided, pooled_twice, nested, lambda: CifarResNet((4, 8), (1, 1))]
+)
 def test_compiled_layers_are_those_of_the_models(architecture, batch, threads):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(MODELS, batch, 3, 8, 8, generator=generator)
