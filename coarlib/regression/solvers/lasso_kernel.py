@@ -22,7 +22,8 @@ from coarlib.compiled import njit
 __all__ = ["solve_paths"]
 
 MAX_ROUNDS = 60
-ROUNDING = 1e-9  # of the variance: a gap further below zero is no gap
+# Of the variance, with R in float64 and float32: a gap further below zero is no gap.
+ROUNDING, NARROW_ROUNDING = 1e-9, 1e-7
 _FAST = {"contract", "reassoc", "nsz"}
 
 
@@ -114,17 +115,31 @@ def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:  # pragma: no cov
 
 @njit(fastmath=_FAST)
 def _validation_error(
-    gram: NDArray[Any], c: NDArray[Any], yy: float, w: NDArray[Any]
+    gram: NDArray[Any], c: NDArray[Any], yy: float, u: NDArray[Any], k: int
 ) -> float:  # pragma: no cover - compiled
-    """Mean squared error on rows given by their moments, for a sparse weight."""
+    """Mean squared error on rows whose moments have been copied for the working set."""
     error = yy
-    for i in range(len(w)):
-        if w[i] != 0.0:
-            row, dot = gram[i], 0.0
-            for j in range(len(w)):  # all of the row: faster than picking its entries
-                dot += row[j] * w[j]
-            error += w[i] * (dot - 2.0 * c[i])
+    for a in range(k):
+        if u[a] != 0.0:
+            row, dot = gram[a], 0.0
+            for b in range(k):
+                dot += row[b] * u[b]
+            error += u[a] * (dot - 2.0 * c[a])
     return max(error, 0.0)
+
+
+@njit()
+def _copied(
+    gram: NDArray[Any], local: NDArray[Any], index: NDArray[np.int64], before: int, k: int
+) -> NDArray[Any]:  # pragma: no cover - compiled
+    """Add the features ``before`` to ``k`` of a working set to a copy of its part of ``gram``."""
+    while k > local.shape[0]:
+        local = _grown(local, before)
+    for a in range(before, k):
+        row = gram[index[a]]
+        for q in range(a + 1):
+            local[a, q] = local[q, a] = row[index[q]]
+    return local
 
 
 @njit()
@@ -192,13 +207,22 @@ def _refresh(
     g: NDArray[Any],
 ) -> None:  # pragma: no cover - compiled
     """Carry the working set's weights ``u`` over to ``w`` and to the whole gradient."""
+    changes, places, count = np.zeros(4), np.zeros(4, np.int64), 0
     for a in range(k):
         change = u[a] - w[index[a]]
         if change != 0.0:
-            row = gram[index[a]]
-            for q in range(len(g)):
-                g[q] -= change * row[q]
             w[index[a]] = u[a]
+            changes[count], places[count] = change, index[a]
+            count += 1
+        if count == 4 or (count > 0 and a == k - 1):
+            first, second = gram[places[0]], gram[places[1]]
+            third, fourth = gram[places[2]], gram[places[3]]
+            one, two, three, four = changes[0], changes[1], changes[2], changes[3]
+            for q in range(len(g)):
+                half = one * first[q] + two * second[q]
+                g[q] -= half + (three * third[q] + four * fourth[q])
+            changes[:] = 0.0
+            count = 0
 
 
 @njit(fastmath=_FAST)
@@ -273,6 +297,8 @@ def _one_path(
     last_w, last_g = np.zeros(m), np.zeros(m)
     _copy(w, last_w)
     _copy(g, last_g)
+    held, held_c, copied = np.empty((64, 64), np.float32), np.zeros(m), 0
+    rounding = NARROW_ROUNDING if gram.itemsize == 4 else ROUNDING
     k, best, worse, best_error = 0, 0, 0, np.inf
     for step in range(len(lams)):
         l1, l2 = lams[step] * l1_ratio, lams[step] * (1.0 - l1_ratio)
@@ -296,7 +322,7 @@ def _one_path(
             sweeps += _solve_working_set(local, u, h, cw, k, yy, l1, l2, positive, inner)
             _refresh(gram, index, u, k, w, g)
             gap = _gap(w, g, c, m, yy, l1, l2, positive)
-            if -ROUNDING * yy <= gap <= wanted:
+            if -rounding * yy <= gap <= wanted:
                 break
             if k == before:
                 inner *= 0.2
@@ -306,7 +332,11 @@ def _one_path(
             best = step
             _copy(w, best_w)
             continue
-        error = _validation_error(val_gram, val_c, val_yy, w)
+        held = _copied(val_gram, held, index, copied, k)
+        for a in range(copied, k):
+            held_c[a] = val_c[index[a]]
+        copied = k
+        error = _validation_error(held, held_c, val_yy, u, k)
         log[2, step] = error
         worse += 1
         if error <= best_error:
@@ -341,7 +371,7 @@ def solve_paths(
     Parameters
     ----------
     targets : (first, stop)
-    gram : float64 [M, M]; c : [t, M]; yy : [t]
+    gram : float64 or float32 [M, M]; c : [t, M]; yy : [t]
     lams : [t, L], descending along the path
     start : [t, M]
         Weights to start from.

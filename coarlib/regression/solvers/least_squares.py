@@ -40,7 +40,7 @@ REFINE_ABOVE = 1e-9  # relative residual of the normal equations
 # pays from so many features on.
 NARROW_CONDITION, NARROW_MARGIN, NARROW_FROM = 1e4, 1.1, 512
 REFINE_STEPS = 4
-SMALL_GAP = 1e-11  # a certificate that is not worth another product
+SMALL_GAP = 5e-11  # a certificate that is not worth another product
 ROWS_FOR_ERRORS = 1500  # a variance from so many squares is within some 7%, an error within 4%
 
 
