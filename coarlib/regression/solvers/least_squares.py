@@ -201,7 +201,7 @@ def _refined(
     scale = column_sums(c)[1].clamp_min(torch.finfo(c.dtype).tiny)
     squares = column_sums(gradient)[1]
     rounding = torch.zeros_like(scale)
-    unit = torch.finfo(narrow.dtype).eps * float(torch.linalg.vector_norm(narrow))
+    unit = torch.finfo(narrow.dtype).eps
     for _ in range(REFINE_STEPS):
         left = float((squares / scale).max())
         if left <= REFINE_ABOVE**2:
@@ -212,7 +212,8 @@ def _refined(
             break
         gradient -= narrow @ step
         squares = column_sums(gradient)[1]
-        rounding += unit * column_sums(step)[1].sqrt()
+        lost = unit * torch.linalg.vector_norm(narrow)
+        rounding += lost * column_sums(step)[1].sqrt()
     return weight, (squares.sqrt() + rounding).square().cpu().numpy()
 
 
