@@ -234,19 +234,26 @@ class _PooledConvolution(torch.autograd.Function):
         found = x.new_empty(*weight.shape[:2], *size, x.shape[3])
         which = torch.empty_like(found, dtype=torch.int32)
         _in_threads(_pooled, x, weight, bias, found, which, table=(plan, window, relu))
-        ctx.save_for_backward(x, weight, which)
+        ctx.save_for_backward(x, weight, which, *[found] * relu)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, which = ctx.saved_tensors
+        from coarlib.retraining.kernels import pass_relu
+
+        x, weight, which, *found = ctx.saved_tensors
         gradient = gradient.contiguous()
+        if found:
+            of_bias, passed = gradient.new_empty(weight.shape[:2]), torch.empty_like(gradient)
+            flat = (part.flatten(2) for part in (gradient, *found, passed))
+            _in_threads(pass_relu, *flat, of_bias, table=())
+        else:
+            of_bias = gradient.sum((2, 3, 4))
         of_x = x.new_empty(x.shape if ctx.needs_input_grad[0] else (len(x), 0))
         of_weight = weight.new_empty(weight.shape)
         every = gradient, which, x, weight, of_x, of_weight
         _in_threads(_pooled_back, *every, table=(ctx.plan, ctx.window))
-        of_bias = gradient.masked_fill(which < 0, 0).sum((2, 3, 4))
         return of_x if ctx.needs_input_grad[0] else None, of_weight, of_bias, None, None, None
 
 

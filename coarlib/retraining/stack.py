@@ -135,7 +135,8 @@ class Stack:
         while orders := list(islice(batches, _STEPS_AHEAD)):
             for lengths, rows, weight in _on_device(orders, self.device, dtype):
                 with self._working():
-                    batch = self._augmented(inputs[rows], step, lengths)
+                    entering = inputs.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+                    batch = self._augmented(entering, step, lengths)
                     self._step(self._gradients(batch, targets[rows], weight))
                 step += 1
                 yield None
