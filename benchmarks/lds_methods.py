@@ -28,7 +28,8 @@ def main():
     ekfac = ",ekfac" * (importlib.util.find_spec("kronfluence") is not None)
     parser.add_argument("--methods", default=METHODS + ekfac)
     args = parser.parse_args()
-    out, results = args.out.resolve(), {}
+    out, file = args.out.resolve(), reporting.RESULTS / "lds_methods.json"
+    results = json.loads(file.read_text())["results"] if file.exists() else {}
     for model in args.models.split(","):
         words = ["-m", "coarlib", "lds_benchmark", "--model", model, "--out", str(out)]
         words += ["--methods", args.methods]

@@ -1,15 +1,16 @@
 """Share of the noise ceiling that data attribution reaches: metagradients against TRAK and ridge.
 
-    python benchmarks/metagradient.py [mlp] [cnn] [mnist] [same_seed] [cost]
+    python benchmarks/metagradient.py [mlp] [cnn] [mnist] [same_seed] [rates] [cost]
 
 Half subsets, fresh seeds, 4 runs a subset; outputs are log-odds of the right class. ``mlp`` is 500
 digits, a 64-32-10 network with GELU, 8 epochs of SGD with momentum; ``cnn`` the digits CNN of
 docs/scoring.md (ReLU, AdamW); ``mnist`` 2,000 examples and a 784-64-10 network, from
 ../shared/data. TRAK is of 10 models, on all the data or on the halves of the first 10 seeds; the
 latter is also what metagradients are drawn toward. ``same_seed`` trains the mlp again with the seed
-of the metagradient, leaving out 1 to 50% of the data, for 8 such seeds. ``cost`` trains half the
-data and differentiates 100 outputs, with two threads: seconds a target as trainings, and the peak
-memory of a process that does either. Banks, models' scores and derivatives are kept in
+of the metagradient, leaving out 1 to 50% of the data, for 8 such seeds; ``rates`` with other
+learning rates. ``cost`` trains half the data and differentiates 100 outputs, with two threads:
+seconds a target as trainings, also processor seconds with one thread, and the peak memory of a
+process that does either. Banks, models' scores and derivatives are kept in
 out/metagradient, so that a run that stopped goes on.
 """
 
@@ -41,6 +42,7 @@ from estimate.digits_subsets.task import trainer as digits_trainer
 
 SUBSETS, RUNS = 80, 4
 SEEDS = {"mlp": 32, "cnn": 64, "mnist": 32}
+RATES = (0.1, 0.175, 0.2)
 AVERAGED = (1, 2, 4, 8, 16, 32, 64)
 OUT = Path("out/metagradient")
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist_train10000_test3000.npz"
@@ -51,10 +53,10 @@ def network(inputs, hidden):
     return nn.Sequential(*layers)
 
 
-def mlp():
+def mlp(rate=0.15):
     images, labels = digits(held_out=False)
     tests = digits(held_out=True)
-    options = {"lr": 0.15, "momentum": 0.9}
+    options = {"lr": rate, "momentum": 0.9}
     made = Trainer(
         lambda: network(64, 32), images[:500], labels[:500], 8, 100, torch.optim.SGD, options
     )
@@ -221,15 +223,17 @@ def margins(models, inputs, targets):
 
 
 def costs(name, made, inputs, targets, repeats=4):
-    """Seconds of 100 outputs' derivatives, as trainings, and the memory of both, two threads."""
-    torch.set_num_threads(2)
+    """Seconds of 100 outputs' derivatives, as trainings, and the memory of both."""
     half = np.arange(made.num_examples // 2)
     run = recorded_run(made, half, 0)
     sweep = Sweep(run, queries_of(run, inputs, targets), lambda: None)
     every = torch.arange(len(targets))
-    seconds = reporting.best_seconds(
-        repeats, training=lambda: made.run(half, 0), sweep=lambda: sweep.of(every)
-    )
+    calls = {"training": lambda: made.run(half, 0), "sweep": lambda: sweep.of(every)}
+    torch.set_num_threads(1)
+    times = reporting.best_times(repeats, **calls)
+    processor = {what: found for what, (_, found) in times.items()}
+    torch.set_num_threads(2)
+    seconds = reporting.best_seconds(repeats, **calls)
     command = [sys.executable, __file__, "peak", name]
     peaks = [subprocess.check_output([*command, what], text=True) for what in ("train", "all")]
     before, training, both = (
@@ -240,6 +244,8 @@ def costs(name, made, inputs, targets, repeats=4):
         "updates": len(run.walk.numbers),
         "seconds": seconds,
         "trainings_per_target_and_seed": seconds["sweep"] / seconds["training"] / len(targets),
+        "processor_seconds": processor,
+        "trainings_by_processor": processor["sweep"] / processor["training"] / len(targets),
         "peak_mb": {"imported": before, "training": training, "training and derivatives": both},
         "memory_as_trainings": both / training,
     }
@@ -291,9 +297,11 @@ def main():
         peak(*sys.argv[2:])
         return
     file = reporting.RESULTS / "metagradient.json"
-    for name in sys.argv[1:] or [*MADE, "same_seed", "cost"]:
+    for name in sys.argv[1:] or [*MADE, "same_seed", "rates", "cost"]:
         if name == "same_seed":
             found = same_seed(*mlp())
+        elif name == "rates":
+            found = {str(rate): same_seed(*mlp(rate)) for rate in RATES}
         elif name == "cost":
             found = {kind: costs(kind, *hundred(kind)) for kind in MADE}
             found["machine"] = reporting.machine()  # parts may be measured on several

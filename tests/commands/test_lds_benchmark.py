@@ -125,6 +125,12 @@ def test_methods_are_scored_and_kept_with_their_cost(tmp_path, monkeypatch):
         np.testing.assert_array_equal(again.scores(name), found[name])
         assert again.trainings(name) == costs[name]
     assert methods.trainings("metagradient:3") is None
+    for name in ("metagradient:4", "metagradient_trak:4"):  # as after a run that was stopped
+        methods._file(name).unlink()
+    goes_on = DigitsMethods(tmp_path, task, 1, 0.5, torch.device("cpu"))
+    for name in ("metagradient:4", "metagradient_trak:4"):
+        np.testing.assert_allclose(goes_on.scores(name), found[name], rtol=0, atol=1e-6)
+        assert goes_on.trainings(name) is None
 
 
 def test_the_path_kernel_has_the_sign_of_gradient_similarity(tmp_path, monkeypatch):

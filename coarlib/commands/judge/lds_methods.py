@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -112,21 +113,28 @@ class DigitsMethods:
                 self.scores(f"metagradient:{count}")
             if kind in (*OF_MODELS, "metagradient_trak"):
                 self._trained(count)
+            goes_on = kind == "metagradient" and self._store(count).exists()
             began = time.perf_counter()
             scores = compute[kind](count)
-            seconds = time.perf_counter() - began
-            if kind in OF_MODELS:
-                seconds += sum(self._seconds_a_model[:count])
-            if kind == "metagradient_trak":  # whose seeds' models are these
-                seconds += self._record(f"metagradient:{count}")["seconds"]
+            seconds = math.nan if goes_on else time.perf_counter() - began
             with whole_file(file.with_suffix(".json"), "w") as stream:
-                json.dump({"seconds": seconds, "trainings": seconds / self._one_training()}, stream)
+                json.dump(self._cost(kind, count, seconds), stream)
             with whole_file(file) as stream:
                 np.save(stream, scores)
         found = load_npy(file, ScoringError)
         if found.shape != shape:
             raise ScoringError(f"{file} holds scores {found.shape}, not {shape}; delete it")
         return np.asarray(found)
+
+    def _cost(self, kind: str, count: int, seconds: float) -> dict[str, float]:
+        """What scores cost, their models included; nothing where a run was stopped in between."""
+        if kind in OF_MODELS:
+            seconds += sum(self._seconds_a_model[:count])
+        if kind == "metagradient_trak":  # whose seeds' models are these
+            seconds += self._record(f"metagradient:{count}").get("seconds", math.nan)
+        if math.isnan(seconds):
+            return {}
+        return {"seconds": seconds, "trainings": seconds / self._one_training()}
 
     def trainings(self, name: str) -> float | None:
         """What the scores cost, in trainings of one model on half the data; None if not known."""
@@ -143,6 +151,9 @@ class DigitsMethods:
     def _file(self, name: str) -> Path:
         kind, count = self._split(name)
         return self._path / f"{kind}_{count}_of_{self._kept:g}.npy"
+
+    def _store(self, count: int) -> Path:
+        return self._path / f"metagradient_{count}_seeds_of_{self._kept:g}"
 
     def _one_training(self) -> float:
         """Seconds of one training on half the data, alone."""
@@ -191,7 +202,7 @@ class DigitsMethods:
             self._seeds(count),
             kept=self._kept,
             output=OUTPUT,
-            out=self._path / f"metagradient_{count}_seeds_of_{self._kept:g}",
+            out=self._store(count),
             device=self._device,
         )
 
