@@ -1,6 +1,6 @@
 """Exact path kernel against the reference implementation (explaind), in one run, on one thread.
 
-    python benchmarks/path_kernel.py [--nodes 10 100]
+    python benchmarks/path_kernel.py [--nodes 10]
 
 Configuration A: (a+b) mod 23, one-layer transformer (8,160 parameters with explaind's own model),
 200 training pairs in batches of 50, 40 AdamW updates, 20 test points. Both train with a history and
@@ -207,7 +207,7 @@ def compare(sub, exact, parts, test, all_nodes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--nodes", type=int, nargs="+", default=[10], help="of the reference")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100], help="of the reference")
     asked = parser.parse_args()
     reporting.one_thread()
     sys.path.insert(0, str(EXPLAIND))
