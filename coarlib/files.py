@@ -69,14 +69,20 @@ def whole_directory(path: Path) -> Iterator[Path]:
     It takes group and permissions as any new directory there does, set-group-ID included; what the
     caller has not moved away is removed, and what killed processes left of such drafts, too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
+    sweep(for_file(path).parent, path.name)
     draft = draft_of(path)
     draft.mkdir()
     try:
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def for_file(path: str | Path) -> Path:
+    """Make the directory that a file is to be written to; return the file's path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def draft_of(path: Path) -> Path:

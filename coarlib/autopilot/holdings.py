@@ -25,7 +25,11 @@ from coarlib.gradient_passes.filling import PASSES_DIR, TRIALS_DIR, plan_for, pl
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression import RowSource, StoreRows
 from coarlib.store import Store
+from coarlib.store.create import initialize
 from coarlib.store.grow import at_least
+from coarlib.store.inside import stores_inside
+from coarlib.store.spec import spec_of_layout
+from coarlib.store.verify import refuse_torn
 
 __all__ = ["Alone", "Amounts", "Holdings"]
 
@@ -86,6 +90,11 @@ class Holdings:
         Share the work out by claims with others that do the same.
     origin : dict, optional
         What rebuilds the task, as of :class:`~coarlib.filling.worker.FillOptions`.
+
+    Raises
+    ------
+    TornRowError
+        If what is there does not match its checksums.
     """
 
     def __init__(
@@ -97,8 +106,11 @@ class Holdings:
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.store, self.task, self._device = store, task, device
-        self._how = FillOptions(quiet=True, claim=share, origin=origin or {})
+        self._how = FillOptions(quiet=True, claim=share, prepared=True, origin=origin or {})
         self.no_passes: str | None = None
+        for kept in (store, *stores_inside(store).values(), self._alone_store()):
+            if kept is not None:
+                refuse_torn(kept, kept.completed_rows())
 
     @property
     def components(self) -> int:
@@ -182,7 +194,7 @@ class Holdings:
     def _leave_out(self, count: int) -> bool:
         count_all = self.components
         path, design = self.store.path.parent / "leave_one_out", {"kind": "leave_one_out"}
-        kept = Store.create(path, self.task, count_all + 1, design=design, device=str(self._device))
+        initialize(path, spec_of_layout(self.task.layout(), count_all + 1, design))
         chosen = self.tried() if count < count_all else np.arange(count_all, dtype=np.int64)
         rows = np.append(chosen, count_all)
-        return not fill(kept, self.task, rows, self._device, self._how).stopped
+        return not fill(path, self.task, rows, self._device, self._how).stopped

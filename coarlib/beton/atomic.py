@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coarlib.beton.layout import HEADER, VERSION, is_page_size
 from coarlib.errors import BetonError
-from coarlib.files import fsync_directory
+from coarlib.files import for_file, fsync_directory
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def whole_or_nothing(path: Path, size: int) -> Iterator[int]:
     _refuse_foreign(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        leftover = partial.exists()
+        leftover = for_file(partial).exists()
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise BetonError(f"cannot write {partial}: {error.strerror}") from error

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ import yaml
 from coarlib.commands.checkers import TRUTHS, Boolean, Settings, Whole
 from coarlib.commands.configuration import read_file
 from coarlib.commands.help import help_text
-from coarlib.commands.parameters import COMMON, Param
+from coarlib.commands.parameters import COMMON, Param, in_flags
 from coarlib.errors import ArgumentError, CoarlibError, nearest, printable
 from coarlib.files import whole_file
 from coarlib.progress import set_quiet
@@ -142,7 +143,9 @@ class Command:
         values["quiet"] = values["quiet"] or quiet
         sources = {key: item.source for key, item in given.items()}
         about = {"given": frozenset(given), "sources": sources, "others": tuple(others)}
-        return Arguments(**values, **about, command=self)
+        parsed = Arguments(**values, **about, command=self)
+        _parsed.set(parsed)
+        return parsed
 
     def shown(self, key: str) -> str:
         """Return an argument's short name as the user writes it."""
@@ -268,6 +271,9 @@ class Command:
         }
 
 
+_parsed: ContextVar[Arguments | None] = ContextVar("parsed", default=None)
+
+
 def _is_flag(word: str) -> bool:
     return word in SHORT or word.startswith("--") or (word[:1] == "-" and word[1:2].isalpha())
 
@@ -280,13 +286,16 @@ def _plain(name: str) -> str:
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run a module's ``main(argv)`` and exit as the command line promises.
 
-    A CoarlibError, or a file that the system refuses, becomes ``error: <sentence>`` on stderr and
-    exit code 2; Ctrl-C exits 130.
+    A CoarlibError, or a file that the system refuses, becomes ``error: <sentence>`` on stderr,
+    which names arguments as they were given, and exit code 2; Ctrl-C exits 130.
     """
+    _parsed.set(None)
     try:
         main(argv)
     except CoarlibError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        args, text = _parsed.get(), str(error)
+        text = in_flags(text, args.command.params, args.sources) if args else text
+        print(f"error: {printable(text)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except MemoryError as error:
         print(f"error: there is not enough memory: {printable(error)}", file=sys.stderr)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastargs
@@ -61,6 +62,30 @@ class Param(fastargs.Param):
             wanted = self.checker.help()
             hint = nearest(str(value), getattr(self.checker, "words", ()))
             raise ArgumentError(f"{source} must be {wanted}, not {value!r}{hint}") from error
+
+
+def in_flags(text: str, params: Mapping[str, Param], sources: Mapping[str, str]) -> str:
+    """Name parameters in what the library says as the command's user does.
+
+    A sentence starts with the parameter that is wrong (``until must be …``), or has one that
+    helps in brackets (``allow it (allow_other_task)``).
+
+    Parameters
+    ----------
+    text : str
+    params : mapping of short name to Param
+    sources : mapping of short name to str
+        Where those were set that were.
+    """
+    wrong = re.match(r"(?:the )?(\w+)(?= (?:must|needs|is an?) )", text)
+    if wrong and wrong[1] in sources:
+        text = sources[wrong[1]] + text[wrong.end() :]
+
+    def flag(found: re.Match[str]) -> str:
+        known = params.get(found[1])
+        return f"(--{found[1]}" if known and not known.positional else found[0]
+
+    return re.sub(r"\((\w+)(?=\)| \w+ them\))", flag, text)
 
 
 # What every command takes.

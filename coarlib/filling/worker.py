@@ -59,6 +59,8 @@ class FillOptions:
         At the end, wait for blocks of other workers (and take them over should they die).
     allow_other_task : bool
         Make rows although another task made some (see :mod:`coarlib.store.identity`).
+    prepared : bool
+        The task is prepared on the device already.
     origin : dict
         What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
     """
@@ -71,6 +73,7 @@ class FillOptions:
     claim_ttl: float = DEFAULT_TTL
     claim_wait: bool = True
     allow_other_task: bool = False
+    prepared: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +124,7 @@ def fill(
     ----------
     store : Store or path
     task : Task
-        Prepared here, on ``device``.
+        Prepared here, on ``device``, unless ``options`` say that it is.
     rows : int64 [K]
         Ascending row indices.
 
@@ -143,7 +146,8 @@ def fill(
     _check_masks_are_drawn(store, task, design)
     with StopSignals() as stop:
         try:
-            task.prepare(device)
+            if not options.prepared:
+                task.prepare(device)
             _check_width(store, task)
             settle_labels(store.path, store.spec, task.labels)
             settle_components(store.path, task.component_table)

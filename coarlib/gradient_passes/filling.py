@@ -20,7 +20,7 @@ from coarlib.gradient_passes.task import OUTPUTS, BlockTask
 from coarlib.store import Store
 from coarlib.store.create import initialize
 from coarlib.store.grow import at_least
-from coarlib.store.inside import PASSES_DIR, TRIALS_DIR
+from coarlib.store.inside import PASSES_DIR, TRIALS_DIR, open_blocks
 from coarlib.store.spec import ArraySpec, StoreSpec
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fill_passes(
     store : Store
         Of rows of the same task (there may be none yet).
     task : ComponentTask
-        Prepared here, on ``device``.
+        Prepared here, on ``device``, unless ``options`` say that it is.
     passes : int
         How many there are to be altogether; whole blocks are computed.
     device : torch.device
@@ -75,7 +75,8 @@ def fill_passes(
     options = options or FillOptions()
     if passes < 1:
         raise ArgumentError(f"at least one gradient pass is needed, not {passes}")
-    task.prepare(device)
+    if not options.prepared:
+        task.prepare(device)
     plan = plan or plan_for(store, task)
     blocked = BlockTask(task, plan)
     _check_task(store, task, options)
@@ -118,8 +119,7 @@ def _width(store: Store) -> int:
 
 def open_passes(store: Store | str | Path, name: str = PASSES_DIR) -> Store | None:
     """Open the gradient passes (or trials) of a store; None if it has none."""
-    path = (store.path if isinstance(store, Store) else Path(store)) / name
-    return Store.open(path) if (path / "spec.json").is_file() else None
+    return open_blocks(store.path if isinstance(store, Store) else Path(store), name)
 
 
 def plan_of(kept: Store) -> PassPlan:

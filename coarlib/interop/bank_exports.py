@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from coarlib.errors import ScoringError, StoreError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 from coarlib.interop.banks import write_quanda_subsets
 from coarlib.retraining.checkpoints import Checkpoints
 from coarlib.retraining.directory import INDICES, METADATA
@@ -194,8 +194,7 @@ def export_quanda(
             _save_quanda_model(folder / "ckpt" / f"{name}_lds_subset_{number}", state)
     if logits is not None:
         _save_quanda_logits(folder / "subset_logits" / name, store, logits, rows, batch_size)
-    (folder / subsets_file).parent.mkdir(parents=True, exist_ok=True)
-    write_quanda_subsets(folder / subsets_file, subsets)
+    write_quanda_subsets(for_file(folder / subsets_file), subsets)
     return len(rows)
 
 

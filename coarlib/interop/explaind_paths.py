@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from coarlib.errors import HistoryError
+from coarlib.files import for_file
 from coarlib.history.optimizers import HYPER, SECOND_MOMENT_KEY, OptimizerKind
 from coarlib.history.parameters import ParameterTable
 from coarlib.history.training import random_or_coupled, refuse_inexact
@@ -293,8 +294,7 @@ def _exists(path: str | Path | None) -> bool:
 def _save(content: Any, path: str | Path | None) -> None:
     if path is None:
         raise HistoryError("save_checkpoints() needs a checkpoint_path")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
+    torch.save(content, for_file(path))
 
 
 def _load(path: str | Path | None) -> list[Any]:

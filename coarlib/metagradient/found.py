@@ -66,12 +66,19 @@ class Metagradients:
         Raises
         ------
         HistoryError
-            If the shape differs, or no sample was trained on by two seeds.
+            If the prior has another shape or is not finite, or no sample was trained on by two
+            seeds.
         """
         mean = self.scores
         prior = np.asarray(prior, np.float64)
         if prior.shape != mean.shape:
             raise HistoryError(f"the prior is {prior.shape}, not {mean.shape} [samples, outputs]")
+        if not np.isfinite(prior).all():
+            sample, output = np.argwhere(~np.isfinite(prior))[0]
+            raise HistoryError(
+                f"the prior is not finite, first at sample {sample}, output {output}; give scores "
+                "that are numbers throughout"
+            )
         several = self.trained.sum(0) > 1
         if not several.any():
             raise HistoryError("no sample was trained on by two seeds: give more seeds")
@@ -82,6 +89,7 @@ class Metagradients:
         apart = apart[:, several] / np.square(weights.T @ self.trained)[:, several]
         noise = (apart * number / (number - 1)).mean(1)
         centre, along = mean.mean(0), prior - prior.mean(0)
+        along *= np.ptp(prior, 0) > 0  # what is left of equal scores is rounding
         size = np.square(along).sum(0)
         slope = np.divide((along * mean).sum(0), size, out=np.zeros_like(size), where=size > 0)
         expected = centre + slope * along

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from coarlib.errors import ArgumentError, SetupError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 
 # Okabe & Ito (2008).
 COLOURS = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -110,8 +110,7 @@ def line_style(at: int) -> dict[str, str]:
 
 def save_png(figure: Any, path: str | Path) -> Path:
     """Write a figure as a PNG that appears whole, and close it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = for_file(path)
     with whole_file(path) as file:
         figure.savefig(file, dpi=DOTS_PER_INCH, format="png")
     pyplot().close(figure)

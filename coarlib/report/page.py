@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from coarlib.errors import RegressionError, ReportError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 from coarlib.progress import Progress
 from coarlib.report.attribution_sections import (
     attribution_section,
@@ -147,11 +147,9 @@ def write_report(inputs: ReportInputs, path: str | Path, quiet: bool = True) -> 
 
 def write_page(build: Callable[[], str], path: str | Path) -> Path:
     """Write what ``build`` returns to ``path``, whole or not at all; ReportError if it cannot."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ReportError(f"there is no directory {path.parent} to write the report to")
-    text = build()
     try:
+        path = for_file(path)
+        text = build()
         with whole_file(path, "w") as file:
             file.write(text)
     except OSError as error:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from coarlib.errors import TaskError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 from coarlib.loading import load_yaml
 from coarlib.progress import Progress
 from coarlib.retraining.loaders import sampled_examples, subset_loader
@@ -260,8 +260,7 @@ def _settle_subset(file: Path, subset: NDArray[np.int64]) -> None:
         if not np.array_equal(read_indices(file), subset):
             raise TaskError(f"{file} holds another subset than the one that seed draws")
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file, "w") as stream:
+    with whole_file(for_file(file), "w") as stream:
         stream.write("\n".join(map(str, subset)))
 
 
@@ -279,8 +278,7 @@ def _train(
         model = train_func(loader, **_seed_if_taken(train_func, seed), **kwargs)
     if not isinstance(model, torch.nn.Module):
         raise TaskError(f"train_func returned {type(model).__name__}, not a torch.nn.Module")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as stream:
+    with whole_file(for_file(file)) as stream:
         torch.save(model.state_dict(), stream)
     return model
 

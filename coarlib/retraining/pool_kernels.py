@@ -55,8 +55,8 @@ def _largest() -> Any:
 
                 def tap(i: Any, found: Values) -> Values:
                     value, (most, place) = load(b, tap_address(b, here, table, i), VECTOR), found
-                    above = b.fcmp_unordered(">", value, most)
-                    more = b.and_(above, b.fcmp_ordered("==", most, most))
+                    more = b.fcmp_ordered(">", value, most)
+                    more = b.or_(more, b.fcmp_unordered("!=", value, value))  # NaN
                     number = everywhere(b, b.trunc(i, ir.IntType(32)))
                     return b.select(more, value, most), b.select(more, number, place)
 
@@ -121,7 +121,7 @@ def pool(  # noqa: PLR0917
     table: NDArray[np.int32],
     relu: bool,
 ) -> None:  # pragma: no cover - compiled
-    """Take the largest (the first of equal ones, or a NaN) of windows of x [N, H, W, B].
+    """Take the largest of windows of x [N, H, W, B]: the first of equal ones, the last of NaNs.
 
     B is a multiple of :data:`LANES`; ``table`` has the bytes from a window's first place to each.
     Where a ReLU leaves nothing of it, -1 is noted.

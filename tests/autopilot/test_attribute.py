@@ -11,7 +11,7 @@ from paths import ROOT
 from scalable_tasks import small_task
 
 import coarlib as cl
-from coarlib.ablation import Hierarchy, find_components
+from coarlib.ablation import ComponentTask, Hierarchy, find_components
 from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import (
@@ -48,6 +48,16 @@ def test_it_stops_within_the_budget_and_says_what_it_bought(tmp_path):
     task.prepare(torch.device("cpu"))
     truth = task.rows(np.arange(300), fresh)["test_margins"].numpy()
     assert cl.correlate(found.predict(fresh), truth, "pearson").r.mean() > 0.8
+
+
+def test_the_task_is_prepared_no_more_often_for_more_purchases(tmp_path, monkeypatch):
+    prepared = []
+    prepare = ComponentTask.prepare
+    monkeypatch.setattr(
+        ComponentTask, "prepare", lambda task, device: prepared.append(prepare(task, device))
+    )
+    found = cl.attribute(small_task(), tmp_path / "out", budget=200, **HOW)
+    assert len(found.summary["autopilot"]["purchases"]) > 2 >= len(prepared)
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):

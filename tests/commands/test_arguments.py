@@ -230,6 +230,36 @@ def test_exit_codes(capsys, error, code, words):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("rate must be above 0, not -1", "--rate must be above 0, not -1"),
+        ("the file needs rows", "--cfg.file needs rows"),
+        ("rate of 3 is large", "rate of 3 is large"),  # a sentence about something else
+        ("limit must be given", "limit must be given"),  # which were not
+        ("mend it, or allow it (any_task)", "mend it, or allow it (--any_task)"),
+        ("2 refused (any_task records them)", "2 refused (--any_task records them)"),
+        ("there is a file (store) and (words)", "there is a file (store) and (words)"),
+    ],
+)
+def test_what_the_library_says_names_arguments_as_they_were_given(capsys, said, shown):
+    own = {
+        "store": Param(str, "s", positional=True),
+        "rate": Param(float, "r"),
+        "file": Param(str, "f", also=("cfg.file",)),
+        "limit": Param(str, "o"),
+        "any_task": Param(Boolean(), "t", default=False),
+    }
+
+    def main(argv):
+        Command("example", "", own).parse(argv)
+        raise CoarlibError(said)
+
+    with pytest.raises(SystemExit):
+        run(main, ["x", "--rate", "-1", "--cfg.file", "y"])
+    assert capsys.readouterr().err == f"error: {shown}\n"
+
+
 def test_nearest():
     assert nearest("masx", ["masks", "margins"]) == "; did you mean 'masks'?"
     assert nearest("zzz", ["masks"]) == ""

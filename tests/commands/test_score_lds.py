@@ -8,6 +8,7 @@ import pytest
 
 import coarlib as cl
 from coarlib.commands.judge.score_lds import main
+from coarlib.commands.judge.scoreboard import main as scoreboard
 from coarlib.errors import CoarlibError, ScoringError, TornRowError
 from coarlib.interop.banks import write_bank
 from coarlib.scoring import lds
@@ -53,6 +54,14 @@ def test_completed_rows_are_scored_printed_and_written(case, capsys):
     with np.load(folder / "result.npz") as arrays:
         np.testing.assert_array_equal(arrays["correlation"], expected.correlation)
         np.testing.assert_array_equal(arrays["p_value"], expected.p_value)
+
+
+def test_the_result_and_tables_of_it_are_written_to_new_directories(case, tmp_path):
+    result = tmp_path / "new" / "lds" / "result.json"
+    main(arguments(case[0], cfg__out=result))
+    table = tmp_path / "tables" / "board.md"
+    scoreboard([str(result), "--out", str(table)])
+    assert result.is_file() and table.is_file()
 
 
 def test_a_range_of_rows(case, capsys):

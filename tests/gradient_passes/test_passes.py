@@ -13,8 +13,9 @@ from paths import ROOT
 from scalable_tasks import EXAMPLES, small_task
 
 import coarlib as cl
+from coarlib.autopilot.holdings import Holdings
 from coarlib.commands.__main__ import load
-from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError
+from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError, TornRowError
 from coarlib.filling.worker import FillOptions, fill
 from coarlib.gradient_passes import (
     PassPlan,
@@ -23,7 +24,7 @@ from coarlib.gradient_passes import (
     read_passes,
     read_trials,
 )
-from coarlib.gradient_passes.filling import TRIALS_DIR
+from coarlib.gradient_passes.filling import TRIALS_DIR, plan_for
 from coarlib.gradient_passes.plan import on_path
 from coarlib.gradient_passes.scaling import scaling_of
 from coarlib.regression import StoreRows
@@ -230,3 +231,25 @@ def test_trials_ablate_every_example_by_itself_and_are_kept_as_passes_are(store,
     data[-5] ^= 1
     (kept.path / "outputs.npy").write_bytes(data)
     assert verify(open_passes(store, TRIALS_DIR)).torn == [1]
+
+
+@pytest.mark.parametrize("name", ["gradient_passes", "trials"])
+def test_damaged_blocks_are_refused_by_all_who_read_them(store, task, name):
+    fill(store, task, np.arange(8), CPU, QUIET)
+    for trials in (False, True):
+        plan = plan_for(store, task, trials=trials)
+        fill_passes(store, task, 8, CPU, plan=plan, options=QUIET)
+    inside = store.path / name
+    outputs = np.lib.format.open_memmap(inside / "outputs.npy", mode="r+")
+    outputs[0, 0, 0] += 1
+    outputs.flush()
+    with pytest.raises(TornRowError, match="do not match their checksums"):
+        Holdings(store, task, CPU)
+    if name == "gradient_passes":
+        with pytest.raises(TornRowError, match="do not match their checksums"):
+            StoreRows(store).verify(np.arange(8))
+    (inside / "spec.json").unlink()
+    with pytest.raises(StoreError, match="damaged store"):
+        (read_trials if name == "trials" else read_passes)(store)
+    with pytest.raises(StoreError, match="damaged store"):
+        load("verify").main([str(store.path)])

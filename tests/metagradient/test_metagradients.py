@@ -330,10 +330,21 @@ def test_a_prior_counts_nothing_without_noise_and_all_without_signal():
     np.testing.assert_allclose(found.toward(np.zeros_like(prior)), found.scores, rtol=0, atol=0.5)
 
 
+def test_a_prior_that_says_nothing_counts_alike_in_any_unit():
+    found, prior, _ = of_noisy_seeds(16, 1.0, 1.0)
+    alike = found.toward(np.zeros_like(prior))
+    for value in (0.1, -1e9, 1e-30):
+        np.testing.assert_array_equal(found.toward(np.full_like(prior, value)), alike)
+
+
 def test_priors_that_do_not_fit_are_refused():
     found, prior, _ = of_noisy_seeds(4, 1.0, 1.0)
     with pytest.raises(HistoryError, match=r"the prior is \(6, 400\), not \(400, 6\)"):
         found.toward(prior.T)
+    prior[7, 2] = np.nan
+    with pytest.raises(HistoryError, match="first at sample 7, output 2"):
+        found.toward(prior)
+    prior[7, 2] = 0
     one = replace(found, effects=found.effects[:1], trained=found.trained[:1])
     with pytest.raises(HistoryError, match="give more seeds"):
         one.toward(prior)

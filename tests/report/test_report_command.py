@@ -35,8 +35,9 @@ def record_task(store, **origin):
 
 def test_images_and_names_come_from_the_task(tmp_path):
     case = make_case(tmp_path / "run")
-    report.main([str(case), "--task", f"{__file__}:TinyTask", "--quiet"])
-    page = (case / "report.html").read_text()
+    out = tmp_path / "new" / "page.html"
+    report.main([str(case), "--task", f"{__file__}:TinyTask", "--quiet", "--out", str(out)])
+    page = out.read_text()
     assert '["0",12]' in page and '<figure id="nearest">' in page
     assert '"labels":["0","1","2","0","1","2","0","1"]' in page
 

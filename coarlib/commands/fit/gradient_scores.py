@@ -20,6 +20,7 @@ from coarlib.commands.components_of import component_task, output_of
 from coarlib.commands.leaving import keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
+from coarlib.files import for_file
 from coarlib.regression.solvers.prior import save_prior_scores
 
 COMMAND = Command(
@@ -54,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     components = task.component_set
     masks = ablated_masks(len(components), args.fraction, 1 if args.fraction == 0 else args.models)
     scores = mean_gradients(task, masks, key)
-    out.parent.mkdir(parents=True, exist_ok=True)
     passes = (1 + BACKWARD) * len(masks)
-    save_prior_scores(out, scores, group_index(components), passes)
+    save_prior_scores(for_file(out), scores, group_index(components), passes)
     keep_arguments(args, out)
     print(
         f"wrote {out}: {scores.shape[0]} components × {scores.shape[1]} targets from "

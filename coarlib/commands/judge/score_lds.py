@@ -27,6 +27,7 @@ from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice, Paths
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.errors import ArgumentError, ScoringError
+from coarlib.files import for_file
 from coarlib.masks.digests import mask_digests
 from coarlib.regression.result_files import fitted_masks
 from coarlib.scoring import LDSResult, NoiseCeiling, UndefinedCorrelationWarning, compare, lds
@@ -235,9 +236,7 @@ def _output_path(text: str) -> Path:
     path = Path(text)
     if path.suffix != ".json":
         raise ArgumentError(f"--out must end in .json, not {text}")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"--out: there is no directory {path.parent}")
-    return path
+    return for_file(path)
 
 
 def _rows(store: Store, text: str | None) -> NDArray[np.int64]:

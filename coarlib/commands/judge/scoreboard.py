@@ -19,7 +19,7 @@ from coarlib.commands.arguments import Command, Param, run
 from coarlib.commands.checkers import Choice, Paths
 from coarlib.commands.leaving import again, keep_arguments
 from coarlib.errors import ArgumentError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 from coarlib.scoring.scoreboard import FORMATS, read_scoreboard
 
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from coarlib.plots import scoreboard
 
         figure = scoreboard(board)
-        with whole_file(path) as file:
+        with whole_file(for_file(path)) as file:
             figure.savefig(file, format=path.suffix[1:])
     else:
-        with whole_file(path, "w") as file:
+        with whole_file(for_file(path), "w") as file:
             file.write(board.render(SUFFIXES[path.suffix]))
     print(f"wrote {path}")
     keep_arguments(args, path)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from coarlib.ablation import ComponentSet
 from coarlib.ablation.selection import coverage
@@ -23,6 +22,7 @@ from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.components_of import component_task
 from coarlib.commands.leaving import after_rows, keep_arguments, next_step
 from coarlib.errors import ArgumentError, StoreError
+from coarlib.files import for_file, whole_file
 from coarlib.store import Store
 from coarlib.store.components import first_difference, read_components
 
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = COMMAND.parse(argv)
     components, lines = _components(args)
     if args.out is not None:
-        Path(args.out).write_text(json.dumps(components.to_json(), indent=1), encoding="utf-8")
+        with whole_file(for_file(args.out), "w") as file:
+            json.dump(components.to_json(), file, indent=1)
         keep_arguments(args, args.out)
         print(f"wrote {args.out} ({len(components)} components)")
     if args.index is not None:

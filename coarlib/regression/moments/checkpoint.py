@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from coarlib.errors import RegressionError
-from coarlib.files import whole_file
+from coarlib.files import for_file, whole_file
 from coarlib.loading import load_npz
 from coarlib.progress import Progress
 from coarlib.regression.moments import Accumulator, Moments
@@ -44,14 +44,13 @@ def save_moments(path: Path, moments: Moments, done: NDArray[np.int64], identity
     identity : str
         What those rows are (see ``RowSource.identity``).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {name: getattr(moments, name) for name in ARRAYS}
     if moments.pairs is not None:
         content["pairs"] = moments.pairs
     content |= {"rows": np.array([moments.num_rows, moments.num_excluded]), "done": done}
     content["identity"] = np.array(identity)
     content["checksum"] = np.array(_digest(content))
-    with whole_file(path) as file:
+    with whole_file(for_file(path)) as file:
         np.savez(file, **content)
 
 
