@@ -15,7 +15,7 @@ import torch
 import coarlib as cl
 from coarlib.commands.judge.lds_benchmark import main
 from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
-from coarlib.errors import ArgumentError, SetupError, TaskError
+from coarlib.errors import ArgumentError, ScoringError, SetupError, TaskError
 from coarlib.interop.banks import write_bank
 from coarlib.scoring import RowsLeftOutWarning
 from coarlib.setups import load
@@ -60,6 +60,10 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch):
         main(["--bench.model", "vit", "--bench.out_dir", str(tmp_path)])
     with pytest.raises(ArgumentError, match="did you mean 'trak'"):
         main(["--bench.methods", "random,traks", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="--methods names no method"):
+        main(["--methods", " ,", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ScoringError, match="there are no scores at"):  # before models are trained
+        main(["--scores", "A=nowhere.npy", "--bench.out_dir", str(tmp_path)])
     with pytest.raises(ArgumentError, match="--kept must be above 0 and at most 1, not 2"):
         main(["--kept", "2", "--bench.out_dir", str(tmp_path)])
     monkeypatch.setitem(sys.modules, "trak", None)

@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     about = {"model": bench.model, "size": bench.size, "bank": bench.bank, "config": str(config)}
     costs: dict[str, float] = {}
+    files = bench.scores or {}
+    given = {name: load_scores(file) for name, file in files.items()}  # before anything is trained
     with tracked(bench.log, bench.out, about):
         if config is not None:
             out, bank, scores = _for_quanda(bench, config)
@@ -116,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             out, bank, scores = _on_digits(bench, costs)
     known = [np.empty(0, np.uint64)]
-    for name, file in (bench.scores or {}).items():
-        scores[name] = load_scores(file)
+    scores |= given
+    for file in files.values():
         known += [masks for masks in [fitted_masks(file)] if masks is not None]
     fitted = np.concatenate(known)  # left out for all, so that all are judged on the same subsets
     results: dict[str, LDSResult] = {}
@@ -131,8 +133,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             fitted=fitted,
             ceiling=next((result.ceiling for result in results.values()), None),
         )
-    if not results:
-        raise ArgumentError("there is nothing to score: give --methods or --scores")
     _print(bank, results, costs)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "lds.json", results, costs)

@@ -44,8 +44,10 @@ OUTPUT = "log_odds"
 
 
 def check_methods(text: str, known: Sequence[str] = METHODS) -> list[str]:
-    """Read a comma list of methods; ArgumentError names one that is unknown."""
+    """Read a comma list of methods; ArgumentError names one that is unknown, or says if none is."""
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if text and not names:
+        raise ArgumentError(f"--methods names no method (there are {', '.join(known)})")
     for name in names:
         kind, colon, count = name.partition(":")
         if kind not in known:
