@@ -7,6 +7,7 @@ checkpoints and data are read from ../shared/data.
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,33 @@ def stories():
     return load("tinyllama_stories", {**where, "autocast": "none"})
 
 
+class Sums(cl.ComponentTask):
+    """100 sums modulo 113 by a one-layer transformer; components are heads and neurons."""
+
+    def __init__(self):
+        super().__init__(batch_size=100)
+        file = reporting.ROOT / "tests" / "zoo" / "modular_addition.py"
+        spec = importlib.util.spec_from_file_location("adder", file)
+        self.made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.made)
+
+    def model(self):
+        return self.made.load_adder(DATA / "modadd113_no_wd.pt")
+
+    def components(self, model):
+        return cl.find_components(model, ["attention_head", "mlp_neuron"])
+
+    def examples(self):
+        tokens, answers = self.made.sums(128)
+        return cl.Examples((tokens,), answers)
+
+
 ALL = {
-    "digits": Model(0.1, 5000, 512, 512, lambda: load("digits")),
-    "resnet20": Model(0.05, 2000, 136, 384, lambda: cifar("resnet20")),
-    "resnet32": Model(0.05, 1000, 256, 256, lambda: cifar("resnet32")),
-    "tinyllama": Model(0.05, 1000, 256, 256, stories),
+    "digits": Model(0.1, 5000, 512, 640, lambda: load("digits")),
+    "resnet20": Model(0.05, 2000, 256, 640, lambda: cifar("resnet20")),
+    "resnet32": Model(0.05, 1000, 256, 640, lambda: cifar("resnet32")),
+    "tinyllama": Model(0.05, 1000, 256, 640, stories),
+    "modular": Model(0.05, 1000, 256, 640, Sums),
 }
 
 

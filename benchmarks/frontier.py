@@ -1,13 +1,13 @@
 """Held-out correlation against cost: rows, leave-one-out, gradients, gradient passes, all joined.
 
-    python benchmarks/frontier.py                        # digits and ResNet-20
-    python benchmarks/frontier.py --models tinyllama     # others, only printed
+    python benchmarks/frontier.py
+    python benchmarks/frontier.py --models tinyllama     # one of them, only printed
 
 Cost is counted in forward passes over the examples, of everything that went into a result; a pass
 with its backward pass counts as three. Each method is given the same budgets and judged on the same
 fresh ablations (digits 4,400, ResNet-20 1,400, others 400), which nothing was fitted on. Seeds draw
-which of the stored rows, passes and trials a fit gets (at the largest budget that is nearly all of
-them, so seeds differ less there).
+which of the stored rows, passes and trials a fit gets (at the largest budget nearly all of the
+rows, so seeds differ less there).
 What was measured is kept in --out, and not measured again.
 
 rows, shared prior        ablations alone
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import reporting
-from evidence import FITTED, MODELS, evidence
+from evidence import ALL, FITTED, MODELS, evidence
 from replay import Exhausted, Replay
 
 import coarlib as cl
@@ -156,7 +156,7 @@ def table(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="digits,resnet20")
+    parser.add_argument("--models", default=",".join(ALL))
     parser.add_argument("--out", type=Path, default=Path("out/frontier"))
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--seeds", type=int, default=SEEDS)

@@ -12,12 +12,13 @@ from coarlib.gradient_passes.sums import PASS_COST
 
 __all__ = ["FIRST", "ROWS_ALONE", "Goal", "choose"]
 
-FIRST = Amounts(rows=8, passes=16, trials=24)
+FIRST = Amounts(rows=4, passes=16, trials=16)
 ROWS_ALONE = Amounts(rows=40, passes=0)  # to start with where there can be no passes
 STEP = 1.6  # by which what is there grows at once
 LEAST_STEP, CAREFUL_STEP = 1.06, 1.2  # where it is to stop at a correlation
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
 TRIALS_SHARE = 3  # at least one in so many forward passes is a trial: they judge
+SURE = 1.5  # times as much trials are to bring as passes: few of them tell what they bring
 BLOCK = 8  # passes and trials are bought in whole blocks
 WORDS = {"passes": "gradient passes", "trials": "trials", "rows": "rows"}
 
@@ -70,7 +71,8 @@ def choose(
         Since the start.
     """
     have = now.amounts
-    if goal.until is not None and now.scores.mean >= goal.until:
+    told = math.isfinite(now.scores.mean_low)  # else too few judge
+    if goal.until is not None and now.scores.mean >= goal.until and told:
         return have, f"stop: {goal.until:g} is reached"
     if goal.minutes is not None and seconds > 60 * goal.minutes:
         return have, f"stop: {goal.minutes:g} minutes are over"
@@ -92,7 +94,7 @@ def _rates(have: Amounts, ahead: Forecast, goal: Goal, holdings: Holdings) -> di
     if not holdings.no_passes:
         rates = {
             "passes": _rate(ahead.passes, PASS_COST * have.passes),
-            "trials": _rate(ahead.trials, have.trials),
+            "trials": _rate(ahead.trials, have.trials) / SURE,
         }
     whole = replace(have, alone=holdings.components).cost
     if goal.budget is None or whole <= goal.budget:

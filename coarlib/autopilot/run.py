@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,8 @@ def pursue(
         have = holdings.amounts
         now = judge(holdings, have)
         ahead = forecast(holdings, now)
+        if goal.until is not None and goal.until - now.scores.mean <= 2 * max(0.0, ahead.missing):
+            now = replace(now, scores=now.known.told())  # near the goal: once more, with care
         wanted, reason = choose(now, ahead, goal, holdings, time.monotonic() - started)
         note(now, reason)
         if wanted == have:

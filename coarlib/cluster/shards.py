@@ -166,7 +166,7 @@ def _joined_errors(parts: Sequence[Attributions]) -> dict[str, Any]:
 
 
 def _joined_scores(parts: Sequence[HeldOut]) -> HeldOut:
-    arrays = {
+    arrays: dict[str, Any] = {
         item.name: np.concatenate([getattr(part, item.name) for part in parts])
         for item in fields(HeldOut)
         if item.name in ("pearson", "spearman", "slope", "r_squared", "low", "high")

@@ -276,8 +276,8 @@ class Attributions:
             what = f"{len(index)} features"
         value = self.weight[index].sum(0, dtype=np.float64)
         linear = None if self.held_out is None else self.held_out.r_squared
-        slope = 1.0 if self.held_out is None else self.held_out.median_slope
-        error = error_of_sum(value, index, self.standard_error, self.draws, slope)
+        common = 0.0 if self.held_out is None else self.held_out.slope_error
+        error = error_of_sum(value, index, self.standard_error, self.draws, common)
         return Effect(what, index, value, *error, linear)
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:

@@ -94,7 +94,7 @@ def error_of_sum(
     index: NDArray[np.int64],
     error: NDArray[np.float64] | None,
     draws: NDArray[Any] | None,
-    slope: float,
+    common: float,
 ) -> tuple[NDArray[np.float64] | None, float]:
     """Return the standard error of a sum of weights, [T] or None, and its degrees of freedom.
 
@@ -108,9 +108,10 @@ def error_of_sum(
         Standard errors of all weights.
     draws : float [K, N, T] or None
         Draws of all weights from their posterior, in units of ``error`` about the mean.
-    slope : float
-        Of held-out outputs on predictions. Weights that are all too large or too small by a factor
-        err together, which draws do not know.
+    common : float
+        By which factor weights of a group may all be too large or too small: how far slopes of
+        held-out outputs on predictions are from 1. Draws do not know it, for gradient passes see
+        components that are ablated in part.
     """
     if error is not None and len(index) == 1:
         return error[index[0]], np.inf
@@ -118,5 +119,4 @@ def error_of_sum(
     if error is None or draws is None or len(index) == len(error):
         return None, np.inf
     drawn = np.einsum("knt,nt->kt", draws[:, index].astype(np.float64), error[index])
-    common = 0.0 if np.isnan(slope) else (1 - slope) * value
-    return np.sqrt(np.square(drawn).mean(0) + np.square(common)), len(drawn)
+    return np.sqrt(np.square(drawn).mean(0) + np.square(common * value)), len(drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class HeldOut:
     influence : float64 [K]
         Of each row on the mean, see `coarlib.statistics.influence` (not saved; NaN from too few
         rows).
+    unit : str
+        What is held out: rows, or trials.
     """
 
     num_rows: int
@@ -59,11 +61,13 @@ class HeldOut:
     mean_low: float
     mean_high: float
     influence: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+    unit: str = "rows"
 
     def summary(self) -> dict[str, Any]:
         """Return what is no array, as JSON values."""
         return {
             "num_rows": self.num_rows,
+            "unit": self.unit,
             "mean_pearson": self.mean,
             "interval_95": [self.mean_low, self.mean_high],
             "mean_spearman": self.mean_spearman,
@@ -77,8 +81,25 @@ class HeldOut:
             float("nan") if value is None else float(value)
             for value in (held["mean_pearson"], *held["interval_95"])
         )
-        arrays = {name: scores[name] for name in SCORE_FIELDS}
-        return cls(held["num_rows"], mean=mean, mean_low=low, mean_high=high, **arrays)
+        arrays: dict[str, Any] = {name: scores[name] for name in SCORE_FIELDS}
+        ends: dict[str, Any] = {"mean": mean, "mean_low": low, "mean_high": high}
+        return cls(held["num_rows"], **arrays, **ends, unit=str(held.get("unit", "rows")))
+
+    def shifted(self, by: float, influence: NDArray[np.float64]) -> HeldOut:
+        """Return the same with all correlations so much higher, the mean of given influences."""
+        moved: dict[str, Any] = {
+            name: np.clip(getattr(self, name) + by, -1, 1)
+            for name in ("pearson", "spearman", "low", "high")
+        }
+        mean = _mean(moved["pearson"])
+        low, high = map(float, correlation_limits(mean, influence, LEVEL))
+        ends: dict[str, Any] = {
+            "mean": mean,
+            "mean_low": low,
+            "mean_high": high,
+            "influence": influence,
+        }
+        return replace(self, **moved, **ends)
 
     @property
     def interval(self) -> Interval:
@@ -111,9 +132,15 @@ class HeldOut:
         slopes = self.slope[~np.isnan(self.slope)]
         return float(np.median(slopes)) if len(slopes) else float("nan")
 
+    @property
+    def slope_error(self) -> float:
+        """Root mean square distance of the targets' slopes from 1; 0 where there are none."""
+        slopes = self.slope[~np.isnan(self.slope)]
+        return float(np.sqrt(np.square(slopes - 1).mean())) if len(slopes) else 0.0
+
     def __repr__(self) -> str:
-        words = f"held-out correlation {self.mean:.3f} {self.interval} over {self.num_rows:,} rows"
-        return words + (f": {self._verdict}" if self.predicts_nothing else "")
+        words = f"held-out correlation {self.mean:.3f} {self.interval} over {self.num_rows:,} "
+        return words + self.unit + (f": {self._verdict}" if self.predicts_nothing else "")
 
     def _repr_html_(self) -> str:
         return card(repr(self), histogram(self.pearson, "correlation of the targets"))
@@ -129,7 +156,7 @@ class HeldOut:
             note += f": {self._verdict}"
         return (
             f"held-out correlation {self.mean:.3f} {self.interval} (mean over {int(scored.sum())} "
-            f"targets, {self.num_rows} rows, 95% interval over rows; Spearman "
+            f"targets, {self.num_rows} {self.unit}, 95% interval over {self.unit}; Spearman "
             f"{self.mean_spearman:.3f}, slope of output on prediction {self.median_slope:.2f})"
             f"{note}"
         )

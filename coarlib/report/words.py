@@ -151,8 +151,8 @@ def _of_scores(inputs: ReportInputs, held: HeldOut, methods: Sequence[Method]) -
     us, others = methods[0], methods[1 : 1 + NAMED_BASELINES]
     score = f"correlation {number(us.mean)} {us.interval}"
     if not np.isfinite([held.mean_low, held.mean_high]).all():
-        text = f"Too little to judge by: {held.num_rows:,} held-out rows give {score}"
-        return f"{text}; hold out at least 20.", "unknown"
+        text = f"Too little to judge by: {held.num_rows:,} held-out {held.unit} give {score}"
+        return f"{text}; at least 20 are needed.", "unknown"
     if held.predicts_nothing:
         why = "the interval contains zero" if held.mean_low <= 0 else "no prediction varies"
         text = (

@@ -56,6 +56,13 @@ def influences(a: NDArray[Any], b: NDArray[Any], kind: Kind) -> NDArray[np.float
     return result
 
 
+def jackknife_bias(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Bias of Pearson's correlation over M rows, [T], by leaving out each (Quenouille 1956)."""
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    r = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.asarray((a.shape[1] - 1) * (_pearson_without_each(a, b).mean(1) - r))
+
+
 def _pearson_without_each(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     a, b = (x / np.abs(x).max(axis=1, keepdims=True) for x in (a, b))

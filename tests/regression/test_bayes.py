@@ -94,6 +94,17 @@ def test_em_finds_which_components_matter_and_which_targets_are_alike():
     assert float(error) < 0.8 * noise**2
 
 
+def test_trials_tell_of_the_level_as_well_as_rows_do():
+    world = World(2, features=12, targets=5, passes=6, rows=4)
+    plan, which = PassPlan.of_trials(0.3), np.arange(5)
+    masks = np.stack([plan.draw(k, slice(0, 5), 12) for k in range(40)])
+    outputs = np.einsum("ktn,nt->kt", masks, world.weight) + 8
+    found = world.fit(trials=Trials(plan, np.arange(40), outputs, which))
+    rows = (world.outputs - world.masks @ found.weight).mean(0)
+    own = (outputs - np.einsum("ktn,nt->kt", masks, found.weight)).mean(0)
+    assert np.allclose(found.bias, (4 * rows + 40 * own) / 44, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 25])
 def test_both_forms_are_bayes_with_free_means(rows):
     world = World(1, features=12, targets=5, passes=6, rows=max(rows, 1))

@@ -128,6 +128,15 @@ class Observations:
             self._drawn[block.start] = found
         return found
 
+    def trial_level(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean output of the last kind, [T], less what weights [N, T] make of its masks."""
+        kind = self.own[-1]
+        found = kind.outputs.mean(0, dtype=np.float64)
+        for block in self._blocks():
+            masks = self._masks(block)[:, -len(kind.passes) :].mean(1, dtype=torch.float64)
+            found[block] -= np.einsum("tn,nt->t", masks.cpu().numpy(), weights[:, block])
+        return found
+
     def _each(self, noise: torch.Tensor) -> torch.Tensor:
         """Noise variances [kinds, t] for each observation that has its own masks, [t, K]."""
         counts = torch.tensor(self.counts[1:], device=noise.device)

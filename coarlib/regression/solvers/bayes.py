@@ -108,7 +108,12 @@ class Bayes(Solver):
         few = self.draws * passes.num_features * passes.num_targets <= MOST_DRAWN
         draws = self.draws if few else 0
         found = fit_evidence(outputs, evidence, factors, self.rounds, draws)
-        return _solution(problem, found, passes, scale)
+        solution = _solution(problem, found, passes, scale)
+        if self.trials is not None:  # they tell of the level as well as rows do
+            rows, trials = problem.num_rows, len(self.trials.passes)
+            level = outputs.trial_level(solution.weight.astype(np.float64))
+            solution.bias = (rows * solution.bias + trials * level) / (rows + trials)
+        return solution
 
     def work(self, size: Size) -> float:
         """A matrix of rows, or of features, for each target and round."""
