@@ -45,7 +45,9 @@ class Goal:
             raise ArgumentError(f"until is a correlation between 0 and 1, not {self.until}")
         least = FIRST.cost
         if self.budget is not None and self.budget < least:
-            raise ArgumentError(f"the budget must be at least {least} forward passes")
+            raise ArgumentError(
+                f"budget must be at least {least} forward passes, not {self.budget}"
+            )
         if self.minutes is not None and not self.minutes > 0:
             raise ArgumentError(f"minutes must be above 0, not {self.minutes}")
 

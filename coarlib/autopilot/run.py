@@ -18,7 +18,7 @@ from coarlib.autopilot.groups import coarse_goal, strength, what_matters
 from coarlib.autopilot.holdings import Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, judge
 from coarlib.devices import resolve_device
-from coarlib.errors import TaskError
+from coarlib.errors import ArgumentError, StoreError, TaskError
 from coarlib.files import whole_file
 from coarlib.regression import Attributions
 from coarlib.store import Store
@@ -26,6 +26,7 @@ from coarlib.store import Store
 __all__ = ["attribute", "pursue"]
 
 LOG, COARSE = "purchases.json", "groups"
+MOST_ABLATED = 2 / 3  # gradient passes can be of no larger share
 
 
 @dataclass
@@ -128,6 +129,8 @@ def attribute(
         If ``out`` holds something else.
     """
     goal, started = Goal(until, budget, minutes), time.monotonic()
+    if not 0 < fraction <= MOST_ABLATED:
+        raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction:g}")
     if not isinstance(task, ComponentTask):
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
     plan = _Plan(
@@ -175,7 +178,7 @@ class _Plan:
         store, place = out / "store", str(self.device)
         if (store / "spec.json").is_file():
             task.prepare(self.device)
-            kept = Store.open(store)
+            kept = self._as_begun(Store.open(store), out)
         else:
             kept = Store.create(
                 store, task, FIRST.rows, self.keep_prob, seed=self.seed, device=place
@@ -194,6 +197,17 @@ class _Plan:
             "seconds": time.monotonic() - self.started,
         }
         return found
+
+    def _as_begun(self, store: Store, out: Path) -> Store:
+        """Return the store if its masks are those that are wanted."""
+        design = store.design
+        share, seed = (0.0, None) if design is None else (1 - design.keep_prob, design.seed)
+        if seed != self.seed or not math.isclose(share, 1 - self.keep_prob, abs_tol=1e-9):
+            raise StoreError(
+                f"{out} was begun with fraction {share:g} and seed {seed}, not "
+                f"{1 - self.keep_prob:g} and {self.seed}; give those, or another out"
+            )
+        return store
 
 
 def pursue(

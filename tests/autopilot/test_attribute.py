@@ -94,6 +94,19 @@ def test_it_stops_at_the_correlation_it_was_asked_for(tmp_path):
     assert cl.Attributions.load(tmp_path / "kept").held_out.unit == "trials"
 
 
+def test_an_out_that_was_begun_otherwise_is_refused(tmp_path):
+    cl.attribute(small_task(), tmp_path / "out", budget=80, **HOW)
+    for other in ({"seed": 5}, {"fraction": 0.1}):
+        with pytest.raises(
+            CoarlibError, match=r"was begun with fraction 0.2 and seed 0, not 0\.[12]"
+        ):
+            cl.attribute(small_task(), tmp_path / "out", budget=90, **HOW | other)
+    for share in (0, -1, 0.7, 1, float("nan")):
+        with pytest.raises(CoarlibError, match="fraction must be above 0 and at most 2/3"):
+            cl.attribute(small_task(), tmp_path / "new", budget=80, **HOW | {"fraction": share})
+    assert not (tmp_path / "new").exists()
+
+
 def test_cross_validation_tells_of_the_fit_of_everything():
     """Of folds' correlations .6 and .7, from 3/4 and 7/8 of all, more is told of all."""
     scores = score_arrays(np.eye(30)[:, :2] + np.arange(30)[:, None], np.eye(30)[:, 1:3])
