@@ -201,7 +201,8 @@ class _Plan:
     def _as_begun(self, store: Store, out: Path) -> Store:
         """Return the store if its masks are those that are wanted."""
         design = store.design
-        share, seed = (0.0, None) if design is None else (1 - design.keep_prob, design.seed)
+        share = 0.0 if design is None or design.keep_prob is None else 1 - design.keep_prob
+        seed = None if design is None else design.seed
         if seed != self.seed or not math.isclose(share, 1 - self.keep_prob, abs_tol=1e-9):
             raise StoreError(
                 f"{out} was begun with fraction {share:g} and seed {seed}, not "
