@@ -1,6 +1,8 @@
 """Whether the autopilot stops where it should: replayed from stored rows and gradient passes.
 
-    python benchmarks/forecasts.py --out out/frontier
+    python benchmarks/forecasts.py --models digits --out out/frontier
+
+Results are added to benchmarks/results/forecasts.json.
 
 For each model and seed the autopilot is asked for a held-out correlation, and buys from the stored
 evidence of benchmarks/frontier.py in an order that the seed draws. Then: what it spent against what
@@ -162,8 +164,9 @@ def main():
         for name in args.models.split(",")
     }
     print(json.dumps(results, indent=1))
-    if args.models == parser.get_default("models"):
-        reporting.save("forecasts", results, "torch")
+    file = reporting.RESULTS / "forecasts.json"
+    before = json.loads(file.read_text())["results"] if file.is_file() else {}
+    reporting.save("forecasts", before | results, "torch")
 
 
 if __name__ == "__main__":
