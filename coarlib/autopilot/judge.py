@@ -127,17 +127,23 @@ class Known:
         pairs = self._predictions([fit.weight for fit in fits], folds)
         return _Judged(score_arrays(*pairs), noise, pairs)
 
-    def told(self, device: torch.device | str = "cpu") -> HeldOut:
+    def told(self, device: torch.device | str = "cpu", few: HeldOut | None = None) -> HeldOut:
         """Score the fit of everything, by cross-validation.
 
         Fits of folds lack a part: what eight folds bring beyond four is continued to all. And a
         correlation over few trials is too small (``benchmarks/coverage_attribute.py``).
+
+        Parameters
+        ----------
+        device : torch.device or str
+        few : HeldOut, optional
+            The scores of four folds, where they are known.
         """
-        few = self.judged(device=device)
+        few = few or self.judged(device=device).scores
         many = self.judged(device=device, num_folds=LAST_FOLDS)
         share = np.log(1 - 1 / LAST_FOLDS) / np.log((1 - 1 / FOLDS) / (1 - 1 / LAST_FOLDS))
-        gain = many.scores.mean - few.scores.mean
-        influence = many.scores.influence + share * (many.scores.influence - few.scores.influence)
+        gain = many.scores.mean - few.mean
+        influence = many.scores.influence + share * (many.scores.influence - few.influence)
         told = many.scores.shifted(share * gain - BIAS * many.bias, influence)
         return told if self.trials is None else replace(told, unit="trials")
 

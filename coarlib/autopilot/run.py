@@ -20,13 +20,13 @@ from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, ju
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, StoreError, TaskError
 from coarlib.files import whole_file
+from coarlib.gradient_passes.plan import MOST_REMOVED
 from coarlib.regression import Attributions
 from coarlib.store import Store
 
 __all__ = ["attribute", "pursue"]
 
 LOG, COARSE = "purchases.json", "groups"
-MOST_ABLATED = 2 / 3  # gradient passes can be of no larger share
 
 
 @dataclass
@@ -129,7 +129,7 @@ def attribute(
         If ``out`` holds something else.
     """
     goal, started = Goal(until, budget, minutes), time.monotonic()
-    if not 0 < fraction <= MOST_ABLATED:
+    if not 0 < fraction <= MOST_REMOVED:
         raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction:g}")
     if not isinstance(task, ComponentTask):
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
@@ -241,7 +241,9 @@ def pursue(
         now = judge(holdings, have)
         ahead = forecast(holdings, now)
         if goal.until is not None and goal.until - now.scores.mean <= 2 * max(0.0, ahead.missing):
-            now = replace(now, scores=now.known.told())  # near the goal: once more, with care
+            now = replace(
+                now, scores=now.known.told(few=now.scores)
+            )  # near the goal: once more, with care
         wanted, reason = choose(now, ahead, goal, holdings, time.monotonic() - started)
         note(now, reason)
         if wanted == have:

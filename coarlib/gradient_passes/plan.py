@@ -13,6 +13,7 @@ from coarlib.errors import ArgumentError, StoreError, whole_number
 
 # Keep these draws apart from those of rows and of resampling, whose counters lie below.
 _COUNTER, _COUNTER_OF_TRIALS = 1 << 193, 1 << 194
+MOST_REMOVED = 2 / 3  # share at which every component is ablated or on a path
 _WORDS = 4  # numbers that one step of the counter makes
 
 
@@ -68,7 +69,7 @@ class PassPlan:
         ArgumentError
             If the share is not above 0 and at most 2/3.
         """
-        if not 0 < fraction <= 2 / 3:
+        if not 0 < fraction <= MOST_REMOVED:
             raise ArgumentError(
                 f"gradient passes remove a share above 0 and at most 2/3, not {fraction}"
             )

@@ -147,10 +147,9 @@ def write_report(inputs: ReportInputs, path: str | Path, quiet: bool = True) -> 
 
 def write_page(build: Callable[[], str], path: str | Path) -> Path:
     """Write what ``build`` returns to ``path``, whole or not at all; ReportError if it cannot."""
+    path, text = Path(path), build()  # what building cannot read is not said of the report
     try:
-        path = for_file(path)
-        text = build()
-        with whole_file(path, "w") as file:
+        with whole_file(for_file(path), "w") as file:
             file.write(text)
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror}") from error
