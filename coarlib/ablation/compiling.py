@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +16,10 @@ from coarlib.ablation.tuning import fastest
 
 # Rows come first for so many seconds: compiling costs as much, and never doubles what rows cost.
 PATIENCE = {"cuda": 60.0, "cpu": 300.0}
-# On an accelerator kernels are chosen by trying them, which small convolutions gain most from.
-MODE = {"cuda": "max-autotune-no-cudagraphs"}
+# On an accelerator kernels of convolutions are chosen by trying them: small ones gain most. Trying
+# those of matrix products takes minutes and gains little over the library's.
+CONVOLUTIONS: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True}
+PRODUCTS: dict[str, Any] = {"coordinate_descent_tuning": True}
 FASTER = 1.05
 
 
@@ -50,7 +53,7 @@ def compiled_or_plain(
     expected, slow = _timed(run, network)
     began = time.perf_counter()
     where = device or torch.device("cpu")
-    fast = torch.compile(network, mode=MODE.get(where.type))
+    fast = torch.compile(network, options=_options(network, where))
     try:
         with redirect_stderr(io.StringIO()):  # tables of the kernels that were tried
             found = run(fast)  # type: ignore[arg-type]
@@ -74,6 +77,17 @@ def compiled_or_plain(
     end = "" if gain >= faster else ": not used"
     print(f"{where}: compiled in {took:.0f} s, {gain:.1f} times as fast{end}", file=sys.stderr)
     return fast if gain >= faster else network  # type: ignore[return-value]
+
+
+def _options(network: nn.Module, device: torch.device) -> dict[str, Any] | None:
+    """Return what the compiler is to try, by what most weights are multiplied with."""
+    if device.type != "cuda":
+        return None
+    sizes = {True: 0, False: 0}
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            sizes[weight.ndim > 2] += weight.numel()
+    return CONVOLUTIONS if sizes[True] > sizes[False] else PRODUCTS
 
 
 def _timed(

@@ -31,7 +31,6 @@ __all__ = ["TORCH_FUNC", "Stack", "ways_of"]
 
 TORCH_FUNC = "torch.func"
 _ORDER = {"cpu": ("batch_last", "channels_last", "grouped", "products")}
-_SMALL = 2**16  # bytes
 _STEPS_AHEAD = 256  # whose examples go to the device at once
 Gradients = Sequence[torch.Tensor | None]
 State = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
@@ -90,9 +89,9 @@ class Stack:
         replayed: bool = True,
     ) -> None:
         self.trainer, self.subsets, self.seeds, self.device = trainer, subsets, seeds, device
-        self.models = [trainer.new_model(seed).train() for seed in seeds]
-        self.parameters = _stacked([dict(one.named_parameters()) for one in self.models], device)
-        self.buffers = _stacked([dict(one.named_buffers()) for one in self.models], device)
+        self.models = [made.train() for made in trainer.new_models(seeds, device)]
+        self.parameters = _stacked([dict(one.named_parameters()) for one in self.models])
+        self.buffers = _stacked([dict(one.named_buffers()) for one in self.models])
         steps = trainer.num_steps(len(subsets[0]))
         self._optimizer, self._schedule = trainer.make_optimizer(
             list(self.parameters.values()), steps
@@ -199,17 +198,14 @@ class Stack:
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
 
-def _stacked(
-    states: Sequence[dict[str, torch.Tensor]], device: torch.device
-) -> dict[str, torch.Tensor]:
+def _stacked(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Stack what models of one architecture have under the same name, [K, …] each."""
-    found = {}
-    for name, first in states[0].items():
-        parts = [state[name].detach() for state in states]
-        if first.nbytes > _SMALL:  # go to the device at once; small ones together
-            parts = [part.to(device) for part in parts]
-        found[name] = torch.stack(parts).to(device).requires_grad_(first.requires_grad)
-    return found
+    return {
+        name: torch.stack([state[name].detach() for state in states]).requires_grad_(
+            first.requires_grad
+        )
+        for name, first in states[0].items()
+    }
 
 
 def _on_device(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn import functional
 from coarlib.devices import float32_products
 from coarlib.errors import TaskError, nearest
 from coarlib.retraining.data import as_data, as_subset
+from coarlib.retraining.initial import initial_models
 from coarlib.retraining.purity import check_pure
 from coarlib.retraining.randomness import batch_order, checked_seed, seeded
 from coarlib.retraining.schedules import Schedule, check_schedule, make_schedule
@@ -171,6 +172,10 @@ class Trainer:
         """Make a model with the initialisation that ``seed`` gives, leaving all generators be."""
         with seeded(seed):
             return self._made()
+
+    def new_models(self, seeds: Sequence[int], device: torch.device) -> list[torch.nn.Module]:
+        """Make the models that :meth:`new_model` makes, side by side, on a device."""
+        return initial_models(self._made, [checked_seed(seed) for seed in seeds], device)
 
     def _made(self) -> torch.nn.Module:
         made = self.model()

@@ -238,7 +238,7 @@ class Brittle(nn.Module):
     ],
 )
 def test_compiling_falls_back_with_one_sentence(failure, words, monkeypatch, capsys):
-    monkeypatch.setattr(torch, "compile", lambda network, mode: Brittle(network, failure))
+    monkeypatch.setattr(torch, "compile", lambda network, options: Brittle(network, failure))
     plain, fast = Linear(), Linear(compiled=True)
     for task in (plain, fast):
         task.prepare(torch.device("cpu"))
@@ -267,7 +267,7 @@ def test_left_open_compiling_waits_for_rows_and_has_to_pay(gain, used, monkeypat
     def times(run, network):
         return run(network), 1.0 if isinstance(network, nn.Linear) else 1 / gain
 
-    monkeypatch.setattr(torch, "compile", lambda network, mode: Brittle(network, 0.0))
+    monkeypatch.setattr(torch, "compile", lambda network, options: Brittle(network, 0.0))
     monkeypatch.setattr("coarlib.ablation.compiling._timed", times)
     monkeypatch.setattr("coarlib.ablation.tuned.patience", lambda device: 10.0)
     task = Linear(batch_size=5)

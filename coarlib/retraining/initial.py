@@ -1,0 +1,88 @@
+"""The first weights of many models, drawn side by side, each as its seed alone draws them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from coarlib.retraining.purity import difference, full_state
+from coarlib.retraining.randomness import random_state, seeded
+
+__all__ = ["initial_models"]
+
+_WORTH = 1e-3  # seconds a model: less is not worth a thread
+_UNLIKELY = 4_611_686_018_427_388_091  # no seed that a constructor would set itself
+_DRAWS = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
+_DRAWS |= {"bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_"}
+_DRAWS |= {"random_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
+
+
+def initial_models(
+    make: Callable[[], torch.nn.Module], seeds: Sequence[int], device: torch.device
+) -> list[torch.nn.Module]:
+    """Make a model with the weights that each seed gives, on a device, leaving all generators be.
+
+    torch has one generator for a process, from which models are drawn one after another. Here each
+    thread draws from a generator of its own that has the model's seed: the same numbers. A model
+    that draws elsewhere too is seen (a process-wide generator moved, or the first model differs
+    from the one made alone), and all are made one after another then.
+    """
+    began = time.perf_counter()
+    with seeded(seeds[0]):
+        first = make()
+    worth = time.perf_counter() - began >= _WORTH
+    first = first.to(device)
+    threads = min(torch.get_num_threads(), len(seeds))
+    drawn = _side_by_side(make, seeds, threads, device) if worth and threads > 1 else None
+    if drawn is not None and difference(full_state(first), full_state(drawn[0]), 0.0) is None:
+        return drawn
+    found = [first]
+    for seed in seeds[1:]:
+        with seeded(seed):
+            found.append(make().to(device))
+    return found
+
+
+def _side_by_side(
+    make: Callable[[], torch.nn.Module], seeds: Iterable[int], threads: int, device: torch.device
+) -> list[torch.nn.Module] | None:
+    """Make models in threads; None if one fails, or if a process-wide generator moved."""
+    place = torch.empty(0, device=device).device  # with its index, which threads do not share
+
+    def one(seed: int) -> torch.nn.Module:
+        with _DrawsFrom(torch.Generator().manual_seed(seed)):
+            return make().to(place)
+
+    with seeded(_UNLIKELY, place):
+        before = random_state(place)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(one, seeds))
+        except Exception:  # making them one after another says why
+            return None
+        return found if random_state(place) == before else None
+
+
+class _DrawsFrom(TorchFunctionMode):
+    """In this thread, what draws from torch's generator draws from another one."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(function, "__name__", "") in _DRAWS and kwargs.get("generator") is None:
+            kwargs["generator"] = self._generator
+        return function(*args, **kwargs)
