@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from coarlib.ablation.compiling import FASTER, compiled_or_plain, patience
 from coarlib.ablation.components import ComponentSet
 from coarlib.ablation.measuring import MeasuringTask
 from coarlib.ablation.precision import PRECISIONS, choose_precision, is_pure, native
-from coarlib.ablation.tuning import announced_batch, fastest
+from coarlib.ablation.tuning import announced_batch, batch_by_probe, fastest
 from coarlib.ablation.ways import Ablation
 
 
@@ -57,15 +58,16 @@ class TunedTask(MeasuringTask):
         """
         if not self._open:
             return
-        self._open, device = False, self._device
+        self._open, device, start = False, self._device, self.batch_size
+        probed = self._size_is_free and device.type != "cpu"
         if precision is None:
             names = [x for x in native(device) if self.way.on_weights or not is_pure(x)]
+            if probed and names:
+                self.batch_size = self._size_in(names[0])
             precision = choose_precision(device, names, self._outputs_in, self._seconds_in)
         self._compute_in(precision)
-        if self._size_is_free and device.type != "cpu":
-            self.batch_size = announced_batch(
-                device, self._run_batch, len(self._examples), self.batch_size
-            )
+        if probed:
+            self.batch_size = announced_batch(device, self._run_batch, len(self._examples), start)
         if self.compiled:
             self._compile()
 
@@ -96,10 +98,25 @@ class TunedTask(MeasuringTask):
         self._compute_in(precision)
         return self._few_rows(count)
 
+    def _size_in(self, precision: str) -> int:
+        """Return the batch that keeps the device at work in a precision; it has to, to compare."""
+        try:
+            self._compute_in(precision)
+            return batch_by_probe(self._run_batch, len(self._examples), self.batch_size)[0]
+        except (RuntimeError, TypeError):  # a model that does not run in it
+            return self.batch_size
+
     def _seconds_in(self, precision: str) -> float:
-        """Time a batch in a precision."""
+        """Time an example in a precision, in a batch that fits the memory."""
         self._compute_in(precision)
-        return fastest(lambda: self._run_batch(self.batch_size))
+        size = self.batch_size
+        while True:
+            try:
+                return fastest(partial(self._run_batch, size)) / size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
 
     def _coarse(self, dtypes: Collection[torch.dtype] = ()) -> float:
         """Return the tolerance of a precision: halves round hundreds of times more coarsely."""

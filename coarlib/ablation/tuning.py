@@ -120,7 +120,7 @@ def batch_by_probe(
             return best, highest
         rate = size / max(took, 1e-9)
         gained = rate > highest * GAIN
-        if rate > highest:
+        if gained:
             best, highest = size, rate
         if size == count or not gained or clock() - began > seconds:
             return best, highest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +15,7 @@ from coarlib.retraining.randomness import random_state, seeded
 
 __all__ = ["initial_models"]
 
-_WORTH = 1e-3  # seconds a model: less is not worth a thread
+_WORTH = 2**17  # numbers of a model: fewer are not worth a thread
 _UNLIKELY = 4_611_686_018_427_388_091  # no seed that a constructor would set itself
 _DRAWS = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
 _DRAWS |= {"bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_"}
@@ -25,26 +25,27 @@ _DRAWS |= {"random_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
 def initial_models(
     make: Callable[[], torch.nn.Module], seeds: Sequence[int], device: torch.device
 ) -> list[torch.nn.Module]:
-    """Make a model with the weights that each seed gives, on a device, leaving all generators be.
+    """Make a model with the weights that each seed gives, leaving all generators be.
 
-    torch has one generator for a process, from which models are drawn one after another. Here each
-    thread draws from a generator of its own that has the model's seed: the same numbers. A model
-    that draws elsewhere too is seen (a process-wide generator moved, or the first model differs
-    from the one made alone), and all are made one after another then.
+    Small models stay where they were made, as a stack of them goes to a device at once; large ones
+    are on ``device``. torch has one generator for a process, from which models are drawn one after
+    another. Here each thread draws from a generator of its own that has the model's seed: the same
+    numbers. A model that draws elsewhere too is seen (a process-wide generator moved, or the first
+    model differs from the one made alone), and all are made one after another then.
     """
-    began = time.perf_counter()
     with seeded(seeds[0]):
         first = make()
-    worth = time.perf_counter() - began >= _WORTH
-    first = first.to(device)
+    worth = sum(part.numel() for part in first.parameters()) >= _WORTH
     threads = min(torch.get_num_threads(), len(seeds))
     drawn = _side_by_side(make, seeds, threads, device) if worth and threads > 1 else None
-    if drawn is not None and difference(full_state(first), full_state(drawn[0]), 0.0) is None:
-        return drawn
+    if drawn is not None:
+        alone = full_state(copy.deepcopy(first).to(device))
+        if difference(alone, full_state(drawn[0]), 0.0) is None:
+            return drawn
     found = [first]
     for seed in seeds[1:]:
         with seeded(seed):
-            found.append(make().to(device))
+            found.append(make())
     return found
 
 

@@ -90,8 +90,8 @@ class Stack:
     ) -> None:
         self.trainer, self.subsets, self.seeds, self.device = trainer, subsets, seeds, device
         self.models = [made.train() for made in trainer.new_models(seeds, device)]
-        self.parameters = _stacked([dict(one.named_parameters()) for one in self.models])
-        self.buffers = _stacked([dict(one.named_buffers()) for one in self.models])
+        self.parameters = _stacked([dict(one.named_parameters()) for one in self.models], device)
+        self.buffers = _stacked([dict(one.named_buffers()) for one in self.models], device)
         steps = trainer.num_steps(len(subsets[0]))
         self._optimizer, self._schedule = trainer.make_optimizer(
             list(self.parameters.values()), steps
@@ -198,14 +198,15 @@ class Stack:
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
 
-def _stacked(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _stacked(
+    states: Sequence[dict[str, torch.Tensor]], device: torch.device
+) -> dict[str, torch.Tensor]:
     """Stack what models of one architecture have under the same name, [K, …] each."""
-    return {
-        name: torch.stack([state[name].detach() for state in states]).requires_grad_(
-            first.requires_grad
-        )
-        for name, first in states[0].items()
-    }
+    found = {}
+    for name, first in states[0].items():
+        whole = torch.stack([state[name].detach() for state in states]).to(device)
+        found[name] = whole.requires_grad_(first.requires_grad)
+    return found
 
 
 def _on_device(

@@ -174,7 +174,7 @@ class Trainer:
             return self._made()
 
     def new_models(self, seeds: Sequence[int], device: torch.device) -> list[torch.nn.Module]:
-        """Make the models that :meth:`new_model` makes, side by side, on a device."""
+        """Make the models that :meth:`new_model` makes, large ones side by side on a device."""
         return initial_models(self._made, [checked_seed(seed) for seed in seeds], device)
 
     def _made(self) -> torch.nn.Module:

@@ -1,10 +1,12 @@
 """How many examples go through a model at once."""
 
+import time
+
 import pytest
 import torch
 from zoo.tiny_models import TinyResNet
 
-from coarlib.ablation import ablate, tuning
+from coarlib.ablation import ablate, tuned, tuning
 
 
 class Machine:
@@ -56,11 +58,52 @@ def test_large_activations_make_small_batches():
     assert tuning.batch_by_size(4, 4 * 50_000_000, 4) == 1
 
 
-def test_an_accelerator_is_probed_and_announced(capsys):
-    """The processor stands in for it: the same code runs there, and changes no row."""
+def small_task():
     model, images = TinyResNet().eval(), torch.rand(40, 3, 8, 8)
     task = ablate(model, (images, torch.zeros(40, dtype=torch.long)))
     task.prepare(torch.device("cpu"))
+    return task
+
+
+def test_an_accelerator_is_probed_and_announced(capsys):
+    """The processor stands in for it: the same code runs there, and changes no row."""
+    task = small_task()
     size = tuning.announced_batch(task.device, task._run_batch, 40, 4)
     assert 4 <= size <= 40
     assert f"cpu: {size} examples a forward pass" in capsys.readouterr().err
+
+
+def test_precisions_are_compared_at_a_batch_that_keeps_an_accelerator_at_work(monkeypatch):
+    task, seen = small_task(), []
+
+    def choose(device, names, measure, seconds):
+        seen.append((task.batch_size, seconds("none")))
+        return "none"
+
+    monkeypatch.setattr(tuned, "native", lambda device: ["bf16"])
+    monkeypatch.setattr(tuned, "choose_precision", choose)
+    monkeypatch.setattr(task, "_run_batch", lambda size: time.sleep(2e-3))  # bound by launching
+    task._device, task.batch_size = torch.device("mps"), 4
+    task._open = True
+    task._settle()
+    assert seen[0][0] == 40 == task.batch_size
+    assert 2e-3 / 40 <= seen[0][1] < 2e-2 / 40
+
+
+def test_a_precision_whose_batch_does_not_fit_is_timed_in_a_smaller_one(monkeypatch):
+    task, sizes = small_task(), []
+
+    def run(size):
+        sizes.append(size)
+        if size > 10:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(task, "_run_batch", run)
+    task.batch_size = 40
+    task._seconds_in("none")
+    assert sizes[:3] == [40, 20, 10]
+    task.batch_size = 40
+    monkeypatch.setattr(task, "_run_batch", lambda size: run(11))
+    with pytest.raises(torch.OutOfMemoryError):
+        task._seconds_in("none")
+    assert task._size_in("none") == 40

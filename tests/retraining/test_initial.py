@@ -47,7 +47,7 @@ ELSEWHERE = {
 
 @pytest.fixture(params=ELSEWHERE)
 def make(request, monkeypatch):
-    monkeypatch.setattr(initial, "_WORTH", 0.0)
+    monkeypatch.setattr(initial, "_WORTH", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     return lambda: Mixed(ELSEWHERE[request.param])
 
@@ -70,7 +70,7 @@ def test_they_are_drawn_side_by_side_where_nothing_else_draws(monkeypatch):
 
 
 def test_what_a_model_raises_is_raised(monkeypatch):
-    monkeypatch.setattr(initial, "_WORTH", 0.0)
+    monkeypatch.setattr(initial, "_WORTH", 0)
     made = []
 
     def once():
