@@ -8,8 +8,8 @@ For each model and seed the autopilot is asked for a held-out correlation, and b
 evidence of benchmarks/frontier.py in an order that the seed draws. Then: what it spent against what
 the cheapest method of the frontier needs to reach that correlation on fresh ablations (the mean
 curves, interpolated in the logarithm of the cost; a method that needs no rows to judge and whose
-cost is known is no fair rival, but the best there is); whether the correlation it said lies within
-its interval of the one on the fresh ablations; and what it forecast of the next purchase against
+cost is known is no fair rival, but the best there is); whether the interval it said holds the
+correlation on all ablations that it did not buy, whose own standard error is allowed for; and what it forecast of the next purchase against
 what that brought.
 """
 
@@ -25,10 +25,10 @@ from evidence import evidence
 from frontier import TARGETS
 from replay import Exhausted, Replay
 
-import coarlib as cl
 from coarlib.autopilot.choices import Goal
 from coarlib.autopilot.judge import Known
 from coarlib.autopilot.run import pursue
+from coarlib.regression.heldout import score_arrays
 
 WANTED = {
     "digits": (0.82, 0.83, 0.84),
@@ -46,9 +46,27 @@ def fitted(replay, amounts):
 
 
 def truth(replay, found):
-    """Correlation on the fresh ablations."""
-    masks, outputs = replay.fresh
-    return float(np.nanmean(cl.correlate(found.predict(masks), outputs, "pearson").r))
+    """Correlation on all rows and trials that were not bought, and its standard error.
+
+    Rows move all targets together and trials each alone, so that the two err independently; their
+    mean is weighted by what each knows.
+    """
+    unused = np.setdiff1d(np.arange(len(replay.masks)), replay.positions(replay.have.rows))
+    parts = [score_arrays(found.predict(replay.masks[unused]), replay.outputs[unused])]
+    if (trials := replay.unused_trials()) is not None:
+        masks = trials.masks(slice(None), found.weight.shape[0]) - (1 - trials.plan.fraction)
+        predicted = np.einsum("tkn,nt->kt", masks, found.weight)
+        parts.append(score_arrays(predicted, trials.outputs))
+    known = np.array([len(part.influence) / part.influence.var() for part in parts])
+    means = np.array([part.mean for part in parts])
+    return float(means @ known / known.sum()), float(known.sum() ** -0.5)
+
+
+def covers(run):
+    """Whether an interval holds the truth, as well as that is known."""
+    off = run["really"] - run["said"]
+    half = run["high"] - run["said"] if off > 0 else run["said"] - run["low"]
+    return abs(off) <= np.hypot(half, 1.96 * run["really, standard error"])
 
 
 def oracle(frontier, wanted):
@@ -82,7 +100,7 @@ def stop(replay, wanted):
     except Exhausted:
         return {"wanted": wanted, "exhausted": True}
     have, scores = now.amounts, now.scores
-    really = truth(replay, fitted(replay, have))
+    really, error = truth(replay, fitted(replay, have))
     found = {
         "wanted": wanted,
         "cost": have.cost,
@@ -95,6 +113,7 @@ def stop(replay, wanted):
         "low": scores.mean_low,
         "high": scores.mean_high,
         "really": really,
+        "really, standard error": error,
     }
     for what in ("passes", "trials"):
         more = replace(have, **{what: 2 * getattr(have, what)})
@@ -102,7 +121,7 @@ def stop(replay, wanted):
             replay.buy(more)
         except Exhausted:
             continue
-        gained = truth(replay, fitted(replay, more)) - really
+        gained = truth(replay, fitted(replay, more))[0] - really
         found[f"twice {what}"] = [getattr(ahead, what), gained]
     return found
 
@@ -114,7 +133,7 @@ def summary(runs, frontier):
         (run["cost"], best) for run in stopped if (best := oracle(frontier, run["wanted"]))
     ]
     ratios = np.array([cost / best for cost, best in with_oracle])
-    covered = [run["low"] <= run["really"] <= run["high"] for run in stopped]
+    covered = [covers(run) for run in stopped]
     shown = {
         "runs": len(runs),
         "more was wanted than is stored": len(runs) - len(stopped),
@@ -123,6 +142,9 @@ def summary(runs, frontier):
         "share within 15% of it or below": float(np.mean(ratios <= 1 + WITHIN)),
         "share of intervals that cover": float(np.mean(covered)),
         "really less said, mean": float(np.mean([x["really"] - x["said"] for x in stopped])),
+        "standard error of what is real, mean": float(
+            np.mean([x["really, standard error"] for x in stopped])
+        ),
         "reached, share": float(np.mean([x["really"] >= x["wanted"] for x in stopped])),
     }
     for what in ("passes", "trials"):
