@@ -9,8 +9,8 @@ evidence of benchmarks/frontier.py in an order that the seed draws. Then: what i
 the cheapest method of the frontier needs to reach that correlation on fresh ablations (the mean
 curves, interpolated in the logarithm of the cost; a method that needs no rows to judge and whose
 cost is known is no fair rival, but the best there is); whether the interval it said holds the
-correlation on all ablations that it did not buy, whose own standard error is allowed for; and what it forecast of the next purchase against
-what that brought.
+correlation on all ablations that it did not buy, whose own standard error is allowed for; and what
+it forecast of the next purchase against what that brought.
 """
 
 import argparse

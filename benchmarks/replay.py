@@ -45,6 +45,11 @@ class Replay(Holdings):
             setattr(self, name, order)
         return self
 
+    @property
+    def fresh(self):
+        """Masks and outputs that nothing is fitted on."""
+        return self.masks[FITTED:], self.outputs[FITTED:]
+
     def unused_trials(self):
         """Trials that were not bought; None if there are none."""
         left = np.sort(self.trial_blocks[self.have.trials // 8 :])
