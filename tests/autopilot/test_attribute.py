@@ -19,6 +19,7 @@ from coarlib.autopilot.judge import (
     BIAS,
     FOLDS,
     HALVES_LEFT,
+    WIDER,
     Forecast,
     Judgement,
     Known,
@@ -120,7 +121,7 @@ def test_cross_validation_tells_of_the_fit_of_everything():
     told = Folds(None, None, None, object(), None, None).told()
     share = np.log(8 / 7) / np.log(7 / 6)
     assert told.mean == pytest.approx(0.7 + 0.1 * share + BIAS * 0.01)
-    assert np.allclose(told.influence, 0.8 + 0.4 * share) and told.unit == "trials"
+    assert np.allclose(told.influence, WIDER * (0.8 + 0.4 * share)) and told.unit == "trials"
 
 
 def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
