@@ -89,17 +89,18 @@ class Named(Checker):
     """Reads ``name=file,name=file``, or a mapping in a configuration file."""
 
     def check(self, value: object) -> dict[str, str]:
-        """Return {name: file}; ValueError for anything else."""
+        """Return {name: file}; ValueError for anything else, or a name that comes twice."""
         if isinstance(value, Mapping):
             return {str(name): str(file) for name, file in value.items()}
         parts = [part.partition("=") for part in str(value).split(",") if part]
-        if not all(name and file for name, _, file in parts):
+        found = {name: file for name, _, file in parts if name and file}
+        if len(found) < len(parts):
             raise ValueError(value)
-        return {name: file for name, _, file in parts}
+        return found
 
     def help(self) -> str:
         """Describe what is accepted."""
-        return "name=file,name=file"
+        return "name=file,name=file (each name once)"
 
 
 class _NotJSON(CoarlibError, ValueError):

@@ -24,6 +24,7 @@ from coarlib.store import Store
 __all__ = ["Baseline", "Method", "find_baselines", "judge", "read_baseline"]
 
 SINGLES = "leave_one_out"
+RANDOM = "random scores"
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,10 @@ def judge(
     Raises
     ------
     ScoringError
-        If a baseline was fitted on some of these rows.
+        If a baseline was fitted on some of these rows, or is called as the fit or random scores.
     """
+    if taken := sorted({name, RANDOM} & set(baselines)):
+        raise ScoringError(f"a report has its own {taken[0]}; call that baseline something else")
     found: list[Method] = []
     held = None if attributions is None else attributions.held_out
     if attributions is not None and held is not None:
@@ -130,7 +133,7 @@ def judge(
     if curve is None or attributions is None:
         return found
     random = Baseline(random_scores(attributions.num_features, attributions.num_targets), "nothing")
-    for other, baseline in {**baselines, "random scores": random}.items():
+    for other, baseline in {**baselines, RANDOM: random}.items():
         if baseline.fitted is not None:
             seen = int(np.isin(mask_digests(curve.masks), baseline.fitted).sum())
             if seen:

@@ -64,6 +64,15 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch):
         main(["--methods", " ,", "--bench.out_dir", str(tmp_path)])
     with pytest.raises(ScoringError, match="there are no scores at"):  # before models are trained
         main(["--scores", "A=nowhere.npy", "--bench.out_dir", str(tmp_path)])
+    for name in ("trak", "metagradient:3"):
+        with pytest.raises(ArgumentError, match=f"{name} is the name of a method of lds_benchmark"):
+            main(["--scores", f"{name}=nowhere.npy", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="random is the name of a method"):
+        main(["--scores", "random=a.npy", "--bank", "b", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ScoringError, match="there are no scores at"):  # a bank has no method trak
+        main(["--scores", "trak=nowhere.npy", "--bank", "b", "--bench.out_dir", str(tmp_path)])
+    with pytest.raises(ArgumentError, match="each name once"):
+        main(["--scores", "A=a.npy,A=b.npy", "--bench.out_dir", str(tmp_path)])
     with pytest.raises(ArgumentError, match="--kept must be above 0 and at most 1, not 2"):
         main(["--kept", "2", "--bench.out_dir", str(tmp_path)])
     monkeypatch.setitem(sys.modules, "trak", None)

@@ -102,3 +102,5 @@ def test_a_leave_one_out_store_is_a_baseline(tmp_path):
     np.save(singles / "_completed.npy", np.ones(13, bool))
     report.main([str(case), "--baselines", f"alone={singles}", "--quiet"])
     assert '<th scope="row">alone</th>' in (case / "report.html").read_text()
+    with pytest.raises(ArgumentError, match="--baselines calls several alone; give each a name"):
+        report.main([str(case), "--baselines", f"alone={singles},alone={singles}"])

@@ -11,6 +11,7 @@ from coarlib.errors import CoarlibError, ReportError, ScoringError
 from coarlib.report.inputs import ReportInputs, gather
 from coarlib.report.methods import Baseline, read_baseline
 from coarlib.report.page import build_report, write_report
+from coarlib.report.words import fit_name
 
 SECTIONS = ["attributions", "held-out", "learning", "layers", "lds", "health", "run"]
 
@@ -211,6 +212,11 @@ def test_baselines_are_scored_on_the_held_out_rows(case):
     inputs.baselines = {"itself": read_baseline(case / "attributions")}
     with pytest.raises(ScoringError, match=r"itself was fitted on .* rows that all are judged on"):
         build_report(inputs)
+    scores = np.asarray(inputs.attributions.weight)
+    for name in ("random scores", fit_name(inputs)):
+        inputs.baselines = {name: Baseline(scores)}
+        with pytest.raises(ScoringError, match=f"a report has its own {name}; call"):
+            build_report(inputs)
     inputs.baselines = {"odd": Baseline(np.zeros((2, 2)))}
     with pytest.raises(ReportError, match=r"odd has shape \[2, 2\]"):
         build_report(inputs)

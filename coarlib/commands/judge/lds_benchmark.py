@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ from coarlib.baselines.components import random_scores
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice, Named
-from coarlib.commands.judge.lds_methods import DigitsMethods, check_methods
+from coarlib.commands.judge.lds_methods import METHODS, DigitsMethods, check_methods
 from coarlib.commands.judge.of_quanda import split_off
 from coarlib.commands.leaving import again, keep_arguments, next_step
 from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError
 from coarlib.files import whole_file
-from coarlib.filling.worker import fill
+from coarlib.filling.worker import FillOptions, fill
 from coarlib.interop.published import Bank, load_bank
 from coarlib.regression.result_files import fitted_masks
 from coarlib.scoring import LDSResult, lds, masks_from_indices
@@ -48,6 +48,7 @@ from coarlib.tracking import tracked
 SUFFIXES = {"full": "", "test": "_test"}
 SETUP = "digits_subsets"
 SEED = 0  # of random scores
+WITHOUT_MODELS = ("random",)  # methods of a bank
 
 
 def _param(key: str, *args: Any, **options: Any) -> Param:
@@ -102,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     config, words = split_off(words) or (None, words)
     bench = COMMAND.parse(words)
+    _check_names(bench.scores or {}, METHODS if config is bench.bank is None else WITHOUT_MODELS)
     if bench.dry_run:
         print(_plan(bench) if config is None else f"{config}: its models would be trained")
         print(again(bench, config=config))
@@ -140,6 +142,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(next_step("scoreboard", out))
 
 
+def _check_names(given: Collection[str], methods: Collection[str]) -> None:
+    """Raise ArgumentError where a name of given scores is that of a method, as trak:5 is."""
+    for name in given:
+        if name.partition(":")[0] in methods:
+            raise ArgumentError(
+                f"--scores: {name} is the name of a method of lds_benchmark; call these scores "
+                "something else"
+            )
+
+
 def _on_digits(
     bench: Arguments, costs: dict[str, float]
 ) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
@@ -156,7 +168,7 @@ def _on_digits(
     task = load(SETUP, {"model": bench.model, "runs": spec.schema["test_margins"].shape[0]})
     initialize(out / "store", spec)
     store = Store.open(out / "store")
-    fill(store, task, np.arange(store.num_models), device)
+    fill(store, task, np.arange(store.num_models), device, FillOptions(ways_round=()))
     masks, outputs = np.array(store.array("masks")), np.array(store.array("test_margins"))
     made = DigitsMethods(out / "scores", task, bench.full_models, bench.kept, device)
     scores = {name: made.scores(name) for name in methods}
@@ -168,7 +180,7 @@ def _for_quanda(bench: Arguments, config: Path) -> tuple[Path, Bank, dict[str, N
     """Train what is missing of quanda's benchmark; its own margins on the evaluated examples."""
     from coarlib.interop.quanda import LinearDatamodeling
 
-    methods = check_methods(bench.methods or "random", ("random",))
+    methods = check_methods(bench.methods or "random", WITHOUT_MODELS)
     found = LinearDatamodeling.train(config, device=str(resolve_device(bench.device)))
     masks = masks_from_indices(found.subset_ids, found.trainer.num_examples)
     bank = Bank(str(found.config["id"]), masks, found.margins())
@@ -179,7 +191,7 @@ def _for_quanda(bench: Arguments, config: Path) -> tuple[Path, Bank, dict[str, N
 
 def _on_a_bank(bench: Arguments) -> tuple[Path, Bank, dict[str, NDArray[Any]]]:
     """Load the bank; of the methods, only random scores need no model."""
-    methods = check_methods(bench.methods or "random", ("random",))
+    methods = check_methods(bench.methods or "random", WITHOUT_MODELS)
     bank = load_bank(bench.bank, bench.sha256, bench.cache_dir, bench.x_name, bench.y_name)
     shape = bank.masks.shape[1], bank.outputs.shape[-1]
     return (

@@ -96,9 +96,9 @@ def _gather(args: Arguments, result: str) -> ReportInputs:
         inputs.features = FeatureNotes(notes=read_notes(args.training_examples))
     if args.components is not None:
         inputs.features = FeatureNotes.of_components(read_groups(args.components))
-    given = {name: read_baseline(path) for name, path in _named(args.baselines)}
+    given = {name: read_baseline(path) for name, path in _named(args.baselines, "baselines")}
     inputs.baselines = {**inputs.baselines, **given}
-    inputs.lds = [*inputs.lds, *(read_lds(path, name) for name, path in _named(args.lds))]
+    inputs.lds = [*inputs.lds, *(read_lds(path, name) for name, path in _named(args.lds, "lds"))]
     if args.evaluation is not None:
         inputs.evaluation = read_evaluation(args.evaluation)
     if args.history is not None:
@@ -128,13 +128,22 @@ def _next(args: Arguments, inputs: ReportInputs) -> str:
     return again(args, open=True)
 
 
-def _named(text: str | None) -> list[tuple[str, str]]:
-    """Read ``NAME=FILE,FILE,…``; a file without a name is called by its stem."""
+def _named(text: str | None, argument: str) -> list[tuple[str, str]]:
+    """Read ``NAME=FILE,FILE,…``; a file without a name is called by its stem.
+
+    Raises
+    ------
+    ArgumentError
+        If two have one name.
+    """
     found = []
     for word in (text or "").split(","):
         name, equals, path = word.rpartition("=")
         if path:
             found.append((name if equals else Path(path).stem, path))
+    names = [name for name, _ in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ArgumentError(f"--{argument} calls several {twice[0]}; give each a name of its own")
     return found
 
 
