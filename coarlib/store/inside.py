@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from coarlib.store.added import added_outputs, added_path
 from coarlib.store.reader import Store
 
-__all__ = ["BLOCKS", "PASSES_DIR", "TRIALS_DIR", "open_blocks", "stores_inside"]
+__all__ = [
+    "BLOCKS",
+    "PASSES_DIR",
+    "TRIALS_DIR",
+    "open_blocks",
+    "passes_of_a_block",
+    "stores_inside",
+]
 
 BLOCKS = PASSES_DIR, TRIALS_DIR = "gradient_passes", "trials"
 
@@ -21,6 +29,13 @@ def open_blocks(path: Path, name: str) -> Store | None:
         If what is there is damaged.
     """
     return Store.open(path / name) if (path / name).is_dir() else None
+
+
+def passes_of_a_block(kept: Store) -> int | None:
+    """How many passes or trials one row of such a store holds; None if it does not tell."""
+    plans = [plan for plan in kept.spec.outputs.values() if isinstance(plan, Mapping)]
+    found = plans[0].get("passes") if len(plans) == 1 else None
+    return found if isinstance(found, int) else None
 
 
 def stores_inside(store: Store) -> dict[str, Store]:

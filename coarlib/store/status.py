@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from coarlib.errors import StoreError
 from coarlib.store.claims import DEFAULT_TTL, block_rows_of, list_claims, owner_has_died
 from coarlib.store.identity import all_identities
+from coarlib.store.inside import passes_of_a_block, stores_inside
 from coarlib.store.layout import CLAIMS_DIR, WORKERS_DIR, array_path, arrays_of, contiguous_runs
 from coarlib.store.processes import has_died
 from coarlib.store.provenance import Batch, log_files, parse_line, parse_log
@@ -32,7 +33,7 @@ HEAD_BYTES, LEAST_TAIL_BYTES, MOST_TAIL_BYTES, ALL_TAILS_BYTES = 2**16, 2**11, 2
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """What :func:`status` found; rows unless said otherwise.
+    """What :func:`status` found; rows unless said otherwise (of passes and trials: blocks).
 
     Attributes
     ----------
@@ -51,6 +52,10 @@ class StoreStatus:
     has_checksums : bool
     num_tasks : int
         How many different tasks made rows (:mod:`coarlib.store.identity`); 0 if none said.
+    passes_of_a_row : int or None
+        Where rows are blocks: how many gradient passes or trials one holds.
+    inside : dict of str to StoreStatus
+        Of the stores within: added outputs, ``gradient_passes``, ``trials``.
     """
 
     path: str
@@ -67,6 +72,13 @@ class StoreStatus:
     bytes_when_full: int
     has_checksums: bool
     num_tasks: int
+    passes_of_a_row: int | None = None
+    inside: dict[str, StoreStatus] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> list[StoreStatus]:
+        """This store and those within."""
+        return [self, *self.inside.values()]
 
     def as_json(self) -> str:
         """Return everything as one JSON object."""
@@ -98,6 +110,8 @@ def status(store: StoreLike) -> StoreStatus:
         bytes_when_full=when_full,
         has_checksums=store.has_checksums,
         num_tasks=len(all_identities(store.path)),
+        passes_of_a_row=passes_of_a_block(store),
+        inside={name: status(kept) for name, kept in stores_inside(store).items()},
     )
 
 

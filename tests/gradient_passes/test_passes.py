@@ -1,5 +1,6 @@
 """Masks of passes, their sums, and how blocks of them are kept, shared, resumed and checked."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from paths import ROOT
 from scalable_tasks import EXAMPLES, small_task
 
 import coarlib as cl
+from coarlib.ablation import ComponentTask
 from coarlib.autopilot.holdings import Holdings
 from coarlib.commands.__main__ import load
 from coarlib.errors import ArgumentError, CoarlibError, StoreError, TaskError, TornRowError
@@ -31,6 +33,7 @@ from coarlib.regression import StoreRows
 from coarlib.regression.rows import SomeTargets
 from coarlib.store import Store
 from coarlib.store.merge import merge
+from coarlib.store.status import status
 from coarlib.store.verify import verify
 
 BLOCKS = 60
@@ -245,11 +248,55 @@ def test_damaged_blocks_are_refused_by_all_who_read_them(store, task, name):
     outputs.flush()
     with pytest.raises(TornRowError, match="do not match their checksums"):
         Holdings(store, task, CPU)
-    if name == "gradient_passes":
-        with pytest.raises(TornRowError, match="do not match their checksums"):
-            StoreRows(store).verify(np.arange(8))
+    with pytest.raises(TornRowError, match=rf"{name} do not match their checksums"):
+        StoreRows(store).verify(np.arange(8))
     (inside / "spec.json").unlink()
     with pytest.raises(StoreError, match="damaged store"):
         (read_trials if name == "trials" else read_passes)(store)
     with pytest.raises(StoreError, match="damaged store"):
         load("verify").main([str(store.path)])
+
+
+def test_status_tells_of_passes_and_trials_as_of_rows(store, task, capsys):
+    fill(store, task, np.arange(8), CPU, QUIET)
+    for trials, blocks in ((False, slice(0, 1)), (True, None)):
+        plan = plan_for(store, task, trials=trials)
+        fill_passes(store, task, 16, CPU, plan=plan, blocks=blocks, options=QUIET)
+    found = status(store)
+    passes, trials = found.inside["gradient_passes"], found.inside["trials"]
+    assert (passes.complete, passes.missing, passes.missing_ranges) == (1, 1, [(1, 2)])
+    assert (trials.complete, trials.missing, trials.passes_of_a_row) == (2, 0, 8)
+    load("status").main([str(store.path)])
+    said = capsys.readouterr().out
+    assert "8 of 40 rows complete (20.0%)" in said and "rows to fill 8-39" in said
+    assert "gradient_passes: 8 of 16 gradient passes, 1 of 2 blocks complete (50.0%)" in said
+    assert "blocks to fill 1-1\n" in said and "blocks/s" in said
+    assert "trials: 16 of 16 trials, 2 of 2 blocks complete (100.0%)" in said
+    load("status").main([str(store.path), "--json"])
+    assert json.loads(capsys.readouterr().out)["inside"]["trials"]["complete"] == 2
+    outputs = np.lib.format.open_memmap(store.path / "trials" / "_completed.npy", mode="r+")
+    checksums = np.lib.format.open_memmap(store.path / "trials" / "_checksums.npy", mode="r+")
+    outputs[1], checksums[1] = 1, 0
+    checksums.flush()
+    with pytest.raises(SystemExit, match="1"):  # a torn block is no less wrong than a torn row
+        load("status").main([str(store.path)])
+
+
+@pytest.mark.parametrize("change", ["not finite", "another task"])
+def test_refusals_name_only_what_the_caller_can_say(store, monkeypatch, change):
+    """Values that are not finite, and another task, in ``fill`` and in passes."""
+    with_nan = change == "not finite"
+    if not with_nan:
+        cl.fill(store, small_task(), rows=(0, 2), device="cpu", quiet=True)
+    by = torch.nan if with_nan else 2
+    outputs = {"test_margins": lambda logits, labels: logits[:, 0] * by}
+    with pytest.raises(CoarlibError) as refused:
+        cl.fill(store, small_task(outputs=outputs), rows=(2, 4), device="cpu", quiet=True)
+    assert "allow_" not in str(refused.value)
+    assert ("mend the task" in str(refused.value)) == with_nan
+    monkeypatch.setattr(ComponentTask, "outputs", outputs)
+    words = [str(store.path), "--task", TASK, "--passes", "2", "--fraction", "0.2", "--quiet"]
+    with pytest.raises(CoarlibError) as refused:
+        load("gradient_passes").main([*words, *["--allow_other_task"] * with_nan])
+    assert "allow_nonfinite" not in str(refused.value)
+    assert ("allow_other_task" in str(refused.value)) == (not with_nan)

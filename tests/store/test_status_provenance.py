@@ -2,7 +2,7 @@
 
 import json
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,8 +101,8 @@ def test_status_exits_with_1_where_something_is_wrong(filled, capsys, monkeypatc
     with pytest.raises(SystemExit, match="1"):
         status_command.main([str(filled.path)])
     failed = Overview("jobs", failed=["one"])
-    whole = SimpleNamespace(complete=4, num_models=4, torn=0, workers=[])
-    part = SimpleNamespace(complete=3, num_models=4, torn=0, workers=[])
+    part, whole = status(filled), replace(status(filled), complete=24, torn=0)
+    part = replace(part, torn=0)
     assert status_command._failed(part, failed) and not status_command._failed(whole, failed)
     failed.states = {"fill": {"RUNNING": 2}}
     assert not status_command._failed(part, failed)

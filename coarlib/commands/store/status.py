@@ -1,5 +1,7 @@
 """Show a store at a glance: rows done, claimed and missing, rate, ETA, workers, size.
 
+The same of what lies within it: added outputs, and blocks of gradient passes and trials.
+
 coar status STORE [--json] [--watch] [--rows_per_task 100]
 
 Exit code 1 says that something is wrong: torn rows, or missing rows whose jobs failed; with
@@ -52,15 +54,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             print("\n".join([describe(found, args.rows_per_task), *(jobs.lines() if jobs else [])]))
             print(
                 next_step("status", args.store, watch=True)
-                if found.workers and found.complete < found.num_models
+                if any(part.workers for part in found.everything) and not _full(found)
                 else after_rows(Store.open(args.store))
             )
-        if found.workers or (jobs and jobs.running):
+        if any(part.workers for part in found.everything) or (jobs and jobs.running):
             idle_since = time.monotonic()
         idle = time.monotonic() - idle_since > max(IDLE_SECONDS, 2 * args.interval)
-        if not args.watch or found.complete == found.num_models or idle:
+        if not args.watch or _full(found) or idle:
             if idle:
-                print(f"nobody has worked on the {found.missing} missing rows for a minute")
+                print(f"nobody has worked on the {_missing(found)} for a minute")
             if idle or _failed(found, jobs):
                 sys.exit(1)
             return
@@ -68,19 +70,56 @@ def main(argv: Sequence[str] | None = None) -> None:
         time.sleep(max(0.1, args.interval))
 
 
+def _full(found: StoreStatus) -> bool:
+    return all(part.complete == part.num_models for part in found.everything)
+
+
+def _missing(found: StoreStatus) -> str:
+    """What is missing, in words: ``3 missing rows and 2 missing blocks of trials``."""
+    parts = {"": found, **found.inside}
+    return " and ".join(
+        f"{part.num_models - part.complete} missing {_unit(part)}" + (f" of {name}" if name else "")
+        for name, part in parts.items()
+        if part.complete < part.num_models
+    )
+
+
 def _failed(found: StoreStatus, jobs: Overview | None) -> bool:
     """Whether a script should stop here: torn rows, or missing ones whose jobs failed."""
-    missing = found.complete < found.num_models
-    if found.workers:  # rows that are being written look torn
-        return False
-    return found.torn > 0 or bool(missing and jobs and jobs.failed and not jobs.running)
+    # Rows that are being written look torn.
+    torn = any(part.torn > 0 and not part.workers for part in found.everything)
+    missing = found.complete < found.num_models and not found.workers
+    return torn or bool(missing and jobs and jobs.failed and not jobs.running)
+
+
+def _unit(found: StoreStatus) -> str:
+    return "rows" if found.passes_of_a_row is None else "blocks"
+
+
+def _count(found: StoreStatus, name: str) -> str:
+    """Say how many rows are complete, or blocks and the passes (or trials) that they hold."""
+    done, whole, size = found.complete, found.num_models, found.passes_of_a_row
+    share = f"complete ({done / whole:.1%})"
+    if size is None:
+        return f"{done} of {whole} rows {share}"
+    return f"{done * size} of {whole * size} {name}, {done} of {whole} blocks {share}"
 
 
 def describe(found: StoreStatus, rows_per_task: int) -> str:
-    """Return the status as lines for people."""
-    share = found.complete / found.num_models
+    """Return the status as lines for people, of the store and of those within it."""
+    parts = [_described(found, "")]
+    parts += [_described(part, name.replace("_", " ")) for name, part in found.inside.items()]
+    if found.missing_ranges:
+        parts[0] += (
+            f"\n  SLURM        --array={slurm_array(found.missing_ranges, rows_per_task)}  "
+            f"(task i fills rows i*{rows_per_task} to (i+1)*{rows_per_task})"
+        )
+    return "\n".join(parts)
+
+
+def _described(found: StoreStatus, name: str) -> str:
     lines = [
-        f"{found.path}: {found.complete} of {found.num_models} rows complete ({share:.1%})",
+        f"{found.path}: {_count(found, name)}",
         f"  claimed      {found.claimed}",
         f"  missing      {found.missing}",
         f"  torn         {found.torn}{_about_torn(found)}",
@@ -97,11 +136,7 @@ def describe(found: StoreStatus, rows_per_task: int) -> str:
     if found.missing_ranges:
         shown = ",".join(f"{a}-{b - 1}" for a, b in found.missing_ranges[:SHOWN_RANGES])
         more = ",…" if len(found.missing_ranges) > SHOWN_RANGES else ""
-        lines += [
-            f"  rows to fill {shown}{more}",
-            f"  SLURM        --array={slurm_array(found.missing_ranges, rows_per_task)}  "
-            f"(task i fills rows i*{rows_per_task} to (i+1)*{rows_per_task})",
-        ]
+        lines.append(f"  {_unit(found)} to fill {shown}{more}")
     return "\n".join(lines)
 
 
@@ -113,8 +148,8 @@ def _about_torn(found: StoreStatus) -> str:
 
 def _rate(found: StoreStatus) -> str:
     if found.rows_per_second is None:
-        return "no rows recorded yet"
-    rate = f"{found.rows_per_second:.3g} rows/s"
+        return f"no {_unit(found)} recorded yet"
+    rate = f"{found.rows_per_second:.3g} {_unit(found)}/s"
     return rate if found.eta_seconds is None else f"{rate}, {_duration(found.eta_seconds)} left"
 
 

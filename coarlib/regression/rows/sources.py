@@ -24,6 +24,7 @@ from coarlib.store import Store, StoreLike, take_rows
 from coarlib.store.added import store_of_output
 from coarlib.store.components import read_components
 from coarlib.store.identity import all_identities
+from coarlib.store.inside import BLOCKS
 from coarlib.store.verify import find_torn, refuse_torn
 
 __all__ = ["ArrayRows", "BetonRows", "RowSource", "StoreRows", "open_rows", "verified_note"]
@@ -215,17 +216,18 @@ class StoreRows:
         return as_masks(masks, self.description), outputs[:, self._targets]
 
     def verify(self, positions: NDArray[np.int64]) -> bool:
-        """Compare rows, and all gradient passes, with checksums; False where there are none.
+        """Compare rows, and all passes and trials, with checksums; False where there are none.
 
         Raises
         ------
         TornRowError
-            If a row or a block of passes does not match.
+            If a row or a block of passes or trials does not match.
         """
         if not self._store.has_checksums:
             return False
-        if (passes := open_passes(self._store)) is not None:
-            refuse_torn(passes, passes.completed_rows())
+        for name in BLOCKS:
+            if (kept := open_passes(self._store, name)) is not None:
+                refuse_torn(kept, kept.completed_rows())
         torn = find_torn(self._store, np.sort(self._rows[positions]))
         if torn:
             shown = ", ".join(map(str, torn[:SHOWN_ROWS])) + (", …" if torn[SHOWN_ROWS:] else "")
