@@ -88,7 +88,7 @@ def fill(
     chosen = row_range(
         whole_number(first, "the first row"), whole_number(end, "the end"), store.num_models
     )
-    options = FillOptions(claim=share, quiet=quiet)
+    options = FillOptions(claim=share, quiet=quiet, ways_round=())
     return fill_rows(store, task, chosen, resolve_device(device), options)
 
 

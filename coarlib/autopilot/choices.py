@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import Forecast, Judgement
-from coarlib.errors import ArgumentError
+from coarlib.errors import ArgumentError, whole_number
 from coarlib.gradient_passes.sums import PASS_COST
+from coarlib.regression.heldout import HeldOut
 
-__all__ = ["FIRST", "ROWS_ALONE", "Goal", "choose"]
+__all__ = ["FIRST", "ROWS_ALONE", "Goal", "choose", "verdict"]
 
 FIRST = Amounts(rows=4, passes=16, trials=16)
 ROWS_ALONE = Amounts(rows=40, passes=0)  # to start with where there can be no passes
 STEP = 1.6  # by which what is there grows at once
 LEAST_STEP, CAREFUL_STEP = 1.06, 1.2  # where it is to stop at a correlation
+WIDE = 0.1  # below the mean an interval may reach where it is to stop at a correlation
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
 TRIALS_SHARE = 3  # at least one in so many forward passes is a trial: they judge
 SURE = 1.5  # times as much trials are to bring as passes: few of them tell what they bring
@@ -41,15 +44,15 @@ class Goal:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.until is not None and not 0 < self.until < 1:
-            raise ArgumentError(f"until is a correlation between 0 and 1, not {self.until}")
+        if self.until is not None and not (isinstance(self.until, Real) and 0 < self.until < 1):
+            raise ArgumentError(f"until is a correlation between 0 and 1, not {self.until!r}")
         least = FIRST.cost
-        if self.budget is not None and self.budget < least:
+        if self.budget is not None and whole_number(self.budget, "budget") < least:
             raise ArgumentError(
                 f"budget must be at least {least} forward passes, not {self.budget}"
             )
-        if self.minutes is not None and not self.minutes > 0:
-            raise ArgumentError(f"minutes must be above 0, not {self.minutes}")
+        if self.minutes is not None and not (isinstance(self.minutes, Real) and self.minutes > 0):
+            raise ArgumentError(f"minutes must be above 0, not {self.minutes!r}")
 
     def less(self, spent: int) -> Goal:
         """Return the goal where part of the budget is spent, as much as to start being left."""
@@ -74,8 +77,10 @@ def choose(
     """
     have = now.amounts
     told = math.isfinite(now.scores.mean_low)  # else too few judge
-    if goal.until is not None and now.scores.mean >= goal.until and told:
-        return have, f"stop: {goal.until:g} is reached"
+    reached = goal.until is not None and now.scores.mean >= goal.until and told
+    below = now.scores.mean - now.scores.mean_low
+    if goal.until is not None and reached and below <= WIDE:
+        return have, f"stop: {verdict(goal.until, now.scores)}"
     if goal.minutes is not None and seconds > 60 * goal.minutes:
         return have, f"stop: {goal.minutes:g} minutes are over"
     rates = _rates(have, ahead, goal, holdings)
@@ -83,11 +88,25 @@ def choose(
     gain: float = getattr(ahead, what)
     if goal == Goal() and gain < LITTLE:
         return have, f"stop: doubling would bring {gain:+.3f}"
-    grown = _grown(have, what, _step(now, gain, goal), holdings)
     reason = _reason(what, gain)
+    if reached:
+        what, gain = "rows" if holdings.no_passes else "trials", 0.0
+        reason = f"more {WORDS[what]}: {goal.until:g} is reached, but may be {below:.2f} less"
+    grown = _grown(have, what, _step(now, gain, goal), holdings)
     if goal.budget is None or grown.cost <= goal.budget:
         return grown, reason
     return _within(have, what, goal.budget), f"{reason}; no more than the budget allows"
+
+
+def verdict(until: float, scores: HeldOut) -> str:
+    """Say whether a correlation is reached, and whether the interval still contains less."""
+    if not scores.mean >= until:
+        return f"{until:g} is not reached"
+    if scores.mean_low >= until:
+        return f"{until:g} is reached"
+    if math.isnan(scores.mean_low):
+        return f"{until:g} is reached, by {scores.unit} too few for an interval"
+    return f"{until:g} is reached, but the 95% interval still contains less"
 
 
 def _rates(have: Amounts, ahead: Forecast, goal: Goal, holdings: Holdings) -> dict[str, float]:

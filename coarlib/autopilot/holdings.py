@@ -106,7 +106,9 @@ class Holdings:
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.store, self.task, self._device = store, task, device
-        self._how = FillOptions(quiet=True, claim=share, prepared=True, origin=origin or {})
+        self._how = FillOptions(
+            quiet=True, claim=share, prepared=True, ways_round=(), origin=origin or {}
+        )
         self.no_passes: str | None = None
         for kept in (store, *stores_inside(store).values(), self._alone_store()):
             if kept is not None:

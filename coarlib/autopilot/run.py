@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from coarlib.ablation import ComponentTask, Hierarchy
-from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose
+from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose, verdict
 from coarlib.autopilot.groups import coarse_goal, strength, what_matters
 from coarlib.autopilot.holdings import Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, judge
@@ -21,12 +22,16 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, StoreError, TaskError
 from coarlib.files import whole_file
 from coarlib.gradient_passes.plan import MOST_REMOVED
+from coarlib.masks import MaskDesign
 from coarlib.regression import Attributions
 from coarlib.store import Store
+from coarlib.store.create import initialize
+from coarlib.store.identity import all_identities
+from coarlib.store.spec import spec_of_layout
 
-__all__ = ["attribute", "pursue"]
+__all__ = ["attribute", "check_start", "pursue"]
 
-LOG, COARSE = "purchases.json", "groups"
+LOG, STORE, COARSE = "purchases.json", "store", "groups"
 
 
 @dataclass
@@ -129,24 +134,23 @@ def attribute(
         If ``out`` holds something else.
     """
     goal, started = Goal(until, budget, minutes), time.monotonic()
-    if not 0 < fraction <= MOST_REMOVED:
-        raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction:g}")
+    check_start(out, fraction, seed)
     if not isinstance(task, ComponentTask):
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
-    plan = _Plan(
-        Path(out), 1 - fraction, seed, resolve_device(device), share, quiet, started, origin
-    )
-    task.prepare(plan.device)
+    plan = _Plan(Path(out), fraction, seed, resolve_device(device), share, quiet, started, origin)
+    task = plan.prepared(task)
     parts = task.component_set
     if coarse is not None:
         parts = Hierarchy(parts, coarse)
     if not isinstance(parts, Hierarchy):
         return plan.run(task, plan.out, goal)
-    groups = plan.run(task.with_components(parts.coarse()), plan.out / COARSE, coarse_goal(goal))
+    coarsely = plan.prepared(task.with_components(parts.coarse()))
+    groups = plan.run(coarsely, plan.out / COARSE, coarse_goal(goal))
     opened = what_matters(groups, parts)
     plan.say(f"{len(opened)} of {len(parts.parents)} groups matter: {', '.join(opened)}")
     spent = int(groups.cost.passes)
-    found = plan.run(task.with_components(parts.refined(opened)), plan.out, goal.less(spent))
+    finely = plan.prepared(task.with_components(parts.refined(opened)))
+    found = plan.run(finely, plan.out, goal.less(spent))
     found.summary["autopilot"] |= {
         "groups": dict(zip(parts.parents, strength(groups).tolist(), strict=True)),
         "opened": opened,
@@ -155,12 +159,37 @@ def attribute(
     return found
 
 
+def check_start(out: str | Path, fraction: float, seed: int) -> None:
+    """Refuse a share that cannot be, and an ``out`` that was begun otherwise.
+
+    Raises
+    ------
+    ArgumentError
+        If the share is not above 0 and at most 2/3.
+    StoreError
+        If the masks of what is there are others.
+    """
+    if not (isinstance(fraction, Real) and 0 < fraction <= MOST_REMOVED):
+        raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction!r}")
+    for place in (Path(out) / COARSE, Path(out)):
+        if not (place / STORE / "spec.json").is_file():
+            continue
+        design = Store.open(place / STORE).design
+        share = 0.0 if design is None or design.keep_prob is None else 1 - design.keep_prob
+        begun = None if design is None else design.seed
+        if begun != seed or not math.isclose(share, fraction, abs_tol=1e-9):
+            raise StoreError(
+                f"{out} was begun with fraction {share:g} and seed {begun}, not {fraction:g} and "
+                f"{seed}; give those, or another out"
+            )
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How a call of :func:`attribute` goes about it."""
 
     out: Path
-    keep_prob: float
+    fraction: float
     seed: int
     device: torch.device
     share: bool
@@ -173,16 +202,18 @@ class _Plan:
         if not self.quiet:
             print(line)
 
+    def prepared(self, task: ComponentTask) -> ComponentTask:
+        """Prepare a task on the device."""
+        task.prepare(self.device)
+        return task
+
     def run(self, task: ComponentTask, out: Path, goal: Goal) -> Attributions:
-        """Buy for one set of components, and fit."""
-        store, place = out / "store", str(self.device)
-        if (store / "spec.json").is_file():
-            task.prepare(self.device)
-            kept = self._as_begun(Store.open(store), out)
-        else:
-            kept = Store.create(
-                store, task, FIRST.rows, self.keep_prob, seed=self.seed, device=place
-            )
+        """Buy for the components of a prepared task, and fit."""
+        store = out / STORE
+        if not (store / "spec.json").is_file():
+            design = MaskDesign(keep_prob=1 - self.fraction, seed=self.seed)
+            initialize(store, spec_of_layout(task.layout(), FIRST.rows, design))
+        kept = self._begun(store, task)
         holdings = Holdings(kept, task, self.device, self.share, self.origin)
         log = _Log(out / LOG, self.say)
         now, ahead = pursue(holdings, goal, log.note, self.started)
@@ -196,19 +227,22 @@ class _Plan:
             "without_gradient_passes": holdings.no_passes,
             "seconds": time.monotonic() - self.started,
         }
+        if goal.until is not None and found.held_out is not None:
+            found.summary["autopilot"]["goal"] = told = verdict(goal.until, found.held_out)
+            self.say(told)
         return found
 
-    def _as_begun(self, store: Store, out: Path) -> Store:
-        """Return the store if its masks are those that are wanted."""
-        design = store.design
-        share = 0.0 if design is None or design.keep_prob is None else 1 - design.keep_prob
-        seed = None if design is None else design.seed
-        if seed != self.seed or not math.isclose(share, 1 - self.keep_prob, abs_tol=1e-9):
+    def _begun(self, path: Path, task: ComponentTask) -> Store:
+        """Open the store that is there, if this task began it."""
+        kept = Store.open(path)
+        known = all_identities(path)
+        if known and task.adopt(known[0]) not in (None, *known):
             raise StoreError(
-                f"{out} was begun with fraction {share:g} and seed {seed}, not "
-                f"{1 - self.keep_prob:g} and {self.seed}; give those, or another out"
+                f"{path.parent} was begun with another task: other weights, examples, components, "
+                "outputs, precision or way of ablating; give the task and the settings that it was "
+                "begun with, or another out"
             )
-        return store
+        return kept
 
 
 def pursue(

@@ -120,6 +120,8 @@ def _non_finite(key: str, value: NDArray[Any], stored: NDArray[Any]) -> dict[int
                 f"(largest {np.finfo(stored.dtype).max:.6g}); use float32 in the spec"
             )
         else:
-            what = f"{first} at target {where[0]}"
+            shape = stored.shape[1:]
+            place = np.unravel_index(where[0], shape) if len(shape) > 1 else ()
+            what = f"{first} at " + (str([*map(int, place)]) if place else f"target {where[0]}")
         found[int(position)] = f"{key} has {len(where)} values that are not finite, first {what}"
     return found

@@ -61,6 +61,9 @@ class FillOptions:
         Make rows although another task made some (see :mod:`coarlib.store.identity`).
     prepared : bool
         The task is prepared on the device already.
+    ways_round : tuple of str
+        Which of ``allow_nonfinite`` and ``allow_other_task`` the caller's own users can say, so
+        that a refusal names no other.
     origin : dict
         What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
     """
@@ -74,6 +77,7 @@ class FillOptions:
     claim_wait: bool = True
     allow_other_task: bool = False
     prepared: bool = False
+    ways_round: tuple[str, ...] = ("allow_nonfinite", "allow_other_task")
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -151,13 +155,14 @@ def fill(
             _check_width(store, task)
             settle_labels(store.path, store.spec, task.labels)
             settle_components(store.path, task.component_table)
-            settle_task(store.path, task, _name(task, options), options.allow_other_task)
+            may_allow = "allow_other_task" in options.ways_round
+            settle_task(store.path, task, _name(task, options), options.allow_other_task, may_allow)
             _Filler(store, task, design, options, report).run(todo, stop)
         except Abandoned:
             report.abandoned = True
     report.stopped = stop.requested and _left_open(store, todo, report)
     if report.refused and not report.stopped:
-        raise NonFiniteError(_refusal(report))
+        raise NonFiniteError(_refusal(report, options))
     return report
 
 
@@ -288,7 +293,7 @@ class _Filler:
             self.refused.extend(problems)
             good = ~np.isin(rows, list(problems))
             if not self.report.written and not good.any() and len(self.refused) >= HOPELESS_ROWS:
-                raise NonFiniteError(_refusal(self.report))
+                raise NonFiniteError(_refusal(self.report, self.options))
             rows, arrays = rows[good], {key: value[good] for key, value in arrays.items()}
         if len(rows):
             # The line first, so that no committed row is without one.
@@ -311,14 +316,15 @@ class _Filler:
         return found
 
 
-def _refusal(report: FillReport) -> str:
+def _refusal(report: FillReport, options: FillOptions) -> str:
     shown = "; ".join(report.refused[:3])
     more = f" and {len(report.refused) - 3} more rows" if len(report.refused) > 3 else ""
     return (
         f"the task returned values that cannot be trusted: {shown}{more}; "
         f"{len(report.refused)} rows were refused and {report.written} written "
-        "(allow_nonfinite records them)"
-    )
+        + ("(allow_nonfinite records them)" if "allow_nonfinite" in options.ways_round
+           else "(mend the task, or leave out the examples whose outputs these are)")
+    )  # fmt: skip
 
 
 def recompute(

@@ -136,7 +136,8 @@ def _check_task(store: Store, task: ComponentTask, options: FillOptions) -> None
             f"task has {len(task.component_set)} components"
         )
     name = str(options.origin.get("task", f"{type(task).__module__}:{type(task).__qualname__}"))
-    settle_task(store.path, task, name, options.allow_other_task)
+    may_allow = "allow_other_task" in options.ways_round
+    settle_task(store.path, task, name, options.allow_other_task, may_allow)
 
 
 def _open(store: Store, blocked: BlockTask, plan: PassPlan, blocks: int) -> Store:

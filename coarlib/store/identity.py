@@ -67,7 +67,11 @@ def recorded_identities(path: Path) -> list[str]:
 
 
 def settle_identity(
-    path: Path, identity: str | None, task: str, allow_other_task: bool = False
+    path: Path,
+    identity: str | None,
+    task: str,
+    allow_other_task: bool = False,
+    may_allow: bool = True,
 ) -> None:
     """Hold a worker to the task that a store's rows were made by: the first one decides for all.
 
@@ -80,6 +84,8 @@ def settle_identity(
         Its name, for people.
     allow_other_task : bool
         Let another task make rows too, and record it.
+    may_allow : bool
+        Whether who reads the refusal can say so.
 
     Raises
     ------
@@ -97,7 +103,12 @@ def settle_identity(
         raise StoreError(
             f"the rows of {path} were made by another task ({_short(read_identity(path))}) than "
             f"this one ({task}, {_short(identity)}): give the model, data and settings they were "
-            "made with, make another store, or allow it (allow_other_task)"
+            "made with"
+            + (
+                ", make another store, or allow it (allow_other_task)"
+                if may_allow
+                else ", or make another store"
+            )
         )
     settle(path / OTHERS_DIR / f"{digest_of(identity)}.json", content)
 

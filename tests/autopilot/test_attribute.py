@@ -13,7 +13,7 @@ from scalable_tasks import small_task
 
 import coarlib as cl
 from coarlib.ablation import ComponentTask, Hierarchy, find_components
-from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose
+from coarlib.autopilot.choices import FIRST, ROWS_ALONE, WIDE, Goal, choose, verdict
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import (
     BIAS,
@@ -55,14 +55,14 @@ def test_it_stops_within_the_budget_and_says_what_it_bought(tmp_path):
     assert cl.correlate(found.predict(fresh), truth, "pearson").r.mean() > 0.8
 
 
-def test_the_task_is_prepared_no_more_often_for_more_purchases(tmp_path, monkeypatch):
+def test_the_task_is_prepared_once_however_much_is_bought(tmp_path, monkeypatch):
     prepared = []
     prepare = ComponentTask.prepare
     monkeypatch.setattr(
         ComponentTask, "prepare", lambda task, device: prepared.append(prepare(task, device))
     )
     found = cl.attribute(small_task(), tmp_path / "out", budget=200, **HOW)
-    assert len(found.summary["autopilot"]["purchases"]) > 2 >= len(prepared)
+    assert len(found.summary["autopilot"]["purchases"]) > 2 and len(prepared) == 1
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -86,7 +86,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 def test_it_stops_at_the_correlation_it_was_asked_for(tmp_path):
     found = cl.attribute(small_task(), tmp_path / "out", until=0.5, **HOW)
     last = found.summary["autopilot"]["purchases"][-1]
-    assert last["next"] == "stop: 0.5 is reached" and last["correlation"] >= 0.5
+    assert last["next"].startswith("stop: 0.5 is reached") and last["correlation"] >= 0.5
+    assert last["correlation"] - last["interval_95"][0] <= WIDE
+    assert found.summary["autopilot"]["goal"] == verdict(0.5, found.held_out)
     assert last["trials"] >= FIRST.trials and last["interval_95"][0] is not None
     held = found.held_out
     assert held.mean == pytest.approx(held.pearson.mean()) and held.num_rows == last["trials"]
@@ -134,8 +136,8 @@ def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
     assert open_passes(tmp_path / "out" / "store") is None
 
 
-def judged(amounts, mean=0.6):
-    scores = type("Scores", (), {"mean": mean, "mean_low": 0.0, "mean_high": 1.0})()
+def judged(amounts, mean=0.6, low=0.55):
+    scores = SimpleNamespace(mean=mean, mean_low=low, mean_high=1.0, unit="trials")
     return Judgement(amounts, scores, 0.9, None)
 
 
@@ -150,7 +152,7 @@ def test_what_brings_more_for_its_cost_is_bought():
         now, goal = now or judged(Amounts(8, 64, 0, 96)), goal or Goal(budget=10_000)
         return choose(now, ahead, goal, holdings, 0.0)
 
-    holdings = Nothing()
+    holdings, have = Nothing(), Amounts(8, 64, 0, 96)
     more, why = choice(Forecast(passes=0.1, trials=0.04))
     assert more == Amounts(8, 104, 0, 160) and "gradient passes" in why  # a third are trials
     more, why = choice(Forecast(passes=0.08, trials=0.05))
@@ -171,6 +173,13 @@ def test_what_brings_more_for_its_cost_is_bought():
     assert near == Amounts(8, 64, 0, 96 + 56)  # no more than a fifth
     reached = choice(Forecast(0.1, 0.1), Goal(until=0.5))
     assert reached == (Amounts(8, 64, 0, 96), "stop: 0.5 is reached")
+    barely = choice(Forecast(0.1, 0.1), Goal(until=0.58))
+    assert barely[0] == reached[0] and barely[1].endswith("95% interval still contains less")
+    wide = judged(Amounts(8, 64, 0, 96), low=0.45)
+    more, why = choice(Forecast(0.1, 0.0), Goal(until=0.5), wide)  # trials narrow an interval
+    assert more == Amounts(8, 64, 0, 96 + 56)
+    assert why == "more trials: 0.5 is reached, but may be 0.15 less"
+    assert choice(Forecast(0.1, 0.0), Goal(until=0.5, budget=296), wide)[0] == have
     holdings.no_passes = "not here"
     rows = judged(Amounts(100, 0))
     assert choice(Forecast(rows=0.1), now=rows)[0] == Amounts(160, 0)
@@ -210,12 +219,45 @@ def test_trials_are_predicted_by_fits_that_have_not_seen_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "goal", [{"until": 1.5}, {"budget": 10}, {"minutes": 0}, {"minutes": math.nan}]
-)
+    "goal",
+    [{"until": 1.5}, {"until": "0.8"}, {"until": math.nan}, {"budget": 10}, {"budget": math.nan},
+     {"budget": 99.5}, {"minutes": 0}, {"minutes": math.nan}, {"minutes": "5"}],
+)  # fmt: skip
 def test_goals_that_cannot_be_are_refused(goal, tmp_path):
     with pytest.raises(CoarlibError, match=next(iter(goal))):
         cl.attribute(small_task(), tmp_path / "out", **goal, **HOW)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path, capsys):
+    task, out = f"{ROOT / 'tests' / 'zoo' / 'scalable_tasks.py'}:SmallTask", tmp_path / "out"
+    for words, why in {
+        ("--until", "1.5"): "until is a correlation",
+        ("--budget", "10"): "budget must be at least",
+        ("--minutes", "-1"): "minutes must be above 0",
+        ("--fraction", "0.9"): "fraction must be above 0 and at most 2/3",
+    }.items():
+        for more in ([], ["--dry_run"]):
+            with pytest.raises(CoarlibError, match=why):
+                load("attribute").main([task, "--out", str(out), *words, *more])
+    assert not out.exists()
+    cl.attribute(small_task(), out, budget=68, **HOW)
+    with pytest.raises(CoarlibError, match=r"was begun with fraction 0\.2 and seed 0, not 0\.1"):
+        load("attribute").main([task, "--out", str(out), "--fraction", "0.1", "--dry_run"])
+    capsys.readouterr()
+
+
+def test_refusals_name_nothing_that_attribute_does_not_take(tmp_path):
+    cl.attribute(small_task(), tmp_path / "out", budget=68, **HOW)
+    for change, why in (
+        (lambda logits: logits[:, 0] * torch.nan, r"first nan at target 0.*leave out the examples"),
+        (lambda logits: logits[:, 0] + 1, "was begun with another task.* or another out$"),
+    ):
+        other = small_task(outputs={"test_margins": lambda logits, y, make=change: make(logits)})
+        where = "new" if "nan" in why else "out"
+        with pytest.raises(CoarlibError, match=why) as refused:
+            cl.attribute(other, tmp_path / where, budget=100, **HOW)
+        assert "allow" not in str(refused.value)
 
 
 def test_the_command_writes_attributions_and_a_report(tmp_path, capsys):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from coarlib.ablation.hierarchy import LEVELS
 from coarlib.autopilot import attribute
-from coarlib.autopilot.choices import FIRST
+from coarlib.autopilot.choices import FIRST, Goal
+from coarlib.autopilot.run import check_start
 from coarlib.commands import common
 from coarlib.commands.arguments import Arguments, Command, Param, Whole, run
 from coarlib.commands.checkers import Choice
@@ -67,15 +68,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out)
     result = out / "attributions"
     fraction = _fraction(args)
+    if (result / "datamodels.pt").exists():
+        raise ArgumentError(f"{result} is there already; move it away to go on, or name another")
     if args.dry_run:
+        Goal(args.until, args.budget, args.minutes)
+        check_start(out, fraction, args.seed)
         print(
             f"{FIRST.passes} gradient passes, {FIRST.trials} trials and {FIRST.rows} ablations of "
             f"{fraction:.0%} of the components to start"
         )
         print(again(args))
         return
-    if (result / "datamodels.pt").exists():
-        raise ArgumentError(f"{result} is there already; move it away to go on, or name another")
     origin = {"task": args.task, "settings": args.set, "directory": str(Path.cwd())}
     with tracked(args.log, out / "store", origin):
         found = attribute(

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         claim_ttl=args.claim_ttl,
         claim_wait=args.claim_wait,
         allow_other_task=args.allow_other_task,
+        ways_round=("allow_other_task",),
         origin={"task": args.task, "settings": args.set, "directory": str(Path.cwd())},
     )
     with tracked(args.log, f"{store.path}_passes", options.origin or {}):
