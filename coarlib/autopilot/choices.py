@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 
 from coarlib.autopilot.holdings import Amounts, Holdings
-from coarlib.autopilot.judge import Forecast, Judgement
+from coarlib.autopilot.judge import HALVES_LEFT, Forecast, Judgement
 from coarlib.errors import ArgumentError, whole_number
 from coarlib.gradient_passes.sums import PASS_COST
 from coarlib.regression.heldout import HeldOut
@@ -88,6 +88,10 @@ def choose(
     gain: float = getattr(ahead, what)
     if goal == Goal() and gain < LITTLE:
         return have, f"stop: doubling would bring {gain:+.3f}"
+    if goal == Goal(goal.until) and goal.until is not None and told and not reached:
+        most = now.scores.mean_high + LITTLE / (1 - HALVES_LEFT)
+        if most < goal.until and ahead.best < LITTLE:
+            return have, f"stop: {goal.until:g} is out of reach: {_reason(what, gain)}"
     reason = _reason(what, gain)
     if reached:
         what, gain = "rows" if holdings.no_passes else "trials", 0.0

@@ -231,6 +231,11 @@ class Forecast:
     alone: float = -np.inf
     missing: float = 0.0
 
+    @property
+    def best(self) -> float:
+        """The largest of the gains; NaN if one is to be tried."""
+        return float(np.max([self.passes, self.trials, self.rows, self.alone]))
+
 
 def judge(holdings: Holdings, amounts: Amounts) -> Judgement:
     """Cross-validate the fit of some targets by what is there."""

@@ -22,6 +22,7 @@ from coarlib.devices import resolve_device
 from coarlib.errors import ArgumentError, StoreError, TaskError
 from coarlib.files import whole_file
 from coarlib.gradient_passes.plan import MOST_REMOVED
+from coarlib.loading import load_json
 from coarlib.masks import MaskDesign
 from coarlib.regression import Attributions
 from coarlib.store import Store
@@ -41,6 +42,14 @@ class _Log:
     path: Path
     say: Callable[[str], None]
     entries: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path, say: Callable[[str], None]) -> _Log:
+        """Go on with what was noted before; StoreError if it is damaged."""
+        before = load_json(path, StoreError) if path.is_file() else []
+        if not (isinstance(before, list) and all(isinstance(entry, dict) for entry in before)):
+            raise StoreError(f"{path} does not say what was bought; move it away to go on")
+        return cls(path, say, before)
 
     def note(self, now: Judgement, reason: str) -> None:
         amounts, scores = now.amounts, now.scores
@@ -139,6 +148,11 @@ def attribute(
         raise TaskError(f"components are attributed of a ComponentTask, not {type(task).__name__}")
     plan = _Plan(Path(out), fraction, seed, resolve_device(device), share, quiet, started, origin)
     task = plan.prepared(task)
+    if len(task.outputs) > 1:
+        raise TaskError(
+            f"one output is attributed at a time, and the task has {', '.join(task.outputs)}: "
+            "give it one of them (outputs)"
+        )
     parts = task.component_set
     if coarse is not None:
         parts = Hierarchy(parts, coarse)
@@ -215,7 +229,7 @@ class _Plan:
             initialize(store, spec_of_layout(task.layout(), FIRST.rows, design))
         kept = self._begun(store, task)
         holdings = Holdings(kept, task, self.device, self.share, self.origin)
-        log = _Log(out / LOG, self.say)
+        log = _Log.of(out / LOG, self.say)
         now, ahead = pursue(holdings, goal, log.note, self.started)
         found = final_fit(holdings, now.amounts, self.device)
         found.summary["autopilot"] = {
@@ -238,9 +252,9 @@ class _Plan:
         known = all_identities(path)
         if known and task.adopt(known[0]) not in (None, *known):
             raise StoreError(
-                f"{path.parent} was begun with another task: other weights, examples, components, "
-                "outputs, precision or way of ablating; give the task and the settings that it was "
-                "begun with, or another out"
+                f"{path.parent} was begun with another task (other weights, examples, components, "
+                "outputs, precision or way of ablating) or another version of coarlib; give the "
+                "task and the settings that it was begun with, or another out"
             )
         return kept
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from coarlib.retraining.purity import difference, full_state
@@ -31,15 +31,17 @@ def initial_models(
     are on ``device``. torch has one generator for a process, from which models are drawn one after
     another. Here each thread draws from a generator of its own that has the model's seed: the same
     numbers. A model that draws elsewhere too is seen (a process-wide generator moved, or the first
-    model differs from the one made alone), and all are made one after another then.
+    model differs from the one made alone), and so is one that changes what all threads share while
+    it is made (torch's default dtype, initialisers); all are made one after another then.
     """
-    with seeded(seeds[0]):
+    with seeded(seeds[0]), _Watching() as watching:
         first = make()
-    worth = sum(part.numel() for part in first.parameters()) >= _WORTH
+    drawn = None
     threads = min(torch.get_num_threads(), len(seeds))
-    drawn = _side_by_side(make, seeds, threads, device) if worth and threads > 1 else None
+    if threads > 1 and not watching.changed and _size(first) >= _WORTH:
+        drawn = _side_by_side(make, seeds, threads, device)
     if drawn is not None:
-        alone = full_state(copy.deepcopy(first).to(device))
+        alone = {name: part.to(device) for name, part in full_state(first).items()}
         if difference(alone, full_state(drawn[0]), 0.0) is None:
             return drawn
     found = [first]
@@ -47,6 +49,14 @@ def initial_models(
         with seeded(seed):
             found.append(make())
     return found
+
+
+def _size(model: torch.nn.Module) -> int:
+    """Count parameters; none of a model that has some without numbers yet."""
+    parts = [*model.parameters(), *model.buffers()]
+    if any(is_lazy(part) or part.is_meta for part in parts):
+        return 0
+    return sum(part.numel() for part in model.parameters())
 
 
 def _side_by_side(
@@ -67,6 +77,32 @@ def _side_by_side(
         except Exception:  # making them one after another says why
             return None
         return found if random_state(place) == before else None
+
+
+def _shared_by_threads() -> tuple[Any, ...]:
+    """What a constructor may change for a while: Transformers' and accelerate's loading does."""
+    module, makers = torch.nn.Module, (torch.empty, torch.zeros, torch.ones, torch.full)
+    registers = module.register_parameter, module.register_buffer
+    return torch.get_default_dtype(), dict(vars(torch.nn.init)), *registers, *makers
+
+
+class _Watching(TorchFunctionMode):
+    """See whether what all threads share is changed at some call of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = _shared_by_threads()
+        self.changed = False
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.changed = self.changed or _shared_by_threads() != self._before
+        return function(*args, **(kwargs or {}))
 
 
 class _DrawsFrom(TorchFunctionMode):

@@ -7,6 +7,7 @@ step allocates is measured. How long steps take is measured while the first stac
 
 from __future__ import annotations
 
+import copy
 import time
 import weakref
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from coarlib.errors import TaskError
+from coarlib.errors import TaskError, first_line
 from coarlib.retraining.purity import difference, full_state
 from coarlib.retraining.randomness import random_state, seeded
 from coarlib.retraining.stack import Stack, ways_of
@@ -86,6 +87,10 @@ def probe_stack(trainer: Trainer, device: torch.device) -> StackProbe:
     probe = trainer.for_a_step()
     if _draws_random_numbers(probe, device):
         return StackProbe("the model draws random numbers, which a stack draws otherwise")
+    try:
+        copy.deepcopy(probe.new_model(0))
+    except Exception as error:  # torch's older weight_norm keeps what has a gradient, for one
+        return StackProbe(f"the model cannot be copied ({first_line(error)})")
     size = min(probe.batch_size, probe.num_examples)
     if size > 2 and not probe.drop_last:
         found = _compare(probe, device, (size, size - 1))

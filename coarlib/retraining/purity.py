@@ -81,7 +81,9 @@ def full_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     state |= {name: part.detach() for name, part in model.named_buffers()}
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
-            if isinstance(value, torch.Tensor | np.ndarray | float | int) and name != "training":
+            if name == "training" or name.startswith("_torchdynamo"):  # torch.compile numbers
+                continue
+            if isinstance(value, torch.Tensor | np.ndarray | float | int):
                 state[f"{prefix}.{name}".lstrip(".")] = _plain(value)
     return state
 
@@ -99,9 +101,11 @@ def difference(
     """Name the first part of two states that differs by more than ``tolerance`` of its size."""
     for name, a in first.items():
         b = second.get(name)
-        if b is None or a.shape != b.shape:
+        if b is None or a.shape != b.shape or a.dtype != b.dtype:
             return name
-        gap = (a.double() - b.double()).abs().nan_to_num()
-        if a.numel() and float(gap.max()) > tolerance * float(a.double().abs().max()):
+        gap = (a.double() - b.double()).abs().nan_to_num(nan=torch.inf)
+        gap[(a == b) | (a.isnan() & b.isnan())] = 0
+        size = a.double().abs().nan_to_num(nan=0.0, posinf=0.0)
+        if a.numel() and float(gap.max()) > tolerance * float(size.max()):
             return name
     return None

@@ -80,6 +80,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(Holdings, "buy", buy)
     found = cl.attribute(small_task(), tmp_path / "out", budget=200, **HOW)
     assert found.cost == whole.cost
+    noted = json.loads((tmp_path / "out" / "purchases.json").read_text())
+    told = whole.summary["autopilot"]["purchases"]  # and why, from the beginning
+    assert [one for one in noted if one in told] == noted and noted[0] == told[0]
     assert np.allclose(found.weight, whole.weight, atol=1e-5 * np.abs(whole.weight).max())
 
 
@@ -180,6 +183,18 @@ def test_what_brings_more_for_its_cost_is_bought():
     assert more == Amounts(8, 64, 0, 96 + 56)
     assert why == "more trials: 0.5 is reached, but may be 0.15 less"
     assert choice(Forecast(0.1, 0.0), Goal(until=0.5, budget=296), wide)[0] == have
+    far = SimpleNamespace(mean=0.6, mean_low=0.58, mean_high=0.62, unit="trials")
+    far = Judgement(have, far, 0.9, None)
+    assert choice(Forecast(0.004, 0.001), Goal(until=0.7), far)[1].startswith(
+        "stop: 0.7 is out of reach: more gradient passes: twice as many are forecast to bring"
+    )
+    for nearer in (
+        (Forecast(0.02, 0.001), Goal(until=0.7)),  # more is to be gained
+        (Forecast(0.004, 0.001, alone=math.nan), Goal(until=0.7)),  # or may be
+        (Forecast(0.004, 0.001), Goal(until=0.63)),  # less is wanted
+        (Forecast(0.004, 0.001), Goal(until=0.7, budget=10_000)),  # as much as there is
+    ):
+        assert choice(*nearer, far)[0].cost > have.cost
     holdings.no_passes = "not here"
     rows = judged(Amounts(100, 0))
     assert choice(Forecast(rows=0.1), now=rows)[0] == Amounts(160, 0)
@@ -245,6 +260,37 @@ def test_a_dry_run_refuses_what_the_run_would(tmp_path, capsys):
     with pytest.raises(CoarlibError, match=r"was begun with fraction 0\.2 and seed 0, not 0\.1"):
         load("attribute").main([task, "--out", str(out), "--fraction", "0.1", "--dry_run"])
     capsys.readouterr()
+
+
+def test_a_correlation_that_no_linear_model_reaches_is_given_up(tmp_path):
+    how = HOW | {"fraction": 0.5}
+    found = cl.attribute(small_task(), tmp_path / "out", until=0.995, **how)
+    last = found.summary["autopilot"]["purchases"][-1]
+    assert last["next"].startswith("stop: 0.995 is out of reach: ")
+    assert found.summary["autopilot"]["goal"] == "0.995 is not reached"
+
+
+def test_an_out_of_an_older_version_goes_on_or_is_refused(tmp_path):
+    """Before there were trials, 32 rows and 16 passes were bought first."""
+    task, out = small_task(), tmp_path / "out"
+    store = cl.Store.create(out / "store", task, 32, 0.8, device="cpu")
+    assert Holdings(store, task, torch.device("cpu")).buy(Amounts(32, 16))
+    before = [{"rows": 32, "passes": 16, "forward_passes": 80, "correlation": 0.5, "next": "more"}]
+    (out / "purchases.json").write_text(json.dumps(before))
+    found = cl.attribute(small_task(), out, budget=200, **HOW)
+    told = found.summary["autopilot"]["purchases"]
+    assert told[0] == before[0] and told[1]["trials"] == FIRST.trials and found.cost.passes <= 200
+    for content in ("{", '{"a": 1}', "[1]"):
+        (out / "purchases.json").write_text(content)
+        with pytest.raises(CoarlibError, match=r"purchases\.json (is not|does not)"):
+            cl.attribute(small_task(), out, budget=200, **HOW)
+
+
+def test_several_outputs_are_refused_before_anything_is_bought(tmp_path):
+    outputs = {"one": "logit", "other": lambda logits, labels: logits[:, 0]}
+    with pytest.raises(CoarlibError, match="the task has one, other: give it one of them"):
+        cl.attribute(small_task(outputs=outputs), tmp_path / "out", budget=100, **HOW)
+    assert not (tmp_path / "out").exists()
 
 
 def test_refusals_name_nothing_that_attribute_does_not_take(tmp_path):
