@@ -93,7 +93,8 @@ def flushed_denormals(on: bool = True) -> Iterator[None]:
     """Take denormal numbers as zeros, or not; then this thread's setting returns.
 
     A processor computes with them many times slower, and the probabilities of a confident model
-    are full of them. Other threads that torch computes with keep their own setting.
+    are full of them. Other threads that torch computes with keep their own setting; threads that
+    are begun inside have this one, for good.
     """
     import torch
 

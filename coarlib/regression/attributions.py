@@ -39,6 +39,7 @@ __all__ = ["DATAMODELS", "Attributions"]
 
 SUMMARY, COMPONENTS = "summary.json", "components.json"
 HISTOGRAM = "held-out correlation of the targets"
+SLOPE_ERROR = "slope_error"
 ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
 
 
@@ -272,13 +273,19 @@ class Attributions:
         if isinstance(features, str):
             index, what = named(features, self.feature_names), features
         else:
-            index = chosen(features, self.num_features, "feature")
+            index = np.unique(chosen(features, self.num_features, "feature"))  # of a set
             what = f"{len(index)} features"
         value = self.weight[index].sum(0, dtype=np.float64)
         linear = None if self.held_out is None else self.held_out.r_squared
-        common = 0.0 if self.held_out is None else self.held_out.slope_error
-        error = error_of_sum(value, index, self.standard_error, self.draws, common)
+        error = error_of_sum(value, index, self.standard_error, self.draws, self._slope_error)
         return Effect(what, index, value, *error, linear)
+
+    @property
+    def _slope_error(self) -> float:
+        """By which factor predictions of held-out rows are off; of all targets that were fitted."""
+        if self.held_out is None:
+            return float(self.summary.get(SLOPE_ERROR, 0.0))
+        return self.held_out.slope_error
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
@@ -296,7 +303,8 @@ class Attributions:
             held_out=None,
             path={key: values[pick] for key, values in self.path.items()},
             # The scores were those of all targets together.
-            summary={key: value for key, value in self.summary.items() if key != "held_out"},
+            summary={key: value for key, value in self.summary.items() if key != "held_out"}
+            | {SLOPE_ERROR: self._slope_error},
         )
 
     def standardised(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from coarlib.display import text_table
+from coarlib.errors import ArgumentError
 
 __all__ = ["Effect", "error_of_sum"]
 
@@ -52,7 +54,15 @@ class Effect:
         return np.array(self.value, dtype)
 
     def interval(self, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the ends of an interval of each target, [T] both; NaN where no error is known."""
+        """Return the ends of an interval of each target, [T] both; NaN where no error is known.
+
+        Raises
+        ------
+        ArgumentError
+            If ``level``, its probability, is not between 0 and 1.
+        """
+        if not (isinstance(level, Real) and 0 < level < 1):
+            raise ArgumentError(f"level must be a probability between 0 and 1, not {level!r}")
         if self.error is None:
             return np.full_like(self.value, np.nan), np.full_like(self.value, np.nan)
         width = float(special.stdtrit(self.freedom, 0.5 + level / 2)) * self.error

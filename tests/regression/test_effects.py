@@ -5,8 +5,9 @@ import pytest
 
 import coarlib as cl
 from coarlib.ablation import ComponentSet, slice_components
-from coarlib.errors import RegressionError
+from coarlib.errors import ArgumentError, RegressionError
 from coarlib.regression import Attributions
+from coarlib.regression.heldout import score_arrays
 
 NAMES = ["layer1.weight[0]", "layer1.weight[1]", "layer2.weight[0]"]
 
@@ -59,3 +60,24 @@ def test_what_is_not_known_is_said(found):
     fitted = cl.fit(masks, outputs, "least_squares", device="cpu").effect([0, 1])
     assert 0 < fitted.unexplained < 0.1
     assert "of the variance of held-out outputs is not explained by weights" in repr(fitted)
+
+
+def test_a_set_has_each_feature_once(found):
+    assert found.effect([0, 1, 1, 0]).index.tolist() == [0, 1]
+    assert found.effect([1, 1]).value.tolist() == [3, 4]
+
+
+def test_intervals_of_some_targets_are_those_of_all(found):
+    """Also the factor by which groups may be off, which held-out rows of all targets tell."""
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(40, 2))
+    found.held_out = score_arrays(1.5 * outputs + 0.1 * rng.normal(size=(40, 2)), outputs)
+    whole, some = found.effect("layer1.*"), found.targets([1]).effect("layer1.*")
+    assert whole.error[1] > 1.5 and np.array_equal(some.error, whole.error[1:])
+    assert np.array_equal(found.targets([1]).targets([0]).effect("layer1.*").error, some.error)
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.5, np.nan, "0.9", None])
+def test_levels_that_are_no_probabilities_are_refused(found, level):
+    with pytest.raises(ArgumentError, match="level must be a probability between 0 and 1"):
+        found.effect("layer1.*").interval(level)
