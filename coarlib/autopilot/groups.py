@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from coarlib.ablation import Hierarchy
 from coarlib.autopilot.choices import FIRST, Goal
 from coarlib.regression import Attributions
+from coarlib.store.components import read_components
 
-__all__ = ["coarse_goal", "strength", "what_matters"]
+__all__ = ["coarse_goal", "opened_before", "strength", "what_matters"]
 
 SHARE = 0.25  # of the budget goes into groups
 MATTERS = 0.9  # of the squared effects the opened groups hold
@@ -43,3 +45,15 @@ def what_matters(groups: Attributions, parts: Hierarchy) -> list[str]:
     order = np.argsort(-shares, kind="stable")
     count = 1 + int(np.searchsorted(shares[order].cumsum(), MATTERS))
     return [parts.parents[at] for at in sorted(order[:count])]
+
+
+def opened_before(store: Path, parts: Hierarchy) -> list[str] | None:
+    """Return the groups whose members a store was begun with; None if it is not begun.
+
+    More ablations of groups may say otherwise, but rows of other members do not go with its own.
+    """
+    table = read_components(store)
+    if table is None:
+        return None
+    whole = {one.get("module") for one in table if one.get("kind") == "group"}
+    return [parent for parent in parts.parents if parent not in whole]

@@ -26,6 +26,7 @@ from coarlib.regression.solvers import Bayes, SharedPrior, Solver
 from coarlib.regression.split import Split
 from coarlib.regression.tables import layers_of
 from coarlib.statistics.influence import jackknife_bias
+from coarlib.statistics.intervals import FEWEST_ROWS, standard_error
 
 __all__ = ["Forecast", "Judgement", "Known", "final_fit", "forecast", "judge"]
 
@@ -100,6 +101,25 @@ class Known:
         """How many trials, or rows, judge."""
         return len(self.rows) if self.trials is None else len(self.trials.passes)
 
+    @property
+    def tails(self) -> float:
+        """Excess kurtosis of how many components a trial ablates: large where that is few.
+
+        Then a few trials are most of a correlation, and tell too little of its error.
+        """
+        if self.trials is None:
+            return 0.0
+        share, wide = self.trials.plan.fraction, len(self.layers)
+        return max(0.0, (1 - 6 * share * (1 - share)) / (wide * share * (1 - share)))
+
+    @property
+    def telling(self) -> float:
+        """How many trials, or rows, tell of errors: where something is ablated, less for tails."""
+        if self.trials is None:
+            return float(self.count)
+        whole = (1 - self.trials.plan.fraction) ** len(self.layers)
+        return self.count * (1 - whole) / (1 + self.tails)
+
     def judged(
         self,
         fitted: NDArray[np.bool_] | None = None,
@@ -126,7 +146,10 @@ class Known:
             fits = list(pool.map(lambda part: part.fit(device), parts))
         noise = fits[-1].summary.get("noise", [float("nan")])[-1]
         pairs = self._predictions([fit.weight for fit in fits], folds)
-        return _Judged(score_arrays(*pairs), noise, pairs)
+        scores = score_arrays(*pairs)
+        if self.telling < FEWEST_ROWS:
+            scores = scores.without_intervals()
+        return _Judged(scores, noise, pairs)
 
     def told(self, device: torch.device | str = "cpu", few: HeldOut | None = None) -> HeldOut:
         """Score the fit of everything, by cross-validation.
@@ -145,7 +168,11 @@ class Known:
         share = np.log(1 - 1 / LAST_FOLDS) / np.log((1 - 1 / FOLDS) / (1 - 1 / LAST_FOLDS))
         gain = many.scores.mean - few.mean
         influence = many.scores.influence + share * (many.scores.influence - few.influence)
-        told = many.scores.shifted(share * gain - BIAS * many.bias, WIDER * influence)
+        # A single trial that is most of a correlation makes a bias of any size: it is only noise.
+        error = float(standard_error(many.scores.influence))
+        most = error if np.isfinite(error) else (1 - many.scores.mean**2) / np.sqrt(self.count)
+        bias = float(np.clip(BIAS * many.bias, -most, most))
+        told = many.scores.shifted(share * gain - bias, WIDER * np.sqrt(1 + self.tails) * influence)
         return told if self.trials is None else replace(told, unit="trials")
 
     def _predictions(

@@ -15,7 +15,7 @@ import torch
 
 from coarlib.ablation import ComponentTask, Hierarchy
 from coarlib.autopilot.choices import FIRST, ROWS_ALONE, Goal, choose, verdict
-from coarlib.autopilot.groups import coarse_goal, strength, what_matters
+from coarlib.autopilot.groups import coarse_goal, opened_before, strength, what_matters
 from coarlib.autopilot.holdings import Holdings
 from coarlib.autopilot.judge import Forecast, Judgement, final_fit, forecast, judge
 from coarlib.devices import resolve_device
@@ -160,7 +160,7 @@ def attribute(
         return plan.run(task, plan.out, goal)
     coarsely = plan.prepared(task.with_components(parts.coarse()))
     groups = plan.run(coarsely, plan.out / COARSE, coarse_goal(goal))
-    opened = what_matters(groups, parts)
+    opened = opened_before(plan.out / STORE, parts) or what_matters(groups, parts)
     plan.say(f"{len(opened)} of {len(parts.parents)} groups matter: {', '.join(opened)}")
     spent = int(groups.cost.passes)
     finely = plan.prepared(task.with_components(parts.refined(opened)))

@@ -22,6 +22,7 @@ __all__ = ["HeldOut", "score_arrays", "score_rows"]
 
 LEVEL = 0.95
 SCORE_TARGETS = 512
+_LEAST_SPREAD = 1e-9  # 1 - r²: a correlation of 1 stays what it is
 SCORE_FIELDS = ("pearson", "spearman", "slope", "r_squared", "low", "high")
 
 
@@ -86,20 +87,31 @@ class HeldOut:
         return cls(held["num_rows"], **arrays, **ends, unit=str(held.get("unit", "rows")))
 
     def shifted(self, by: float, influence: NDArray[np.float64]) -> HeldOut:
-        """Return the same with all correlations so much higher, the mean of given influences."""
+        """Return the same with the mean so much higher, the mean of given influences.
+
+        All move alike on Fisher's scale, on which correlations have no end and intervals a width
+        that does not depend on where they are.
+        """
+        step = by / max(1 - self.mean**2, _LEAST_SPREAD)
         moved: dict[str, Any] = {
-            name: np.clip(getattr(self, name) + by, -1, 1)
+            name: _moved(getattr(self, name), step)
             for name in ("pearson", "spearman", "low", "high")
         }
-        mean = _mean(moved["pearson"])
-        low, high = map(float, correlation_limits(mean, influence, LEVEL))
+        limits = correlation_limits(self.mean, influence, LEVEL)
+        low, high = (float(_moved(end, step)) for end in limits)
         ends: dict[str, Any] = {
-            "mean": mean,
+            "mean": _mean(moved["pearson"]),
             "mean_low": low,
             "mean_high": high,
             "influence": influence,
         }
         return replace(self, **moved, **ends)
+
+    def without_intervals(self) -> HeldOut:
+        """Return the same where too little varies for intervals."""
+        unknown = {name: np.full_like(getattr(self, name), np.nan)
+                   for name in ("low", "high", "influence")}  # fmt: skip
+        return replace(self, mean_low=np.nan, mean_high=np.nan, **unknown)
 
     @property
     def interval(self) -> Interval:
@@ -215,6 +227,11 @@ def score_rows(
     predictions = np.concatenate([np.asarray(p, np.float32) for p, _ in pairs])
     outputs = np.concatenate([y for _, y in pairs])
     return score_arrays(predictions, outputs)
+
+
+def _moved(correlations: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        return np.tanh(np.arctanh(np.clip(correlations, -1, 1)) + step)
 
 
 def _centred(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from paths import ROOT
 from scalable_tasks import small_task
+from scipy import stats
 
 import coarlib as cl
 from coarlib.ablation import ComponentTask, Hierarchy, find_components
+from coarlib.autopilot import run
 from coarlib.autopilot.choices import FIRST, ROWS_ALONE, WIDE, Goal, choose, verdict
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import (
@@ -35,6 +38,7 @@ from coarlib.gradient_passes import open_passes, read_passes, read_trials
 from coarlib.regression import StoreRows
 from coarlib.regression.heldout import score_arrays
 from coarlib.regression.solvers import Bayes
+from coarlib.statistics.intervals import correlation_limits, standard_error
 
 HOW = {"fraction": 0.2, "device": "cpu", "quiet": True}
 
@@ -113,20 +117,57 @@ def test_an_out_that_was_begun_otherwise_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_cross_validation_tells_of_the_fit_of_everything():
-    """Of folds' correlations .6 and .7, from 3/4 and 7/8 of all, more is told of all."""
+def folds(bias, spread):
+    """What is known where folds' correlations are .6 and .7, from 3/4 and 7/8 of all."""
     scores = score_arrays(np.eye(30)[:, :2] + np.arange(30)[:, None], np.eye(30)[:, 1:3])
+    influence = spread * np.random.default_rng(0).normal(size=30)
 
     class Folds(Known):
         def judged(self, fitted=None, device="cpu", num_folds=4):
-            by = {4: 0.6, 8: 0.7}[num_folds] - scores.mean
-            found = scores.shifted(by, np.full(30, 0.1 * num_folds))
-            return SimpleNamespace(scores=found, bias=-0.01)
+            r = {4: 0.6, 8: 0.7}[num_folds]
+            found = replace(scores, pearson=np.full(2, r), mean=r, influence=r * influence)
+            return SimpleNamespace(scores=found, bias=bias)
 
-    told = Folds(None, None, None, object(), None, None).told()
+    return Folds(None, None, None, object(), None, None).told(), influence
+
+
+def test_cross_validation_tells_of_the_fit_of_everything():
+    told, influence = folds(bias=-0.01, spread=0.5)
     share = np.log(8 / 7) / np.log(7 / 6)
-    assert told.mean == pytest.approx(0.7 + 0.1 * share + BIAS * 0.01)
-    assert np.allclose(told.influence, WIDER * (0.8 + 0.4 * share)) and told.unit == "trials"
+    step = (0.1 * share + BIAS * 0.01) / (1 - 0.7**2)
+    assert told.mean == pytest.approx(np.tanh(np.arctanh(0.7) + step)) and told.unit == "trials"
+    assert np.allclose(told.influence, WIDER * (0.7 + 0.1 * share) * influence)
+    plain = correlation_limits(0.7, told.influence)
+    for end, before in zip((told.mean_low, told.mean_high), plain, strict=True):
+        assert end == pytest.approx(np.tanh(np.arctanh(before) + step))
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_a_trial_that_is_most_of_a_correlation_does_not_make_it_one(spread):
+    """Its jackknife bias was added whatever its error, and what came to be above 1 was 1 ± 0."""
+    told, influence = folds(bias=-0.4, spread=spread)
+    error = float(standard_error(0.7 * influence))
+    assert told.mean < 1 and told.mean_high - told.mean_low > error
+    share = np.log(8 / 7) / np.log(7 / 6)
+    step = (0.1 * share + min(BIAS * 0.4, error)) / (1 - 0.7**2)
+    assert told.mean == pytest.approx(np.tanh(np.arctanh(0.7) + step))
+
+
+def test_trials_that_ablate_nothing_make_no_interval(tmp_path):
+    task = small_task()
+    for fraction, trials, known in ((0.2, 24, True), (0.04, 48, False), (0.04, 96, True)):
+        store = cl.Store.create(
+            tmp_path / f"{fraction}{trials}", task, 4, 1 - fraction, device="cpu"
+        )
+        holdings = Holdings(store, task, torch.device("cpu"))
+        assert holdings.buy(Amounts(4, 8, 0, trials))
+        now = judge(holdings, holdings.amounts)  # of 16 components
+        ablated = np.random.default_rng(0).binomial(16, fraction, 10**6)
+        assert now.known.tails == pytest.approx(max(0, stats.kurtosis(ablated)), abs=0.05)
+        telling = trials * (ablated > 0).mean() / (1 + now.known.tails)
+        assert now.known.telling == pytest.approx(telling, rel=0.01)
+        assert math.isfinite(now.scores.mean_low) == known
+        assert math.isfinite(now.known.told().mean_low) == known
 
 
 def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
@@ -376,7 +417,7 @@ class Halves(torch.nn.Module):
         return self.head(torch.tanh(self.one(x)) + 0.02 * torch.tanh(self.other(x)))
 
 
-def test_groups_come_first_and_then_the_members_of_those_that_matter(tmp_path):
+def test_groups_come_first_and_then_the_members_of_those_that_matter(tmp_path, monkeypatch):
     torch.manual_seed(0)
     examples = torch.randn(10, 9), torch.arange(10) % 3
     net = Halves()
@@ -388,6 +429,11 @@ def test_groups_come_first_and_then_the_members_of_those_that_matter(tmp_path):
     assert found.feature_names == [f"one.weight[{at}]" for at in range(12)] + ["other"]
     spent = told["forward_passes_for_groups"]
     assert FIRST.cost <= spent <= 100 and found.cost.passes + spent <= 400
+    shutil.rmtree(tmp_path / "out" / "groups")  # other ablations of groups might say otherwise
+    monkeypatch.setattr(run, "what_matters", lambda *_: ["one", "other"])
+    more = cl.attribute(task, tmp_path / "out", budget=500, **HOW)
+    assert more.summary["autopilot"]["opened"] == ["one"] and more.cost.passes > found.cost.passes
+    monkeypatch.undo()
     whole = found.effect("one.*")
     assert len(whole.index) == 12 and whole.error is not None and whole.unexplained < 0.5
     named = cl.ablate(net, examples, find_components(net, "linear_row", exclude="head"))

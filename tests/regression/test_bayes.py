@@ -220,3 +220,13 @@ def test_what_does_not_fit_is_refused():
         Bayes(factors=0)
     assert Bayes(passes=world.passes, scores=world.passes.kept_means).prior_passes is None
     assert ArrayRows(world.masks, world.outputs).num_features == 50
+
+
+def test_variances_stay_above_nothing_however_sure_observations_are():
+    """Slopes of 10,000 times the outputs' size left -1e-8, and a factor that could not be taken."""
+    rng = np.random.default_rng(0)
+    shape = 2000, 3
+    precision = torch.from_numpy(10.0 ** rng.uniform(-3, 25, shape))
+    prior = FactorPrior.start(torch.from_numpy(10.0 ** rng.uniform(-8, 8, shape[0])), 3, 1)
+    found, better = prior.step(torch.zeros(shape).double(), precision, torch.ones(shape).double())
+    assert (found.variance > 0).all() and (better.variance > 0).all()

@@ -68,7 +68,8 @@ class FactorPrior:
         v, loadings, own = self.variance[:, None], self.loadings, self.own
         q = loadings.shape[1]
         # In units of √v; ω is the precision of an observation as one of the factor part.
-        weight = v * precision / (v * precision * own + 1)
+        rest = 1 / (v * precision * own + 1)  # what is not believed of the weight's own part
+        weight = v * precision * rest
         x = (observed - centre) / v.sqrt()
         outer = (loadings[:, :, None] * loadings[:, None, :]).reshape(len(loadings), q * q)
         inner = (weight @ outer).reshape(-1, q, q)
@@ -87,10 +88,10 @@ class FactorPrior:
         share = own * weight  # of what the factors leave, this much is believed
         left = share * (x - common)
         mean = common + left
-        variance = (1 - share).square() * common_variance + own * (1 - share)
+        variance = rest.square() * common_variance + own * rest  # more than 0, as 1 - share is not
         found = Marginals(centre + v.sqrt() * mean, v * variance)
         loadings = (unsure @ ((weight * x).T @ score)[:, :, None])[:, :, 0]
-        own = (left.square() + share.square() * common_variance + own * (1 - share)).mean(0)
+        own = (left.square() + share.square() * common_variance + own * rest).mean(0)
         own = (0.5 * (own + own.mean())).clamp_min(SMALLEST_SHARE)
         better = replace(self, loadings=loadings, own=own)
         second_moment = v[:, 0] * ((mean.square() + variance) / better.total).mean(1)
