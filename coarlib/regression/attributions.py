@@ -22,7 +22,7 @@ from coarlib.errors import RegressionError, whole_number
 from coarlib.explorer import explore
 from coarlib.regression.chosen import chosen, named
 from coarlib.regression.cost import Cost
-from coarlib.regression.effects import Effect, error_of_sum
+from coarlib.regression.effects import SLOPE_ERROR, Effect, error_of_sum, slope_error
 from coarlib.regression.heldout import SCORE_FIELDS, HeldOut
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.result_files import DATAMODELS, ROWS, ResultFiles
@@ -39,7 +39,6 @@ __all__ = ["DATAMODELS", "Attributions"]
 
 SUMMARY, COMPONENTS = "summary.json", "components.json"
 HISTOGRAM = "held-out correlation of the targets"
-SLOPE_ERROR = "slope_error"
 ERRORS, SCORES, PATH = "standard_errors.npz", "scores.npz", "path.npz"
 
 
@@ -277,15 +276,9 @@ class Attributions:
             what = f"{len(index)} features"
         value = self.weight[index].sum(0, dtype=np.float64)
         linear = None if self.held_out is None else self.held_out.r_squared
-        error = error_of_sum(value, index, self.standard_error, self.draws, self._slope_error)
+        common = slope_error(self.held_out, self.summary)
+        error = error_of_sum(value, index, self.standard_error, self.draws, common)
         return Effect(what, index, value, *error, linear)
-
-    @property
-    def _slope_error(self) -> float:
-        """By which factor predictions of held-out rows are off; of all targets that were fitted."""
-        if self.held_out is None:
-            return float(self.summary.get(SLOPE_ERROR, 0.0))
-        return self.held_out.slope_error
 
     def targets(self, which: int | slice | Sequence[int] | NDArray[Any]) -> Attributions:
         """Return the attributions of some targets (without summary scores)."""
@@ -304,7 +297,7 @@ class Attributions:
             path={key: values[pick] for key, values in self.path.items()},
             # The scores were those of all targets together.
             summary={key: value for key, value in self.summary.items() if key != "held_out"}
-            | {SLOPE_ERROR: self._slope_error},
+            | {SLOPE_ERROR: slope_error(self.held_out, self.summary)},
         )
 
     def standardised(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -12,10 +13,12 @@ from scipy import special
 
 from coarlib.display import text_table
 from coarlib.errors import ArgumentError
+from coarlib.regression.heldout import HeldOut
 
-__all__ = ["Effect", "error_of_sum"]
+__all__ = ["SLOPE_ERROR", "Effect", "error_of_sum", "slope_error"]
 
 SHOWN = 10
+SLOPE_ERROR = "slope_error"
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +100,14 @@ class Effect:
             f"a sum of linear effects: {share:.0%} of the variance of held-out outputs is not "
             "explained by weights"
         )
+
+
+def slope_error(held_out: HeldOut | None, summary: Mapping[str, Any]) -> float:
+    """By which factor predictions of held-out rows are off, of all targets that were fitted.
+
+    Where scores are not kept, for they are of some targets only, the summary says it.
+    """
+    return float(summary.get(SLOPE_ERROR, 0.0)) if held_out is None else held_out.slope_error
 
 
 def error_of_sum(

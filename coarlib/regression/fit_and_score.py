@@ -99,6 +99,8 @@ def fit_and_score(
     Attributions
         With ``held_out`` scores and ``split``, where rows are held out.
     """
+    if not source.num_targets:
+        raise RegressionError(f"{source.description} has no targets, or none was chosen")
     how, solver = how or FitOptions(), _with_passes(solver_of(solver), source)
     held, auto = split.validation, isinstance(solver, Auto)
     if auto and len(held) < LEAST_TO_CHOOSE:

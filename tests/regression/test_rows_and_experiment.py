@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from regression_problems import linear_rows, make_store
 
-from coarlib import beton
+from coarlib import beton, fit
 from coarlib.commands.choose_solver import solver_for
 from coarlib.errors import BetonError, RegressionError, StoreError
 from coarlib.masks.digests import mask_digests
@@ -302,3 +302,10 @@ def test_arrays_are_what_they_mean_whatever_holds_them():
     assert np.isnan(read[1][4]).all() and not np.isnan(np.delete(read[1], 4, axis=0)).any()
     runs = np.stack([outputs - 1, outputs + 1], axis=1)
     assert np.allclose(ArrayRows(masks, runs).read(np.arange(30))[1], outputs)
+
+
+@pytest.mark.parametrize("solver", ["auto", "ridge", "lasso", "least_squares", "bayes"])
+def test_no_target_is_nothing_to_fit(solver):
+    masks = np.random.default_rng(0).random((60, 5)) < 0.5
+    with pytest.raises(RegressionError, match="has no targets"):
+        fit(masks, np.zeros((60, 0)), solver, device="cpu")
