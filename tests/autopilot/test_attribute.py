@@ -128,7 +128,8 @@ def folds(bias, spread):
             found = replace(scores, pearson=np.full(2, r), mean=r, influence=r * influence)
             return SimpleNamespace(scores=found, bias=bias)
 
-    return Folds(None, None, None, object(), None, None).told(), influence
+    trials = SimpleNamespace(plan=SimpleNamespace(fraction=0.5))
+    return Folds(None, None, None, trials, None, np.zeros(60)).told(), influence
 
 
 def test_cross_validation_tells_of_the_fit_of_everything():
