@@ -62,8 +62,8 @@ class FillOptions:
     prepared : bool
         The task is prepared on the device already.
     ways_round : tuple of str
-        Which of ``allow_nonfinite`` and ``allow_other_task`` the caller's own users can say, so
-        that a refusal names no other.
+        Which of ``allow_nonfinite``, ``allow_other_task`` and ``rerun`` the caller's own users
+        can say, so that a refusal names no other.
     origin : dict
         What rebuilds the task: ``{"task": "module:Class", "settings": {...}}``, for provenance.
     """
@@ -77,7 +77,7 @@ class FillOptions:
     claim_wait: bool = True
     allow_other_task: bool = False
     prepared: bool = False
-    ways_round: tuple[str, ...] = ("allow_nonfinite", "allow_other_task")
+    ways_round: tuple[str, ...] = ("allow_nonfinite", "allow_other_task", "rerun")
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -185,7 +185,7 @@ def _rows_to_do(
     flags = store.flags()[rows]  # before the checksums: other workers write these first
     committed = store.completed()[rows]
     if not options.rerun:
-        _refuse_to_overwrite(store, rows[~committed & (flags != 0)])
+        _refuse_to_overwrite(store, rows[~committed & (flags != 0)], options)
     unflagged = rows[committed & (flags != 1)]
     if len(unflagged):  # a writer died between checksum and flag
         with RowWriter(store) as writer:
@@ -196,7 +196,7 @@ def _rows_to_do(
     return rows[~committed]
 
 
-def _refuse_to_overwrite(store: Store, rows: NDArray[np.int64]) -> None:
+def _refuse_to_overwrite(store: Store, rows: NDArray[np.int64], options: FillOptions) -> None:
     """Raise StoreError if flagged rows without a checksum are whole: another program's work."""
     if len(rows):  # a worker that computes rows again takes them back, flag first
         rows = rows[(store.flags()[rows] != 0) & ~store.completed_among(rows)]
@@ -204,7 +204,8 @@ def _refuse_to_overwrite(store: Store, rows: NDArray[np.int64]) -> None:
     if good:
         raise StoreError(
             f"{len(good)} rows of {store.path} were written by another program (the first is "
-            f"{good[0]}): adopt them (coar verify), drop them there, or compute them again (rerun)"
+            f"{good[0]}): adopt them (coar verify), or drop them there"
+            + (", or compute them again (rerun)" if "rerun" in options.ways_round else "")
         )
 
 

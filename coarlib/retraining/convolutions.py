@@ -23,6 +23,7 @@ __all__ = ["COMPILING", "are_ready", "compile_layers", "computes", "convolution"
 COMPILING = 4.0  # seconds of training after which compiling, which takes about 2, soon pays
 _ITEM = 4  # bytes
 _CACHED = 2**20  # bytes, half a level-2 cache
+_MOST = 2**30  # bytes of a channel, with what padding adds: tables hold 32 bits
 _ROW = 16  # of a tap's weights: BLOCK of them
 Shape = tuple[int, ...]
 Table = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -46,8 +47,9 @@ def compile_layers() -> None:
 
 
 def computes(x: torch.Tensor) -> bool:
-    """Whether layers are computed here for such activations."""
-    fits = x.dtype == torch.float32 and x.device.type == "cpu"
+    """Whether layers are computed here for such activations [K, B, C, H, W]."""
+    channel = _ITEM * x[0, :, 0].numel()
+    fits = x.dtype == torch.float32 and x.device.type == "cpu" and channel < _MOST
     return fits and not torch.is_autocast_enabled("cpu")
 
 

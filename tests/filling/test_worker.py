@@ -142,4 +142,6 @@ def test_rows_of_another_program_are_not_computed_over_unless_told(store):
     del mapped
     with pytest.raises(StoreError, match=r"1 rows .* by another program \(the first is 3\)"):
         fill(store, linear(), np.arange(6), CPU)
+    with pytest.raises(StoreError, match=r"or drop them there$"):  # who calls it has no rerun
+        fill(store, linear(), np.arange(6), CPU, FillOptions(ways_round=()))
     assert fill(store, linear(), np.arange(6), CPU, FillOptions(rerun=True)).written == 6

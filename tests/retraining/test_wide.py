@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from coarlib.errors import TaskError
 from coarlib.retraining import Trainer, train_many, vectorised
 from coarlib.retraining import stack as stacks
-from coarlib.retraining.convolutions import max_pool
+from coarlib.retraining.convolutions import computes, max_pool
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.probe import probe_stack
 from coarlib.retraining.vectorised import probed, train_stack
@@ -333,3 +333,8 @@ def test_layers_are_compiled_once_training_has_taken_as_long(monkeypatch):
         train_stack(recipe, subsets, range(2), CPU)
         assert compiled == [True]
         assert "batch_last" in probed(recipe, CPU).ways
+
+
+def test_channels_that_tables_of_32_bits_do_not_reach_are_left_to_torch():
+    image = torch.zeros(1).expand(2, 4096, 3, 384, 384)  # 2.4 GB a channel, of which one number is
+    assert not computes(image) and computes(image[:, :64])

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows_per_batch=args.rows_per_batch,
         allow_nonfinite=args.allow_nonfinite,
         claim=args.claim,
-        ways_round=("allow_nonfinite",),
+        ways_round=("allow_nonfinite", "rerun"),
         origin={"task": args.task, "settings": args.set, "directory": str(Path.cwd())},
     )
     device = resolve_device(args.device, args.threads)
