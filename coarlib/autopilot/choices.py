@@ -77,9 +77,9 @@ def choose(
     """
     have = now.amounts
     told = math.isfinite(now.scores.mean_low)  # else too few judge
-    reached = goal.until is not None and now.scores.mean >= goal.until and told
+    reached = goal.until is not None and now.scores.mean >= goal.until
     below = now.scores.mean - now.scores.mean_low
-    if goal.until is not None and reached and below <= WIDE:
+    if goal.until is not None and reached and below <= WIDE:  # not where it is NaN
         return have, f"stop: {verdict(goal.until, now.scores)}"
     if goal.minutes is not None and seconds > 60 * goal.minutes:
         return have, f"stop: {goal.minutes:g} minutes are over"
@@ -95,7 +95,8 @@ def choose(
     reason = _reason(what, gain)
     if reached:
         what, gain = "rows" if holdings.no_passes else "trials", 0.0
-        reason = f"more {WORDS[what]}: {goal.until:g} is reached, but may be {below:.2f} less"
+        so = f"but may be {below:.2f} less" if told else "by too few for an interval"
+        reason = f"more {WORDS[what]}: {goal.until:g} is reached, {so}"
     grown = _grown(have, what, _step(now, gain, goal), holdings)
     if goal.budget is None or grown.cost <= goal.budget:
         return grown, reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ MATTERS = 0.9  # of the squared effects the opened groups hold
 
 
 def coarse_goal(goal: Goal) -> Goal:
-    """Return the goal for groups: part of the budget, or until doubling brings little."""
+    """Return the goal for groups: part of the budget, or the same correlation."""
     if goal.budget is None:
-        return replace(goal, until=None)
+        return goal
     return Goal(budget=max(FIRST.cost, round(SHARE * goal.budget)), minutes=goal.minutes)
 
 

@@ -17,6 +17,7 @@ import coarlib as cl
 from coarlib.ablation import ComponentTask, Hierarchy, find_components
 from coarlib.autopilot import run
 from coarlib.autopilot.choices import FIRST, ROWS_ALONE, WIDE, Goal, choose, verdict
+from coarlib.autopilot.groups import coarse_goal
 from coarlib.autopilot.holdings import Amounts, Holdings
 from coarlib.autopilot.judge import (
     BIAS,
@@ -225,6 +226,9 @@ def test_what_brings_more_for_its_cost_is_bought():
     assert more == Amounts(8, 64, 0, 96 + 56)
     assert why == "more trials: 0.5 is reached, but may be 0.15 less"
     assert choice(Forecast(0.1, 0.0), Goal(until=0.5, budget=296), wide)[0] == have
+    few = judged(have, low=math.nan)
+    more, why = choice(Forecast(0.1, 0.0), Goal(until=0.5), few)
+    assert more.trials == 96 + 56 and why.endswith("0.5 is reached, by too few for an interval")
     far = SimpleNamespace(mean=0.6, mean_low=0.58, mean_high=0.62, unit="trials")
     far = Judgement(have, far, 0.9, None)
     assert choice(Forecast(0.004, 0.001), Goal(until=0.7), far)[1].startswith(
@@ -403,6 +407,12 @@ def test_leaving_out_alone_is_bought_where_it_tells_all(tmp_path):
     now, _ = pursue(holdings, Goal(until=0.97), lambda *line: noted.append(line), 0.0)
     assert now.amounts.alone == 160 and now.scores.mean > 0.97
     assert now.amounts.cost < 400 and any("to try it" in why for _, why in noted)
+
+
+def test_groups_are_bought_no_longer_than_members():
+    assert coarse_goal(Goal(until=0.8)) == Goal(until=0.8) and coarse_goal(Goal()) == Goal()
+    assert coarse_goal(Goal(until=0.8, budget=400, minutes=3)) == Goal(budget=100, minutes=3)
+    assert coarse_goal(Goal(budget=100)).budget == FIRST.cost
 
 
 class Halves(torch.nn.Module):
