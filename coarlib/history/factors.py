@@ -74,7 +74,7 @@ class Factored:
 
     def flat(self) -> torch.Tensor:
         """Multiply the factors of every row, ``[Z, R · K, p]``."""
-        return self.joined(1).flatten(3).flatten(1, 2)
+        return _by_update(self.joined(1), self.left)
 
     def summed(self) -> Full:
         """Multiply the factors of all rows at once."""
@@ -85,16 +85,20 @@ class Factored:
         """Scale the left factors."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int) -> torch.Tensor:
-        """Sum over groups of ``nodes`` rows, ``[Z, R / nodes, K, out, in]``."""
+    def joined(self, nodes: int, groups: torch.Tensor | None = None) -> torch.Tensor:
+        """Sum over groups of ``nodes`` rows, ``[G, K, out, in]``.
+
+        Of the Z · R / nodes groups, those numbered ``groups`` [G]; all if not given.
+        """
         outputs, updates, rows, _, width = self.left.shape
-        groups = rows // nodes
-        left = self.left.reshape(outputs, updates, groups, -1, width)
+        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)
+        left = left if groups is None else left[:, groups]
         if self.right is None:
-            return left.sum(3).permute(1, 2, 0, 3)[..., None]
-        left = left.permute(1, 2, 0, 4, 3).reshape(updates * groups, outputs * width, -1)
-        right = self.right.reshape(updates * groups, -1, self.right.shape[3])
-        return torch.bmm(left, right).view(updates, groups, outputs, width, -1)
+            return left.sum(2).permute(1, 0, 2)[..., None]
+        left = left.permute(1, 0, 3, 2).reshape(left.shape[1], outputs * width, -1)
+        right = self.right.reshape(updates * rows // nodes, -1, self.right.shape[3])
+        right = right if groups is None else right[groups]
+        return torch.bmm(left, right).unflatten(1, (outputs, width))
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Multiply by the inputs first where that writes less than the full gradients."""
@@ -128,7 +132,7 @@ class Looked:
 
     def flat(self) -> torch.Tensor:
         """Add every row's δ up by token, ``[Z, R · K, p]``."""
-        return self.joined(1).flatten(3).flatten(1, 2)
+        return _by_update(self.joined(1), self.left)
 
     def summed(self) -> Full:
         """Add all rows' δ up by token."""
@@ -139,14 +143,16 @@ class Looked:
         """Scale δ."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int) -> torch.Tensor:
-        """As :meth:`Factored.joined`, ``[Z, R / nodes, K, count, width]``."""
+    def joined(self, nodes: int, groups: torch.Tensor | None = None) -> torch.Tensor:
+        """As :meth:`Factored.joined`, ``[G, K, count, width]``."""
         outputs, updates, rows, _, width = self.left.shape
-        groups = rows // nodes
-        left = self.left.reshape(outputs, updates, groups, -1, width).permute(1, 2, 0, 3, 4)
-        tokens = self.tokens.reshape(updates, groups, 1, -1, 1).expand(left.shape)
-        found = left.new_zeros(updates, groups, outputs, self.count, width)
-        return found.scatter_add_(3, tokens, left)
+        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)
+        tokens = self.tokens.reshape(updates * rows // nodes, 1, -1, 1)
+        if groups is not None:
+            left, tokens = left[:, groups], tokens[groups]
+        left = left.permute(1, 0, 2, 3)
+        found = left.new_zeros(len(left), outputs, self.count, width)
+        return found.scatter_add_(2, tokens.expand(left.shape), left)
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Look the queries up where that writes less than the full gradients."""
@@ -163,8 +169,15 @@ class Looked:
 Outer = Factored | Looked
 
 
+def _by_update(joined: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Lay out gradients ``[Z · R, K, …]`` as ``[Z, R · K, p]``; ``left`` is [K, Z, R, …]."""
+    return joined.reshape(left.shape[1], left.shape[2] * left.shape[0], -1)
+
+
 def together(parts: Sequence[Outer]) -> Outer:
     """Lay the positions of several calls of one layer end to end."""
+    if len(parts) == 1:
+        return parts[0]
     first, left = parts[0], torch.cat([part.left for part in parts], 3)
     if isinstance(first, Looked):
         tokens = [part.tokens for part in parts if isinstance(part, Looked)]

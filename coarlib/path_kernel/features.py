@@ -144,7 +144,6 @@ class Features:
     ) -> Nodes:
         """Return the midpoint of the ``good`` pairs [S · n] and nodes inside the other updates."""
         pair, integral = good.nonzero().squeeze(1), integral.flatten(0, 1)
-        self.quadrature.evaluations += len(pair)
         half = torch.full_like(pair, 0.5, dtype=integral.dtype)
         middle = Nodes(pair, half, torch.ones_like(half), integral)
         if len(pair) == len(good):

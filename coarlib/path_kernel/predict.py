@@ -135,8 +135,8 @@ class _Sums:
         if wrong.any():
             which, column = wrong.nonzero(as_tuple=True)
             ends = (values[wrong] for values in (earlier, later))
-            found = self._quadrature.nodes(segments, which, self._points[column], *ends)
-            total[wrong] = found.integral
+            of_points = self._points[column]
+            total[wrong] = self._quadrature.integral(segments, which, of_points, *ends)
         off = (later - earlier - total).double()
         decay = self._decay(numbers, path).double()
         self._moved += total.double().sum(0) - decay

@@ -12,6 +12,10 @@ the gradient left of it plus 1 - t times the one right of it, for all outputs at
 weight of the first of two nodes is fitted to the K known changes; not where K = 1, when the fit
 would consume the measured error. The place of a split follows from
 f(a) + s1 (t - a) = f(b) - s2 (b - t); splits alternate between it and the middle.
+
+A slope costs a fraction of the gradients of K > 1 outputs. So at the end the midpoint is tried
+again, in every interval of two nodes and in neighbours taken together, and kept where its measured
+error is within the interval's share of the tolerance.
 """
 
 from __future__ import annotations
@@ -22,9 +26,7 @@ from typing import Protocol
 import torch
 
 from coarlib.errors import HistoryError
-
-GAUSS_2 = 0.5 - 0.5 / 3**0.5
-"""First node of the two-point rule on [0, 1]; the second is 1 minus it, both weights 1/2."""
+from coarlib.path_kernel.intervals import GAUSS_2, Intervals
 
 DEFAULT_TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-5}
 ROUNDING = 32.0
@@ -34,8 +36,6 @@ MAX_ROUNDS = 40
 MAX_INTERVALS = {torch.float64: 256, torch.float32: 64}
 """Parts of one point's update (in float32 rounding leaves nothing to more of them); the residual
 that is left then is reported."""
-
-_KINK_MARGIN = 0.02
 
 
 def checked_tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
@@ -101,7 +101,6 @@ class Quadrature:
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
-        self.evaluations = 0
 
     def allowed(
         self, before: torch.Tensor, after: torch.Tensor, share: torch.Tensor | float = 1.0
@@ -136,95 +135,26 @@ class Quadrature:
         share : float [n] or float
             Of the tolerance.
         """
-        pool = _Pool(before.new_zeros(0, 2), points.new_zeros(0))
         refine = _Refinement(segments, which, points, self.allowed(before, after, share))
-        integral = refine.run(before, after, pool)
-        self.evaluations += len(pool.rows)
-        return Nodes(pool.pairs, pool.rows[:, 0], pool.rows[:, 1], integral)
+        found = refine.by_middles(refine.run(before, after))
+        offset, share_1 = found.width * found.first, found.share
+        alpha = torch.cat([found.a + offset, found.b - offset])
+        weight = torch.cat([found.width * share_1, found.width * (1 - share_1)])
+        used = weight > 0
+        pair = found.point.repeat(2)
+        return Nodes(pair[used], alpha[used], weight[used], refine.integral(found))
 
-
-def _share(
-    change: torch.Tensor,
-    slope_1: torch.Tensor,
-    slope_2: torch.Tensor,
-    share: torch.Tensor,
-    allowed: torch.Tensor,
-) -> torch.Tensor:
-    """Fit the first node's weight [I] to the changes [I, K] where ``share`` is not good enough."""
-    if change.shape[1] == 1:
-        return share
-    jump = slope_1 - slope_2
-    error = (change - slope_2 - share[:, None] * jump).abs().amax(1)
-    norm = jump.square().sum(1).clamp(min=torch.finfo(change.dtype).tiny)
-    fitted = (((change - slope_2) * jump).sum(1) / norm).clamp(0, 1)
-    return torch.where(error > allowed, fitted, share)
-
-
-class _Pool:
-    """Accepted nodes."""
-
-    def __init__(self, rows: torch.Tensor, pairs: torch.Tensor) -> None:
-        self.rows, self.pairs = rows, pairs
-
-    def add(self, pairs: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor) -> None:
-        self.rows = torch.cat([self.rows, torch.stack([alpha, weight], 1)])
-        self.pairs = torch.cat([self.pairs, pairs])
-
-
-@dataclass
-class _Intervals:
-    """Parts [a, b] of the update of single points, with values and slopes at two Gauss nodes."""
-
-    point: torch.Tensor  # [I]
-    a: torch.Tensor
-    b: torch.Tensor
-    at_a: torch.Tensor  # [I, K]
-    at_b: torch.Tensor
-    slope_1: torch.Tensor
-    slope_2: torch.Tensor
-    share: torch.Tensor  # [I], weight of the first node
-
-    @property
-    def width(self) -> torch.Tensor:
-        return self.b - self.a
-
-    @property
-    def integral(self) -> torch.Tensor:
-        share = self.share[:, None]
-        return self.width[:, None] * (share * self.slope_1 + (1 - share) * self.slope_2)
-
-    @property
-    def errors(self) -> torch.Tensor:
-        return (self.at_b - self.at_a - self.integral).abs()
-
-    def pick(self, rows: torch.Tensor) -> _Intervals:
-        return _Intervals(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def join(self, other: _Intervals) -> _Intervals:
-        return _Intervals(
-            *(
-                torch.cat([getattr(self, name), getattr(other, name)])
-                for name in self.__dataclass_fields__
-            )
-        )
-
-    def fit(self, allowed: torch.Tensor) -> None:
-        """Fit the weights of intervals whose error is above ``allowed [I]``."""
-        width = self.width[:, None]
-        slopes = (self.slope_1 * width, self.slope_2 * width)
-        self.share = _share(self.at_b - self.at_a, *slopes, self.share, allowed)
-
-    def kink(self) -> torch.Tensor:
-        """Where a single kink would explain each interval's error; the middle where none would."""
-        worst = self.errors.argmax(1, keepdim=True)
-        slope_1, slope_2, at_a, at_b = (
-            values.gather(1, worst).squeeze(1)
-            for values in (self.slope_1, self.slope_2, self.at_a, self.at_b)
-        )
-        place = (at_b - at_a + slope_1 * self.a - slope_2 * self.b) / (slope_1 - slope_2)
-        margin = _KINK_MARGIN * self.width
-        inside = (place > self.a + margin) & (place < self.b - margin)
-        return torch.where(inside, place, (self.a + self.b) / 2)
+    def integral(
+        self,
+        segments: Measured,
+        which: torch.Tensor,
+        points: torch.Tensor,
+        before: torch.Tensor,
+        after: torch.Tensor,
+    ) -> torch.Tensor:
+        """Integrate slopes alone, to the tolerance, ``[n, K]``; arguments as :meth:`nodes`."""
+        refine = _Refinement(segments, which, points, self.allowed(before, after))
+        return refine.integral(refine.run(before, after))
 
 
 class _Refinement:
@@ -242,8 +172,8 @@ class _Refinement:
         self._noise = float(tolerance.min()) / ROUNDING
         self._most = MAX_INTERVALS.get(tolerance.dtype, 64)
 
-    def run(self, before: torch.Tensor, after: torch.Tensor, pool: _Pool) -> torch.Tensor:
-        """Add nodes of all points to the pool; return their integrals [n, K]."""
+    def run(self, before: torch.Tensor, after: torch.Tensor) -> Intervals:
+        """Return the parts of all points' updates, with two nodes each."""
         every = torch.arange(len(self._points), device=before.device)
         zeros = before.new_zeros(len(every))
         whole = self._measured(every, zeros, zeros + 1, before, after, whole=True)
@@ -260,14 +190,53 @@ class _Refinement:
             open_ = self._halves(split.pick(usable.nonzero().squeeze(1)), place[usable])
             if len(open_.point) == 0:
                 break
-        found = open_.join(done)
-        offset = found.width * GAUSS_2
-        for alpha, share in ((found.a + offset, found.share), (found.b - offset, 1 - found.share)):
-            used = share > 0
-            pool.add(found.point[used], alpha[used], (found.width * share)[used])
-        return torch.zeros_like(before).index_add_(0, found.point, found.integral)
+        return open_.join(done)
 
-    def _too_large(self, all_: _Intervals) -> tuple[_Intervals, _Intervals]:
+    def integral(self, found: Intervals) -> torch.Tensor:
+        """Add up the parts of each point, [n, K]."""
+        total = found.at_a.new_zeros(len(self._points), found.at_a.shape[1])
+        return total.index_add_(0, found.point, found.integral)
+
+    def by_middles(self, found: Intervals) -> Intervals:
+        """Take single nodes, and intervals two by two, where the tolerance allows and it saves."""
+        if found.at_a.shape[1] == 1:
+            return found
+        two = ((found.share > 0) & (found.share < 1)).nonzero().squeeze(1)
+        found = self._replaced(found, two, two)
+        found = found.pick((found.point + found.a.double()).argsort())
+        begins = torch.ones_like(found.point, dtype=torch.bool)
+        begins[1:] = found.point[1:] != found.point[:-1]
+        every = torch.arange(len(begins), device=begins.device)
+        odd = (every - torch.where(begins, every, 0).cummax(0).values) % 2 == 1
+        right = odd.nonzero().squeeze(1)
+        return self._replaced(found, right - 1, right)
+
+    def _replaced(self, found: Intervals, left: torch.Tensor, right: torch.Tensor) -> Intervals:
+        """Replace intervals ``left`` to ``right`` [C] by the midpoint rule where it will do."""
+        if len(left) == 0:
+            return found
+        point, a, b = found.point[left], found.a[left], found.b[right]
+        which, points = self._which[point], self._points[point]
+        slope = self._segments.slopes_at(which, points, (a + b) / 2)
+        ends = found.at_a[left], found.at_b[right]
+        tried = Intervals(
+            point, a, b, *ends, slope, slope, torch.ones_like(a), torch.full_like(a, 0.5)
+        )
+        now, later = found.errors.amax(1), tried.errors.amax(1)
+        before = torch.where(left == right, now[left], now[left] + now[right])
+        count = len(self._points)
+        total = now.new_zeros(count).index_add_(0, found.point, now)
+        parts = now.new_zeros(count).index_add_(0, found.point, torch.ones_like(now))
+        allowed = self._tolerance / parts.clamp(min=1) / 2
+        fine = later <= torch.maximum(before, allowed[point])
+        total.index_add_(0, point[fine], (later - before)[fine])
+        fine &= (total <= self._tolerance)[point]
+        kept = torch.ones_like(found.point, dtype=torch.bool)
+        kept[left[fine]] = kept[right[fine]] = False
+        rows = (part.nonzero().squeeze(1) for part in (kept, fine))
+        return found.pick(next(rows)).join(tried.pick(next(rows)))
+
+    def _too_large(self, all_: Intervals) -> tuple[Intervals, Intervals]:
         """Separate the intervals to split: the largest errors of points above their tolerance."""
         error = all_.errors.amax(1)
         count = len(self._points)
@@ -278,7 +247,7 @@ class _Refinement:
         chosen = open_[all_.point] & (error > allowed[all_.point])
         return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))
 
-    def _halves(self, split: _Intervals, place: torch.Tensor) -> _Intervals:
+    def _halves(self, split: Intervals, place: torch.Tensor) -> Intervals:
         which, points = self._which[split.point], self._points[split.point]
         at = self._segments.values_at(which, points, place)
         left = (split.point, split.a, place, split.at_a, at)
@@ -295,7 +264,7 @@ class _Refinement:
         at_b: torch.Tensor,
         *,
         whole: bool = False,
-    ) -> _Intervals:
+    ) -> Intervals:
         offset = (b - a) * GAUSS_2
         which, points = self._which[point], self._points[point]
         if whole:
@@ -305,4 +274,5 @@ class _Refinement:
             alpha = torch.cat([a + offset, b - offset])
             both = self._segments.slopes_at(which.repeat(2), points.repeat(2), alpha)
             slopes = list(both.chunk(2))
-        return _Intervals(point, a, b, at_a, at_b, slopes[0], slopes[1], torch.full_like(a, 0.5))
+        share, first = torch.full_like(a, 0.5), torch.full_like(a, GAUSS_2)
+        return Intervals(point, a, b, at_a, at_b, slopes[0], slopes[1], share, first)

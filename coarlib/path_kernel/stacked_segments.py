@@ -21,6 +21,8 @@ from coarlib.path_kernel.quadrature import Nodes
 
 LIVE_COPIES = 4
 """Values of a pass that live at a time, over those that its forward pass writes, about."""
+SPREAD = 2
+"""Pairs go together that have up to so many times the nodes of another."""
 SAME = 1e-3
 """Largest relative difference of gradients that may be rounding (of float32)."""
 
@@ -162,27 +164,22 @@ class StackedIntegrals:
         pairs, outputs = len(self.segments) * len(points), nodes.integral.shape[1]
         counts = torch.bincount(nodes.pair, minlength=pairs)
         order, starts = nodes.pair.argsort(stable=True), counts.cumsum(0) - counts
-        powers = 2 ** (counts.clamp(min=2) - 1).double().log2().floor().long().add(1)
-        slots = torch.where(4 * counts <= 3 * powers, 3 * powers // 4, powers)  # 1, 2, 3, 4, 6, 8 …
         theta = {name: self.segments.theta[name] for name in self.tracked}
         phi: Tensors = {}
-        live = self.segments.live // (LIVE_COPIES + outputs)
-        for size in slots.unique().tolist():
-            chosen = (slots == size).nonzero().squeeze(1)
+        for part, size in self._parts(counts, nodes):
             inside = torch.arange(size, device=points.device)
-            for part in chosen.split(max(1, live // size)):
-                taken = inside < counts[part][:, None]
-                node = order[torch.where(taken, starts[part][:, None] + inside, 0)]
-                place = nodes.alpha[node], nodes.weight[node] * taken
-                found = self._sums(part // len(points), points[part % len(points)], *place)
-                if len(part) == pairs:
-                    phi = found
-                    continue
-                for name, values in theta.items():
-                    if name in found and name not in phi:
-                        phi[name] = values.new_empty(pairs, outputs, *values.shape[1:])
-                    if name in found:
-                        phi[name].index_copy_(0, part, found[name])
+            taken = inside < counts[part][:, None]
+            node = order[torch.where(taken, starts[part][:, None] + inside, 0)]
+            place = nodes.alpha[node], nodes.weight[node] * taken
+            found = self._sums(part // len(points), points[part % len(points)], *place)
+            if len(part) == pairs:
+                phi = found
+                continue
+            for name, values in theta.items():
+                if name in found and name not in phi:
+                    phi[name] = values.new_empty(pairs, outputs, *values.shape[1:])
+                if name in found:
+                    phi[name].index_copy_(0, part, found[name])
         shape = len(self.segments), len(points), outputs
         return {
             name: phi[name].view(*shape, *values.shape[1:])
@@ -190,6 +187,19 @@ class StackedIntegrals:
             else values.new_zeros(*shape, *values.shape[1:])
             for name, values in theta.items()
         }
+
+    def _parts(self, counts: torch.Tensor, nodes: Nodes) -> list[tuple[torch.Tensor, int]]:
+        """Group pairs of about as many nodes ``counts``; each group with the most of them."""
+        most = max(1, self.segments.live // (LIVE_COPIES + nodes.integral.shape[1]))
+        ordered, pairs = counts.sort(stable=True)
+        many, found, begin = ordered.tolist(), [], 0
+        while begin < len(many):
+            end = begin + 1
+            while end < len(many) and _fits(end + 1 - begin, many[begin], many[end], most):
+                end += 1
+            found.append((pairs[begin:end].sort().values, many[end - 1]))
+            begin = end
+        return found
 
     def _sums(
         self, which: torch.Tensor, points: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
@@ -205,14 +215,21 @@ class StackedIntegrals:
         found = self.segments.queries.gradients_of_stack(
             self.segments.model, stack, repeated, weights
         )
+        groups = None if grid.size == len(which) else grid.slots
         sums = {}
         for name in self.tracked:
             if name in found:
-                summed = found[name].joined(nodes).flatten(0, 1)
-                summed = summed if len(summed) == len(which) else summed[grid.slots]
                 shape = self.segments.theta[name].shape[1:]
-                sums[name] = summed.reshape(len(which), outputs, *shape)
+                sums[name] = found[name].joined(nodes, groups).reshape(-1, outputs, *shape)
         return sums
+
+
+def _fits(pairs: int, fewest: int, longest: int, most: int) -> bool:
+    """Whether so many pairs of ``fewest`` to ``longest`` nodes may go together."""
+    alike = longest == 1 or (
+        fewest > 1 and longest <= SPREAD * fewest
+    )  # single nodes are midpoints
+    return alike and pairs * longest <= most
 
 
 def stacked_model(
