@@ -65,9 +65,13 @@ class TunedTask(MeasuringTask):
             if probed and names:
                 self.batch_size = self._size_in(names[0])
             precision = choose_precision(device, names, self._outputs_in, self._seconds_in)
+            if precision not in names[:1]:  # whose batch was found
+                self.batch_size = start
         self._compute_in(precision)
         if probed:
-            self.batch_size = announced_batch(device, self._run_batch, len(self._examples), start)
+            self.batch_size = announced_batch(
+                device, self._run_batch, len(self._examples), self.batch_size
+            )
         if self.compiled:
             self._compile()
 

@@ -73,20 +73,29 @@ def test_an_accelerator_is_probed_and_announced(capsys):
     assert f"cpu: {size} examples a forward pass" in capsys.readouterr().err
 
 
-def test_precisions_are_compared_at_a_batch_that_keeps_an_accelerator_at_work(monkeypatch):
-    task, seen = small_task(), []
+@pytest.mark.parametrize(("chosen", "next_size"), [("none", 4), ("bf16", 40)])
+def test_precisions_are_compared_at_a_batch_that_keeps_an_accelerator_at_work(
+    monkeypatch, chosen, next_size
+):
+    """That of the first one is not looked for again, where it is chosen."""
+    task, seen, sizes = small_task(), [], []
 
     def choose(device, names, measure, seconds):
         seen.append((task.batch_size, seconds("none")))
-        return "none"
+        sizes.clear()
+        return chosen
+
+    def run(size):
+        sizes.append(size)
+        time.sleep(2e-3)  # bound by launching
 
     monkeypatch.setattr(tuned, "native", lambda device: ["bf16"])
     monkeypatch.setattr(tuned, "choose_precision", choose)
-    monkeypatch.setattr(task, "_run_batch", lambda size: time.sleep(2e-3))  # bound by launching
+    monkeypatch.setattr(task, "_run_batch", run)
     task._device, task.batch_size = torch.device("mps"), 4
     task._open = True
     task._settle()
-    assert seen[0][0] == 40 == task.batch_size
+    assert seen[0][0] == 40 == task.batch_size and sizes[0] == next_size
     assert 2e-3 / 40 <= seen[0][1] < 2e-2 / 40
 
 
