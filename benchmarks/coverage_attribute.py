@@ -24,16 +24,18 @@ from coarlib.gradient_passes.plan import on_path
 from coarlib.regression import ArrayRows
 
 FEATURES, LAYERS, ROWS, FRACTION = 60, 6, 4, 0.1
-TARGETS = 20
-SIZES = ((16, 24), (16, 80), (32, 48), (64, 96))  # gradient passes, trials
+SIZES = (  # targets, gradient passes, trials
+    *((20, 16, 24), (20, 16, 80), (20, 32, 48), (20, 64, 96)),
+    *((1, 16, 80), (1, 64, 96), (1, 64, 400), (100, 32, 48)),
+)
 UNEXPLAINED = (0.2, 0.5)
-CASE = ("passes", "trials", "unexplained")
+CASE = ("targets", "passes", "trials", "unexplained")
 SEED, TOO_LARGE, NOISE_OF_SLOPES = 20_261_128, 1.1, 3.0
 
 
-def world(rng, passes, trials, unexplained):
+def world(rng, targets, passes, trials, unexplained):
     """Return what was bought of a world, and its true weights [N, T]."""
-    size, targets = rng.lognormal(0, 1, FEATURES), TARGETS
+    size = rng.lognormal(0, 1, FEATURES)
     alike = rng.normal(size=(FEATURES, 3)) @ rng.normal(size=(3, targets)) / 2
     weight = size[:, None] * (0.3 + alike + rng.normal(size=(FEATURES, targets)))
     variance = FRACTION * (1 - FRACTION) * np.square(weight).sum(0)
