@@ -87,13 +87,8 @@ def convolution(  # noqa: PLR0917
     weight = weight.reshape(groups, layer.out_channels // layer.groups, weight.shape[2], -1)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias.reshape(groups, -1)
     x = x.contiguous().view(groups, -1, x.shape[2] * x.shape[3], x.shape[4])
-    size, found = plan.size, x
-    if window is None:
-        found = _Convolution.apply(x, weight, bias, plan, relu)
-    else:
-        size = size[0] // window[0], size[1] // window[1]
-        found = _PooledConvolution.apply(x, weight, bias, plan, window, relu)
-    found = found.view(models, -1, *size, x.shape[3])
+    found: torch.Tensor = _Convolution.apply(x, weight, bias, plan, window, relu)
+    found = found.view(models, -1, *found.shape[2:])
     return found[..., :batch] if batch % LANES else found
 
 
@@ -171,7 +166,10 @@ def _of_taps(plan: _Plan, batch: int, taps: int) -> Table:
 
 
 class _Convolution(torch.autograd.Function):
-    """Of x [G, C, P, B], weight [G, O, C, T] and bias [G, O], G models times groups."""
+    """Of x [G, C, P, B], weight [G, O, C, T] and bias [G, O], G models times groups.
+
+    Between it and the max pool or ReLU that may follow, some groups at a time stay in the cache.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0917
@@ -180,83 +178,28 @@ class _Convolution(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor,
         plan: _Plan,
-        relu: bool,
-    ) -> torch.Tensor:
-        ctx.plan = plan
-        places = plan.size[0] * plan.size[1]
-        found = x.new_empty(len(x), weight.shape[1], places, x.shape[3])
-        table = _forwards(plan, x.shape[3])
-        _in_threads(_correlated, x, weight, bias, found, table=(*table, relu))
-        ctx.save_for_backward(x, weight, *[found] * relu)
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from coarlib.retraining.kernels import add_up, pass_relu
-
-        x, weight, *found = ctx.saved_tensors
-        plan, gradient, batch = ctx.plan, gradient.contiguous(), x.shape[3]
-        of_x = of_weight = None
-        if found:
-            passed = gradient.new_empty(gradient.shape)
-            of_bias = gradient.new_empty(weight.shape[:2])
-            flat = (part.flatten(2) for part in (gradient, *found, passed))
-            _in_threads(pass_relu, *flat, of_bias, table=())
-            gradient = passed
-        else:
-            of_bias = gradient.sum((2, 3))
-        if ctx.needs_input_grad[0]:
-            of_x = x.new_empty(x.shape)
-            table = _backwards(plan, batch, x.shape[2])
-            turned, none = weight.transpose(1, 2), x.new_zeros(x.shape[:2])
-            _in_threads(_correlated, gradient, turned, none, of_x, table=(*table, False))
-        if ctx.needs_input_grad[1]:
-            of_weight = weight.new_empty(weight.shape)
-            table = _of_taps(plan, batch, weight.shape[3])
-            _in_threads(add_up, gradient, x, of_weight, table=table)
-        return of_x, of_weight, of_bias, None, None
-
-
-class _PooledConvolution(torch.autograd.Function):
-    """The same through a max pool; between them, some groups at a time stay in the cache."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        plan: _Plan,
-        window: tuple[int, int],
+        window: tuple[int, int] | None,
         relu: bool,
     ) -> torch.Tensor:
         ctx.plan, ctx.window = plan, window
-        size = plan.size[0] // window[0], plan.size[1] // window[1]
+        height, width = window or (1, 1)
+        size = plan.size[0] // height, plan.size[1] // width
         found = x.new_empty(*weight.shape[:2], *size, x.shape[3])
-        which = torch.empty_like(found, dtype=torch.int32)
-        _in_threads(_pooled, x, weight, bias, found, which, table=(plan, window, relu))
-        ctx.save_for_backward(x, weight, which, *[found] * relu)
+        which = torch.empty_like(found if window else found[:, :0], dtype=torch.int32)
+        _in_threads(_forward, x, weight, bias, found, which, table=(plan, window, relu))
+        ctx.save_for_backward(x, weight, which, found if relu else found[:, :0])
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from coarlib.retraining.kernels import pass_relu
-
-        x, weight, which, *found = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        if found:
-            of_bias, passed = gradient.new_empty(weight.shape[:2]), torch.empty_like(gradient)
-            flat = (part.flatten(2) for part in (gradient, *found, passed))
-            _in_threads(pass_relu, *flat, of_bias, table=())
-        else:
-            of_bias = gradient.sum((2, 3, 4))
-        of_x = x.new_empty(x.shape if ctx.needs_input_grad[0] else (len(x), 0))
-        of_weight = weight.new_empty(weight.shape)
-        every = gradient, which, x, weight, of_x, of_weight
-        _in_threads(_pooled_back, *every, table=(ctx.plan, ctx.window))
-        return of_x if ctx.needs_input_grad[0] else None, of_weight, of_bias, None, None, None
+        x, weight, which, found = ctx.saved_tensors
+        wanted, gradient = ctx.needs_input_grad[0], gradient.contiguous()
+        of_x = x.new_empty(x.shape if wanted else (len(x), 0))
+        of_weight, of_bias = torch.empty_like(weight), weight.new_empty(weight.shape[:2])
+        every = gradient, found, which, x, weight, of_x, of_weight, of_bias
+        _in_threads(_backward, *every, table=(ctx.plan, ctx.window))
+        return of_x if wanted else None, of_weight, of_bias, None, None, None
 
 
 class _MaxPool(torch.autograd.Function):
@@ -332,48 +275,65 @@ def _correlated(  # noqa: PLR0917
     correlate(x, weights, biases, starts, table, out, relu)
 
 
-def _pooled(  # noqa: PLR0917
+def _forward(  # noqa: PLR0917
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
     out: NDArray[np.float32],
     which: NDArray[np.int32],
     plan: _Plan,
-    window: tuple[int, int],
+    window: tuple[int, int] | None,
     relu: bool,
 ) -> None:
     from coarlib.retraining.pool_kernels import pool
 
-    table, within = _forwards(plan, x.shape[3]), _window(window, plan.size[1], x.shape[3])
+    table = _forwards(plan, x.shape[3])
+    if window is None:
+        _correlated(x, weight, bias, out.reshape(*out.shape[:2], -1, x.shape[3]), *table, relu)
+        return
+    within = _window(window, plan.size[1], x.shape[3])
     for part, between, images in _parts(plan, weight, x.shape[3]):
         _correlated(x[part], weight[part], bias[part], between, *table, False)
         to, taps = (values[part].reshape(-1, *values.shape[2:]) for values in (out, which))
         pool(images, to, taps, *window, within, relu)
 
 
-def _pooled_back(  # noqa: PLR0917
+def _backward(  # noqa: PLR0917
     gradient: NDArray[np.float32],
+    out: NDArray[np.float32],
     which: NDArray[np.int32],
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
     of_x: NDArray[np.float32],
     of_weight: NDArray[np.float32],
+    of_bias: NDArray[np.float32],
     plan: _Plan,
-    window: tuple[int, int],
+    window: tuple[int, int] | None,
 ) -> None:
-    from coarlib.retraining.kernels import add_up
+    from coarlib.retraining.kernels import add_up, pass_relu
     from coarlib.retraining.pool_kernels import unpool
 
-    batch, wanted = x.shape[3], of_x.size > 0
-    within, turned = _window(window, plan.size[1], batch), weight.swapaxes(1, 2)
-    none = np.zeros(x.shape[:2], np.float32)
-    for part, between, images in _parts(plan, weight, batch):
-        given, taps = (values[part].reshape(-1, *values.shape[2:]) for values in (gradient, which))
-        unpool(given, taps, images, *window, within)
-        add_up(between, x[part], of_weight[part], *_of_taps(plan, batch, weight.shape[3]))
-        if wanted:
+    batch, turned, none = x.shape[3], weight.swapaxes(1, 2), np.zeros(x.shape[:2], np.float32)
+    of_taps = _of_taps(plan, batch, weight.shape[3])
+    for part, before, images in _parts(plan, weight, batch):
+        given = gradient[part]
+        if out.size:
+            passed = before.reshape(given.shape) if window is None else np.empty_like(given)
+            flat = (values.reshape(*values.shape[:2], -1) for values in (given, out[part], passed))
+            pass_relu(*flat, of_bias[part])
+            given = passed
+        else:
+            given.sum((2, 3, 4), out=of_bias[part])
+        if window is not None:
+            within = _window(window, plan.size[1], batch)
+            each, taps = (values.reshape(-1, *values.shape[2:]) for values in (given, which[part]))
+            unpool(each, taps, images, *window, within)
+            given = before
+        given = given.reshape(before.shape)
+        add_up(given, x[part], of_weight[part], *of_taps)
+        if of_x.size:
             table = _backwards(plan, batch, x.shape[2])
-            _correlated(between, turned[part], none[part], of_x[part], *table, False)
+            _correlated(given, turned[part], none[part], of_x[part], *table, False)
 
 
 def _parts(

@@ -25,7 +25,7 @@ from coarlib.retraining.convolutions import are_ready
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.replay import WARM_CALLS, Replayed
 from coarlib.retraining.trainer import Trainer, cross_entropy
-from coarlib.retraining.wide import WideModel, wide_model
+from coarlib.retraining.wide import WideModel, wide_models
 
 __all__ = ["TORCH_FUNC", "Stack", "ways_of"]
 
@@ -44,14 +44,14 @@ def ways_of(trainer: Trainer, model: torch.nn.Module, device: torch.device) -> d
     -------
     dict of callables (state, inputs [K, b, …], targets [K, b, …], weights [K, b]) -> losses [K]
     """
-    wide = {name: wide_model(model, way) for name, way in WAYS.items()}
-    images = any(one is not None and one.has_images for one in wide.values())
+    wide = wide_models(model)
+    images = any(one.has_images for one in wide.values())
     compiled = device.type == "cpu" and images and are_ready()
     order = _ORDER.get(device.type, ("grouped", "channels_last", "products"))
     found = {
-        name: _loss_of_wide(trainer, one)
+        name: _loss_of_wide(trainer, wide[name])
         for name in order
-        if (one := wide[name]) is not None
+        if name in wide
         and (images or name == "grouped")
         and (compiled or not WAYS[name].batch_last)
     }

@@ -20,13 +20,14 @@ from torch.nn import functional
 from coarlib.retraining.layers import (
     FRESH,
     LAYERS,
+    WAYS,
     Way,
     convolved_and_pooled,
     fits,
     pooled,
 )
 
-__all__ = ["WideModel", "wide_model"]
+__all__ = ["WideModel", "wide_models"]
 
 State = Mapping[str, torch.Tensor]
 Values = dict[fx.Node, Any]
@@ -54,17 +55,20 @@ _MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, functional.max_pool1d, functional.max_
 _OF_SHAPES = {"shape", "ndim", "dtype", "device", "size", "dim", "numel"}
 
 
-def wide_model(model: nn.Module, way: Way) -> WideModel | None:
-    """Return K models like ``model``, in training mode, as one; None if it cannot be traced."""
+def wide_models(model: nn.Module) -> dict[str, WideModel]:
+    """Return K models like ``model``, in training mode, as one, by each of :data:`WAYS`.
+
+    Empty if it cannot be traced.
+    """
     model = copy.deepcopy(model)  # tracing runs its code
     try:
         graph = _Tracer().trace(model)
     except Exception:  # whatever a user's forward raises when it meets a proxy
-        return None
+        return {}
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 or any(_changes_state(node) for node in graph.nodes):
-        return None
-    return WideModel(model, graph, way)
+        return {}
+    return {name: WideModel(model, graph, way) for name, way in WAYS.items()}
 
 
 class _Tracer(fx.Tracer):

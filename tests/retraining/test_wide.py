@@ -17,7 +17,7 @@ from coarlib.retraining.convolutions import computes, max_pool
 from coarlib.retraining.layers import WAYS
 from coarlib.retraining.probe import probe_stack
 from coarlib.retraining.vectorised import probed, train_stack
-from coarlib.retraining.wide import wide_model
+from coarlib.retraining.wide import wide_models
 from estimate.cifar_resnet.model import CifarResNet
 
 CPU, MODELS, ROUNDING = torch.device("cpu"), 3, 1e-9
@@ -112,7 +112,7 @@ def models_and_inputs(name):
 def test_outputs_gradients_and_statistics_are_those_of_the_models(name, way):
     models, inputs = models_and_inputs(name)
     parameters, buffers = stack_module_state(copy.deepcopy(models))
-    outputs = wide_model(models[0], WAYS[way])(parameters, buffers, inputs)
+    outputs = wide_models(models[0])[way](parameters, buffers, inputs)
     outputs.sin().sum().backward()
     for place, one in enumerate(models):
         expected = one(inputs[place])
@@ -147,7 +147,7 @@ class OfTwo(nn.Linear):
 
 @pytest.mark.parametrize("model", [lambda: Deciding(4, 4), Remembering, lambda: OfTwo(4, 4)])
 def test_what_cannot_be_traced_is_left_to_torch_func(model):
-    assert wide_model(model(), WAYS["grouped"]) is None
+    assert not wide_models(model())
 
 
 class Hooked(nn.Sequential):
@@ -170,7 +170,7 @@ def test_layers_that_are_not_known_go_through_vmap(model):
     models = [model().double().train() for _ in range(MODELS)]
     inputs = torch.randn(MODELS, 5, 3, 8, 8, dtype=torch.float64)
     parameters, buffers = stack_module_state(copy.deepcopy(models))
-    outputs = wide_model(models[0], WAYS["grouped"])(parameters, buffers, inputs)
+    outputs = wide_models(models[0])["grouped"](parameters, buffers, inputs)
     for place, one in enumerate(models):
         torch.testing.assert_close(outputs[place], one(inputs[place]))
 
@@ -285,7 +285,7 @@ def test_compiled_layers_are_those_of_the_models(architecture, batch, threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        outputs = wide_model(models[0], WAYS["batch_last"])(parameters, buffers, inputs)
+        outputs = wide_models(models[0])["batch_last"](parameters, buffers, inputs)
         outputs.sin().sum().backward()
     finally:
         torch.set_num_threads(before)
