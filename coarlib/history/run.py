@@ -59,6 +59,14 @@ class RecordedRun:
             "dtype": str(self.walk.dtype),
         }
 
+    def require_finite(self) -> None:
+        """Raise HistoryError if training diverged: then nothing adds up to what the model says."""
+        if not torch.isfinite(self.walk.flat(self.walk.history.last)).all():
+            raise HistoryError(
+                "the recorded run ends with parameters that are not finite (training diverged), so "
+                "no outputs can be explained; record a run, or a window, that stays finite"
+            )
+
     def put(self, inputs: Inputs) -> Any:
         """Move tensors to the walk's device, numbers with a fraction to its dtype."""
 

@@ -38,7 +38,10 @@ class Verdict:
     worst : float
         The same of the worst test point; a change below the mean counts as the mean.
     part_error, largest_part : float
-        By how much a single part may be off, and the largest part; NaN where none was computed.
+        By how much a single part was off at the test points that were integrated again, and the
+        largest part; NaN where none was computed.
+    again, points : int
+        Test points that were integrated again, and all.
     exceeded : float
         Largest quadrature error of one update over the tolerance.
     largest : str
@@ -51,6 +54,8 @@ class Verdict:
     largest_part: float
     exceeded: float
     largest: str
+    again: int = 0
+    points: int = 0
 
     @classmethod
     def of(cls, found: Decomposition) -> Verdict:
@@ -62,15 +67,18 @@ class Verdict:
         norms = np.sqrt(np.square(change).mean(1)), np.sqrt(np.square(missed).mean(1))
         whole, off = (float(np.sqrt(np.square(each).mean())) for each in norms)
         floor = np.maximum(norms[0], whole or 1.0)
-        errors = np.asarray(found.arrays.get("part_error", np.nan)).reshape(-1).tolist()
+        errors = np.asarray(found.arrays.get("part_error", np.full(change.shape, np.nan)))
+        again = np.isfinite(errors).all(1)
         parts = [found[n] for n in found.arrays if n.startswith(tuple(f"{s}_by_" for s in SOURCES))]
         return cls(
             off / whole if whole else float(off > 0),
             float((norms[1] / floor).max()),
-            max((e for e in errors if np.isfinite(e)), default=np.nan),
+            float(errors[again].max()) if again.any() else np.nan,
             max((float(np.abs(part).max()) for part in parts if part.size), default=np.nan),
             float(np.max(found["largest_step_residual"])) / (found.about["tolerance"] or np.inf),
             max(RESIDUALS, key=lambda name: float(np.abs(found[name]).max())),
+            int(again.sum()),
+            len(again),
         )
 
     @property
@@ -89,10 +97,10 @@ class Verdict:
                 f"{self.largest} ({_CAUSES[self.largest]})"
             )
         parts = (
-            f"; a single part is good to about {self.part_error:.2g}, the largest is "
-            f"{self.largest_part:.2g}"
+            f"; a single part was off by up to {self.part_error:.2g} at {self.again} of "
+            f"{self.points} test points, integrated again; the largest is {self.largest_part:.2g}"
         )
-        kinks = f"; the quadrature of one update missed its tolerance {self.exceeded:.1f}-fold"
+        kinks = f"; the quadrature of one update missed its tolerance {self.exceeded:.3g}-fold"
         return (
             head
             + parts * bool(np.isfinite(self.part_error + self.largest_part))

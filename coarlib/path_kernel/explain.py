@@ -97,8 +97,8 @@ def explain(
     Raises
     ------
     HistoryError
-        If the request contradicts itself, or ``out`` holds an explanation of anything else: of
-        other test points, targets, functions, samples, or another history.
+        If the request contradicts itself, training diverged, or ``out`` holds an explanation of
+        anything else: of other test points, targets, functions, samples, or another history.
 
     Warns
     -----
@@ -113,6 +113,7 @@ def explain(
     walk = run.walk
     allowed = checked_tolerance(tolerance, walk.dtype)
     history, settings = walk.history, walk.history.settings
+    run.require_finite()
     queries = Queries(run.model, run.put(inputs), run.put(targets), output)
     wanted = np.arange(len(queries)) if rows is None else np.array(rows, np.int64)
     if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(queries)):

@@ -59,6 +59,7 @@ def predict(
         Totals only.
     """
     walk = run.walk
+    run.require_finite()
     queries = Queries(run.model, run.put(inputs), run.put(targets), output)
     outputs = queries.count_outputs(walk.theta(walk.history.first))
     allowed = checked_tolerance(tolerance, walk.dtype)

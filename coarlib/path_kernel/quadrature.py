@@ -21,6 +21,7 @@ error is within the interval's share of the tolerance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol
 
 import torch
@@ -32,10 +33,13 @@ DEFAULT_TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-5}
 ROUNDING = 32.0
 """A tolerance below this many units in the last place of f cannot be met and is raised to it."""
 
-MAX_ROUNDS = 40
-MAX_INTERVALS = {torch.float64: 256, torch.float32: 64}
+MAX_ROUNDS = 100
+MAX_INTERVALS = {torch.float64: 512, torch.float32: 128}
 """Parts of one point's update (in float32 rounding leaves nothing to more of them); the residual
 that is left then is reported."""
+
+CROWDED = 8
+"""So many times fewer parts, and the largest errors come first."""
 
 
 def checked_tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
@@ -48,8 +52,8 @@ def checked_tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
     """
     if tolerance is None:
         return DEFAULT_TOLERANCE[dtype]
-    if not 0 <= tolerance < float("inf"):
-        raise HistoryError(f"the tolerance must be a number of at least 0, not {tolerance}")
+    if not (isinstance(tolerance, Real) and 0 <= tolerance < float("inf")):
+        raise HistoryError(f"the tolerance must be a number of at least 0, not {tolerance!r}")
     return float(tolerance)
 
 
@@ -243,6 +247,9 @@ class _Refinement:
         total = error.new_zeros(count).index_add_(0, all_.point, error)
         parts = error.new_zeros(count).index_add_(0, all_.point, torch.ones_like(error))
         allowed = (self._tolerance / parts.clamp(min=1) / 2).clamp(min=self._noise)
+        # Splits are scarce where there are many parts: the largest errors come first.
+        mean = total / parts.clamp(min=1)
+        allowed = torch.where(parts > self._most / CROWDED, torch.maximum(allowed, mean), allowed)
         open_ = (total > self._tolerance) & (parts < self._most)
         chosen = open_[all_.point] & (error > allowed[all_.point])
         return all_.pick(chosen.nonzero().squeeze(1)), all_.pick((~chosen).nonzero().squeeze(1))

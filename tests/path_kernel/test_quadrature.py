@@ -69,3 +69,20 @@ def test_the_midpoint_is_taken_wherever_it_is_good_enough():
     assert nodes[1] < 0.75 * nodes[0]
     missed = torch.zeros(PAIRS, dtype=torch.float64).index_add_(0, few.point, few.errors.amax(1))
     assert missed.max() <= tolerance
+
+
+def test_a_tolerance_that_cannot_be_met_costs_no_accuracy():
+    """Many kinks, one of them steep and near the start, as after an update that was too large."""
+    curves = Curves(5)
+    torch.manual_seed(0)
+    curves.kinks = torch.rand(PAIRS, 40, dtype=torch.float64)
+    curves.kinks[:, 0] = 1e-9
+    curves.turns = torch.randn(PAIRS, 40, 5, dtype=torch.float64)
+    curves.turns[:, 0] *= 1e5
+    points, before, after = ends(curves)
+    missed = [
+        (after - before - Quadrature(each).integral(curves, points, points, before, after)).abs()
+        for each in (1e-3, 0.0)
+    ]
+    assert missed[0].max() < 1e-3
+    assert missed[1].max() < 1e-3

@@ -93,7 +93,7 @@ def test_a_share_without_a_store_has_its_own_rows_alone(run):
     np.testing.assert_allclose(share["data"], whole["data"][1:], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), "1e-3"])
 def test_impossible_tolerances_are_refused(run, tolerance):
     for function in (explain, predict):
         with pytest.raises(HistoryError, match="tolerance must be a number of at least 0"):
@@ -105,7 +105,17 @@ def test_a_sound_explanation_says_so(run, recwarn):
     assert verdict.sound
     assert verdict.share < 1e-5
     assert "add up to the change of the outputs within" in str(verdict)
+    assert f"at 1 of {len(tiny_data()[1][0])} test points, integrated again" in str(verdict)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_training_that_diverged_is_refused(tmp_path):
+    run = Run("SGD", {"lr": 1e200})
+    model = run.record(tmp_path / "h", tiny_model(activation=nn.ReLU))
+    opened = open_run(tmp_path / "h", model, run.loss(), tiny_data()[0])
+    for function in (explain, predict):
+        with pytest.raises(HistoryError, match="training diverged"):
+            function(opened, *tiny_data()[1], quiet=True)
 
 
 def test_another_loss_at_explain_time_is_loud(recorded):
