@@ -28,6 +28,9 @@ class Gradients(Protocol):
     def scaled(self, factors: torch.Tensor) -> Gradients:
         """Return them times ``factors`` [Z]."""
 
+    def part(self, updates: slice) -> Gradients:
+        """Return those of some parameters."""
+
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Return inner products with ``queries`` [Z, Q, p], ``[Z, Q, R]``."""
 
@@ -50,9 +53,85 @@ class Full:
         """Multiply each update's."""
         return Full(self.values * factors[:, None, None])
 
+    def part(self, updates: slice) -> Full:
+        """Take some updates'."""
+        return Full(self.values[updates])
+
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Multiply two matrices an update."""
         return queries @ self.values.transpose(1, 2)
+
+
+ALL = slice(None)
+Runs = Sequence[tuple[slice, slice]]
+"""Groups that lie side by side: which of them, and where."""
+
+
+class Sums(Protocol):
+    """Gradients summed over the rows of G groups, ``[G, K, out, in]``; a bias is one column."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Return ``[G, K, out, in]``."""
+
+    def write(self, found: torch.Tensor, runs: Runs) -> None:
+        """Write ``runs`` of them to ``found`` [P, K, out, in]."""
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Sums in full, ``values`` [G, K, out, in]."""
+
+    values: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Return ``[G, K, out, in]``."""
+        return self.values.shape
+
+    def write(self, found: torch.Tensor, runs: Runs) -> None:
+        """Copy them."""
+        for here, there in runs:
+            found[there].copy_(self.values[here])
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sums as products of ``left`` [G, K, out, C] and ``right`` [G, C, in]."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Return ``[G, K, out, in]``."""
+        return torch.Size((*self.left.shape[:3], self.right.shape[2]))
+
+    def write(self, found: torch.Tensor, runs: Runs) -> None:
+        """Multiply."""
+        left = self.left.flatten(1, 2)
+        for here, there in runs:
+            torch.bmm(left[here], self.right[here], out=found[there].flatten(1, 2))
+
+
+@dataclass(frozen=True)
+class Added:
+    """Sums of ``left`` [G, K, C, width] by ``tokens`` [G, 1, C, 1] of ``count``."""
+
+    left: torch.Tensor
+    tokens: torch.Tensor
+    count: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """Return ``[G, K, count, width]``."""
+        return torch.Size((*self.left.shape[:2], self.count, self.left.shape[3]))
+
+    def write(self, found: torch.Tensor, runs: Runs) -> None:
+        """Add up."""
+        tokens = self.tokens.expand(self.left.shape)
+        for here, there in runs:
+            found[there].zero_().scatter_add_(2, tokens[here], self.left[here])
 
 
 @dataclass(frozen=True)
@@ -74,7 +153,7 @@ class Factored:
 
     def flat(self) -> torch.Tensor:
         """Multiply the factors of every row, ``[Z, R · K, p]``."""
-        return _by_update(self.joined(1), self.left)
+        return _by_update(in_full(self.groups(1), self.left), self.left)
 
     def summed(self) -> Full:
         """Multiply the factors of all rows at once."""
@@ -85,20 +164,19 @@ class Factored:
         """Scale the left factors."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int, groups: torch.Tensor | None = None) -> torch.Tensor:
-        """Sum over groups of ``nodes`` rows, ``[G, K, out, in]``.
+    def part(self, updates: slice) -> Factored:
+        """Take some updates'."""
+        right = None if self.right is None else self.right[updates]
+        return Factored(self.left[:, updates], right)
 
-        Of the Z · R / nodes groups, those numbered ``groups`` [G]; all if not given.
-        """
+    def groups(self, nodes: int, which: torch.Tensor | slice = ALL) -> Sums:
+        """Return the sums over groups of ``nodes`` rows, of those ``which`` [G]."""
         outputs, updates, rows, _, width = self.left.shape
-        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)
-        left = left if groups is None else left[:, groups]
+        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)[:, which]
         if self.right is None:
-            return left.sum(2).permute(1, 0, 2)[..., None]
-        left = left.permute(1, 0, 3, 2).reshape(left.shape[1], outputs * width, -1)
-        right = self.right.reshape(updates * rows // nodes, -1, self.right.shape[3])
-        right = right if groups is None else right[groups]
-        return torch.bmm(left, right).unflatten(1, (outputs, width))
+            return Summed(left.sum(2).permute(1, 0, 2)[..., None])
+        right = self.right.reshape(updates * rows // nodes, -1, self.right.shape[3])[which]
+        return Products(left.permute(1, 0, 3, 2).contiguous(), right)
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Multiply by the inputs first where that writes less than the full gradients."""
@@ -132,7 +210,7 @@ class Looked:
 
     def flat(self) -> torch.Tensor:
         """Add every row's δ up by token, ``[Z, R · K, p]``."""
-        return _by_update(self.joined(1), self.left)
+        return _by_update(in_full(self.groups(1), self.left), self.left)
 
     def summed(self) -> Full:
         """Add all rows' δ up by token."""
@@ -143,16 +221,16 @@ class Looked:
         """Scale δ."""
         return replace(self, left=self.left * factors[:, None, None, None])
 
-    def joined(self, nodes: int, groups: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Factored.joined`, ``[G, K, count, width]``."""
+    def part(self, updates: slice) -> Looked:
+        """Take some updates'."""
+        return replace(self, left=self.left[:, updates], tokens=self.tokens[updates])
+
+    def groups(self, nodes: int, which: torch.Tensor | slice = ALL) -> Sums:
+        """As :meth:`Factored.groups`."""
         outputs, updates, rows, _, width = self.left.shape
-        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)
-        tokens = self.tokens.reshape(updates * rows // nodes, 1, -1, 1)
-        if groups is not None:
-            left, tokens = left[:, groups], tokens[groups]
-        left = left.permute(1, 0, 2, 3)
-        found = left.new_zeros(len(left), outputs, self.count, width)
-        return found.scatter_add_(2, tokens.expand(left.shape), left)
+        left = self.left.reshape(outputs, updates * rows // nodes, -1, width)[:, which]
+        tokens = self.tokens.reshape(updates * rows // nodes, 1, -1, 1)[which]
+        return Added(left.transpose(0, 1), tokens, self.count)
 
     def products(self, queries: torch.Tensor) -> torch.Tensor:
         """Look the queries up where that writes less than the full gradients."""
@@ -167,6 +245,13 @@ class Looked:
 
 
 Outer = Factored | Looked
+
+
+def in_full(sums: Sums, like: torch.Tensor) -> torch.Tensor:
+    """Return all of them, ``[G, K, out, in]``."""
+    found = like.new_empty(sums.shape)
+    sums.write(found, ((ALL, ALL),))
+    return found
 
 
 def _by_update(joined: torch.Tensor, left: torch.Tensor) -> torch.Tensor:

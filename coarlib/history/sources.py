@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,17 @@ class Entering:
     gradient: Mapping[str, Gradients]
     updates: slice
     samples: NDArray[np.int64] | None = None
+
+    def within(self, updates: slice) -> Entering | None:
+        """Return what enters some of the block's updates, which become a block; None if nothing."""
+        first, last = max(self.updates.start, updates.start), min(self.updates.stop, updates.stop)
+        if first >= last:
+            return None
+        own = slice(first - self.updates.start, last - self.updates.start)
+        gradient = {name: values.part(own) for name, values in self.gradient.items()}
+        samples = None if self.samples is None else self.samples[own]
+        at = slice(first - updates.start, last - updates.start)
+        return Entering(self.source, gradient, at, samples)
 
 
 class Sources:
@@ -90,6 +101,25 @@ class Sources:
                 yield from self._alone(step, slice(place, place + 1), only)
         if only is None:
             yield from self.without_data(block)
+
+    def of_parts(self, block: Block, parts: Sequence[slice]) -> Iterator[Iterable[Entering]]:
+        """Yield what :meth:`of` gives for each of some neighbouring parts of a block.
+
+        As many go through the model together as memory allows.
+        """
+        longest = max((len(step.record.samples) for step in block.updates), default=0)
+        most = self._rows // max(1, longest) if self._stacked is not None else 1
+        at_once = max(1, most // max(part.stop - part.start for part in parts))
+        for some in (parts[b : b + at_once] for b in range(0, len(parts), at_once)):
+            first, last = min(part.start for part in some), max(part.stop for part in some)
+            found: Iterable[Entering] = self.of(block.part(slice(first, last)))
+            if len(some) == 1:
+                yield found
+                continue
+            found = list(found)
+            for part in some:
+                own = (e.within(slice(part.start - first, part.stop - first)) for e in found)
+                yield [entering for entering in own if entering is not None]
 
     def without_data(self, block: Block) -> Iterator[Entering]:
         """Yield the regulariser and the coupled weight decay."""

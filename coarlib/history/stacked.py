@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from coarlib.history.factors import Factored, Looked, Outer, together
 from coarlib.history.inputs import Inputs, call, number_of
 from coarlib.history.parameters import Tensors
+from coarlib.history.positions import only_positions_read
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class StackedModel:
     @classmethod
     def of(cls, model: nn.Module, trained: tuple[str, ...], inputs: Inputs) -> StackedModel | None:
         """Return it if a pass over ``inputs`` uses the trained tensors in no other way."""
-        found = cls(model, trained)
+        found = cls(only_positions_read(model, inputs), trained)
         with _Watch(found._names) as watch, torch.no_grad():
-            call(model, {}, inputs)
+            call(found._model, {}, inputs)
         return None if watch.elsewhere else found
 
     def outputs(self, stack: Stack, inputs: Inputs) -> torch.Tensor:

@@ -66,21 +66,23 @@ class Sweep:
         psi: Tensors = {}
         later: Update | None = None
         for numbers in reversed(self._blocks()):
-            block = self.walk.block(numbers)
-            feature = self.features.of(block)
-            ledger = ledger or _Ledger(self.breakdown, feature)
-            ledger.note(block, feature)
-            direct = any(own.direct for u in block.updates for own in u.coefficients.values())
-            phi = {n: v.clone() for n, v in feature.phi.items()} if direct else {}
-            psis = feature.phi
-            self._pull(psis, psi, block, later)
-            for entering in self.sources.of(block):
-                query, gradient = _meet(psis, phi, block, entering)
-                at = block.numbers[entering.updates]
-                ledger.sums.add(entering.source, at, query, gradient, entering.samples)
-            psi = {name: values[0].clone() for name, values in psis.items()}
-            later = block.updates[0]
-            self.advance(len(block))
+            whole = self.walk.block(numbers)
+            parts = self.features.parts(whole)[::-1]
+            features, sources = self.features.of(whole, parts), self.sources.of_parts(whole, parts)
+            for part, feature, entering in zip(parts, features, sources, strict=True):
+                block, psis = whole.part(part), feature.phi
+                ledger = ledger or _Ledger(self.breakdown, feature)
+                ledger.note(block, feature)
+                direct = any(own.direct for u in block.updates for own in u.coefficients.values())
+                phi = {n: v.clone() for n, v in psis.items()} if direct else {}
+                self._pull(psis, psi, block, later)
+                for own in entering:
+                    query, gradient = _meet(psis, phi, block, own)
+                    at = block.numbers[own.updates]
+                    ledger.sums.add(own.source, at, query, gradient, own.samples)
+                psi = {name: values[0] for name, values in psis.items()}
+                later = block.updates[0]
+                self.advance(len(block))
         prior = self.walk.prior_momentum()
         if ledger is not None and later is not None and prior is not None:
             kept = {n: later.coefficients[n].keep * v for n, v in prior.items()}
@@ -121,17 +123,19 @@ class Sweep:
         for index, tile in enumerate(tiles):
             buffers = _Buffers(self.walk, tile)
             for some in self._blocks():
-                block = self.walk.block(some)
-                feature = self.features.of(block)
-                ledger = ledger or _Ledger(self.breakdown, feature)
-                if index == 0:
-                    ledger.note(block, feature)
-                for place, step in enumerate(block.updates):
-                    own = block.part(slice(place, place + 1))
-                    buffers.advance(own, self.sources, with_others=index == 0)
-                    phi = {name: values[place] for name, values in feature.phi.items()}
-                    buffers.read(step, phi, ledger.sums)
-                self.advance(len(block))
+                whole = self.walk.block(some)
+                parts = self.features.parts(whole)
+                for part, feature in zip(parts, self.features.of(whole, parts), strict=True):
+                    block = whole.part(part)
+                    ledger = ledger or _Ledger(self.breakdown, feature)
+                    if index == 0:
+                        ledger.note(block, feature)
+                    for place, step in enumerate(block.updates):
+                        own = block.part(slice(place, place + 1))
+                        buffers.advance(own, self.sources, with_others=index == 0)
+                        phi = {name: values[place] for name, values in feature.phi.items()}
+                        buffers.read(step, phi, ledger.sums)
+                    self.advance(len(block))
         return self._rows(ledger, points)
 
     def _rows(self, ledger: _Ledger | None, points: torch.Tensor) -> dict[str, torch.Tensor]:

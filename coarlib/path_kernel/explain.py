@@ -26,6 +26,7 @@ from coarlib.path_kernel.adjoint import CHECKS, Sweep
 from coarlib.path_kernel.decomposition import Decomposition
 from coarlib.path_kernel.features import Features
 from coarlib.path_kernel.quadrature import checked_tolerance
+from coarlib.path_kernel.stacked_integrals import node_bytes
 from coarlib.path_kernel.stacked_segments import LIVE_COPIES, stacked_model
 from coarlib.progress import Progress
 from coarlib.store.spec import ArraySpec
@@ -33,8 +34,10 @@ from coarlib.store.spec import ArraySpec
 DEFAULT_MEMORY = 512 * 2**20
 CHECKED = 32
 """Each how many-th test point is computed twice, to see how good single parts are."""
-FEATURE_COPIES = 2
-"""Of the features of every update that is computed together with others."""
+FEATURE_COPIES = 3
+"""Of the features of updates that are computed together: theirs, those before, their factors."""
+NODES = 8
+"""Nodes of a pair whose factors are kept, about."""
 MAX_UPDATES = 64
 """More updates together gain nothing."""
 COUNTED_AT = ("taken", "acted")
@@ -161,7 +164,8 @@ def explain(
         points=len(wanted),
         outputs=outputs,
         dtype=walk.dtype,
-        together=stacked is not None,
+        node=None if stacked is None else node_bytes(queries, stacked, walk.theta(history.first)),
+        on_cpu=walk.device.type == "cpu",
         taken=count_at == "taken",
     )
     features = Features(
@@ -255,7 +259,8 @@ class _Plan:
         points: int,
         outputs: int,
         dtype: torch.dtype,
-        together: bool,
+        node: int | None,
+        on_cpu: bool,
         taken: bool,
     ) -> _Plan:
         size = torch.finfo(dtype).bits // 8
@@ -266,9 +271,11 @@ class _Plan:
         tile = min(max(1, share // (kept + FEATURE_COPIES * feature)), max(1, points))
         tile_with_copies = tile + -(-tile // CHECKED)
         updates = 1
-        if together:
-            left = share - tile_with_copies * kept
-            most = left // (FEATURE_COPIES * tile_with_copies * feature)
+        if node is not None:
+            each = FEATURE_COPIES * feature
+            if on_cpu:  # Φ of a few updates at a time, of the others the factors
+                each = min(each, NODES * node)
+            most = (share - tile_with_copies * kept) // (tile_with_copies * each)
             updates = min(max(1, most), MAX_UPDATES)
         queries = tile_with_copies * outputs
         sizes = zip(tracked.shapes, tracked.sizes, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,20 +15,23 @@ from coarlib.history.walk import Block, Walk
 from coarlib.path_kernel.integrals import Integrals
 from coarlib.path_kernel.quadrature import Nodes, Quadrature
 from coarlib.path_kernel.segments import Segments
-from coarlib.path_kernel.stacked_segments import StackedIntegrals, StackedSegments
+from coarlib.path_kernel.stacked_integrals import StackedIntegrals
+from coarlib.path_kernel.stacked_segments import StackedSegments
 
 TIGHTER = 0.1
 """Share of the tolerance that is allowed to a point given once more."""
+CACHE = 16 * 2**20
+"""Bytes of Φ that are made and used before the next ones take their place, on a CPU."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Φ of the updates of a block.
+    """Φ of some updates.
 
     Attributes
     ----------
     phi : {name: [S, n·K, p]}
-        For the tracked tensors.
+        For the tracked tensors; valid until the next but one is asked for.
     integral : float [S, n, K]
         ⟨Φ, Δ⟩ over all trained tensors, by the same nodes.
     change : float [S, n, K]
@@ -72,6 +76,7 @@ class Features:
         self._chunk_bytes = chunk_bytes
         self._stacked, self._live = stacked, chunk_bytes // row_bytes
         self._values: dict[int, torch.Tensor] = {}
+        self._memory: list[Tensors] = [{}, {}]  # for Φ of these updates, and of those before
         self.begin(torch.arange(len(queries)))
 
     def begin(self, points: torch.Tensor) -> None:
@@ -101,10 +106,17 @@ class Features:
         """The tile."""
         return self._tile
 
-    def of(self, block: Block) -> Feature:
-        """Return Φ of the updates of a block."""
+    def parts(self, block: Block) -> list[slice]:
+        """Return the updates of a block in parts; a CPU's cache holds Φ of one."""
+        size = sum(block.theta[name][0].nbytes for name in self._tracked)
+        size *= max(1, len(self.points) * self._queries.num_outputs)
+        many = len(block) if self.points.device.type != "cpu" else max(1, CACHE // size)
+        return [slice(b, min(b + many, len(block))) for b in range(0, len(block), many)]
+
+    def of(self, block: Block, parts: Sequence[slice]) -> Iterator[Feature]:
+        """Yield Φ of ``parts`` of a block."""
         last = block.updates[-1]
-        segments, integrals = self._of_block(block)
+        segments = self._segments(block)
         with differentiable_attention():
             first = self.values(block.numbers.start, block.updates[0].theta)[None]
             after = self.values(block.numbers.stop, last.theta_next)[None]
@@ -116,23 +128,29 @@ class Features:
             integral = segments.slopes(0.5, self.points)
             good = ((change - integral).abs().amax(2) <= allowed).flatten()
             nodes = self._nodes(segments, before, after, integral, good)
-            phi = integrals.of(self.points, nodes)
-        flat = {name: values.flatten(3).flatten(1, 2) for name, values in phi.items()}
-        return Feature(flat, nodes.integral.view_as(change), change)
+            integral = nodes.integral.view_as(change)
+            if isinstance(segments, Segments):
+                whole = Integrals(segments, self._tracked, self._chunk_bytes)
+                phi = whole.of(self.points, nodes)
+            else:
+                stacked = StackedIntegrals(segments, self._tracked, self.points)
+                pieces = stacked.pieces(nodes)
+        if isinstance(segments, Segments):
+            flat = {name: values.flatten(3).flatten(1, 2) for name, values in phi.items()}
+            yield Feature(flat, integral, change)
+            return
+        for part in parts:
+            self._memory.reverse()
+            phi = stacked.sums(pieces, part, self._memory[0])
+            yield Feature(phi, integral[part], change[part])
 
-    def _of_block(
-        self, block: Block
-    ) -> tuple[Segments | StackedSegments, Integrals | StackedIntegrals]:
-        """Return how to evaluate on a block, and how to integrate."""
+    def _segments(self, block: Block) -> Segments | StackedSegments:
+        """Return how to evaluate on a block."""
+        theta, delta = block.theta, block.delta
         if self._stacked is not None:
-            stacked = StackedSegments(
-                self._queries, self._stacked, block.theta, block.delta, self._live
-            )
-            return stacked, StackedIntegrals(stacked, self._tracked)
-        size = sum(v.numel() * v.element_size() for v in block.delta.values()) // len(block)
-        at_once = max(1, self._chunk_bytes // (3 * size))
-        segments = Segments(self._queries, block.theta, block.delta, at_once)
-        return segments, Integrals(segments, self._tracked, self._chunk_bytes)
+            return StackedSegments(self._queries, self._stacked, theta, delta, self._live)
+        size = sum(v.numel() * v.element_size() for v in delta.values()) // len(block)
+        return Segments(self._queries, theta, delta, max(1, self._chunk_bytes // (3 * size)))
 
     def _nodes(
         self,

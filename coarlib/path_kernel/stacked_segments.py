@@ -17,12 +17,9 @@ from coarlib.history.parameters import Tensors
 from coarlib.history.queries import Queries
 from coarlib.history.run import RecordedRun
 from coarlib.history.stacked import Stack, StackedModel
-from coarlib.path_kernel.quadrature import Nodes
 
 LIVE_COPIES = 4
 """Values of a pass that live at a time, over those that its forward pass writes, about."""
-SPREAD = 2
-"""Pairs go together that have up to so many times the nodes of another."""
 SAME = 1e-3
 """Largest relative difference of gradients that may be rounding (of float32)."""
 
@@ -141,95 +138,6 @@ class Grid:
         """Put ``values`` [m, ...] into their places, zeros elsewhere."""
         found = values.new_zeros(self.size, *values.shape[1:])
         return found.index_copy_(0, self.slots, values)
-
-
-@dataclass(frozen=True)
-class StackedIntegrals:
-    """Integrates test gradients along the updates of segments.
-
-    Attributes
-    ----------
-    segments : StackedSegments
-    tracked : tuple of str
-    """
-
-    segments: StackedSegments
-    tracked: tuple[str, ...]
-
-    def of(self, points: torch.Tensor, nodes: Nodes) -> Tensors:
-        """Return Φ of the ``points`` [n] on all updates, ``{name: [S, n, K, *shape]}``.
-
-        Pairs are computed together with those that have about as many nodes.
-        """
-        pairs, outputs = len(self.segments) * len(points), nodes.integral.shape[1]
-        counts = torch.bincount(nodes.pair, minlength=pairs)
-        order, starts = nodes.pair.argsort(stable=True), counts.cumsum(0) - counts
-        theta = {name: self.segments.theta[name] for name in self.tracked}
-        phi: Tensors = {}
-        for part, size in self._parts(counts, nodes):
-            inside = torch.arange(size, device=points.device)
-            taken = inside < counts[part][:, None]
-            node = order[torch.where(taken, starts[part][:, None] + inside, 0)]
-            place = nodes.alpha[node], nodes.weight[node] * taken
-            found = self._sums(part // len(points), points[part % len(points)], *place)
-            if len(part) == pairs:
-                phi = found
-                continue
-            for name, values in theta.items():
-                if name in found and name not in phi:
-                    phi[name] = values.new_empty(pairs, outputs, *values.shape[1:])
-                if name in found:
-                    phi[name].index_copy_(0, part, found[name])
-        shape = len(self.segments), len(points), outputs
-        return {
-            name: phi[name].view(*shape, *values.shape[1:])
-            if name in phi
-            else values.new_zeros(*shape, *values.shape[1:])
-            for name, values in theta.items()
-        }
-
-    def _parts(self, counts: torch.Tensor, nodes: Nodes) -> list[tuple[torch.Tensor, int]]:
-        """Group pairs of about as many nodes ``counts``; each group with the most of them."""
-        most = max(1, self.segments.live // (LIVE_COPIES + nodes.integral.shape[1]))
-        ordered, pairs = counts.sort(stable=True)
-        many, found, begin = ordered.tolist(), [], 0
-        while begin < len(many):
-            end = begin + 1
-            while end < len(many) and _fits(end + 1 - begin, many[begin], many[end], most):
-                end += 1
-            found.append((pairs[begin:end].sort().values, many[end - 1]))
-            begin = end
-        return found
-
-    def _sums(
-        self, which: torch.Tensor, points: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
-    ) -> Tensors:
-        """Sum over the nodes ``alpha, weight`` [m, M] of m pairs, ``{name: [m, K, *shape]}``."""
-        nodes, outputs = alpha.shape[1], self.segments.queries.num_outputs
-        grid = Grid.of(which)
-        stack = self.segments.at(grid, alpha)
-        if bool((alpha == 0.5).all()):  # the midpoint rule: one product a layer instead of two
-            stack = Stack({n: v + 0.5 * stack.delta[n] for n, v in stack.theta.items()})
-        repeated = grid.lay(points).repeat_interleave(nodes)
-        weights = grid.lay(weight).flatten()
-        found = self.segments.queries.gradients_of_stack(
-            self.segments.model, stack, repeated, weights
-        )
-        groups = None if grid.size == len(which) else grid.slots
-        sums = {}
-        for name in self.tracked:
-            if name in found:
-                shape = self.segments.theta[name].shape[1:]
-                sums[name] = found[name].joined(nodes, groups).reshape(-1, outputs, *shape)
-        return sums
-
-
-def _fits(pairs: int, fewest: int, longest: int, most: int) -> bool:
-    """Whether so many pairs of ``fewest`` to ``longest`` nodes may go together."""
-    alike = longest == 1 or (
-        fewest > 1 and longest <= SPREAD * fewest
-    )  # single nodes are midpoints
-    return alike and pairs * longest <= most
 
 
 def stacked_model(

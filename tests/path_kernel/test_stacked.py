@@ -15,6 +15,7 @@ from coarlib.path_kernel import explain
 from coarlib.path_kernel.stacked_segments import stacked_model
 
 EXPLAIN = importlib.import_module("coarlib.path_kernel.explain")
+FEATURES = importlib.import_module("coarlib.path_kernel.features")
 TOKENS, SAMPLES, UPDATES = 6, 24, 9
 BATCHES = [torch.arange(first, first + 5 + first % 3) for first in range(UPDATES)]
 
@@ -74,11 +75,13 @@ def test_updates_together_alone_and_by_any_model_agree(
     asked["count_at"] = count_at
     together = explain(run, *points, **asked)
     alone = explain(run, *points, memory=400_000, **asked)
+    monkeypatch.setattr(FEATURES, "CACHE", 1)
+    in_parts = explain(run, *points, **asked)
     monkeypatch.setattr(EXPLAIN, "stacked_model", lambda *_: None)
     plain = explain(run, *points, **asked)
     assert np.abs(together.by("sample")).max() > 1e-2
     for name, values in plain.arrays.items():
-        for found in (together, alone):
+        for found in (together, in_parts, alone):
             np.testing.assert_allclose(found[name], values, rtol=0, atol=close, err_msg=name)
 
 
