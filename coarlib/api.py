@@ -142,6 +142,11 @@ def lds_bank(
     StoreError
         If ``out`` holds another bank.
     """
+    if not callable(data) and not (isinstance(data, tuple | list) and len(data) == 2):
+        raise ArgumentError(
+            "data is a pair (inputs, targets), or a function (model, device) that returns outputs, "
+            f"not {type(data).__name__}"
+        )
     evaluate = data if callable(data) else _log_odds(*data)
     task = RetrainTask(train, evaluate, num_examples, seed=seed, runs=runs, keep_runs=True)
     design = MaskDesign(kind="fixed_size", keep_prob=kept, seed=seed)

@@ -89,6 +89,8 @@ def test_plain_arrays_are_fitted():
     np.testing.assert_allclose(found.weight, np.arange(10.0).reshape(5, 2), atol=1e-3)
     with pytest.raises(cl.CoarlibError, match="need the outputs"):
         cl.fit(masks)
+    with pytest.raises(cl.CoarlibError, match="number of rows K, at least one"):
+        cl.fit(np.zeros((0, 3), bool), np.zeros((0, 2)))
     with pytest.raises(cl.CoarlibError, match="masks in memory"):
         cl.fit("somewhere", outputs)
 

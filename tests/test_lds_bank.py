@@ -55,3 +55,23 @@ def test_a_bank_of_a_loop_of_ones_own_ranks_attributions(tmp_path):
     found = cl.lds(scores.numpy(), *arrays(bank))
     chance = cl.lds(np.random.default_rng(0).standard_normal((40, 6)), *arrays(bank))
     assert found.mean > chance.mean + 0.2
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (torch.zeros(20, 3), r"data is a pair .inputs, targets., .*not Tensor"),
+        (lambda model: torch.zeros(3), r"evaluate.model, device. failed: .*takes 1 positional"),
+        (lambda model, device: None, r"evaluate.model, device. failed"),
+    ],
+)
+def test_what_measures_no_models_is_refused(tmp_path, data, words):
+    with pytest.raises(cl.CoarlibError, match=words):
+        cl.lds_bank(
+            lambda subset, seed: torch.nn.Linear(3, 2),
+            data,
+            4,
+            num_examples=20,
+            out=tmp_path / "bank",
+            quiet=True,
+        )

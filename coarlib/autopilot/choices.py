@@ -22,6 +22,7 @@ WIDE = 0.1  # below the mean an interval may reach where it is to stop at a corr
 LITTLE = 0.005  # gain of a doubling below which nothing more is bought, without a goal
 TRIALS_SHARE = 3  # at least one in so many forward passes is a trial: they judge
 SURE = 1.5  # times as much trials are to bring as passes: few of them tell what they bring
+SILENT = 8 * FIRST.cost  # forward passes after which something must vary
 BLOCK = 8  # passes and trials are bought in whole blocks
 WORDS = {"passes": "gradient passes", "trials": "trials", "rows": "rows"}
 
@@ -81,8 +82,8 @@ def choose(
     below = now.scores.mean - now.scores.mean_low
     if goal.until is not None and reached and below <= WIDE:  # not where it is NaN
         return have, f"stop: {verdict(goal.until, now.scores)}"
-    if goal.minutes is not None and seconds > 60 * goal.minutes:
-        return have, f"stop: {goal.minutes:g} minutes are over"
+    if over := _over(now, goal, seconds):
+        return have, f"stop: {over}"
     rates = _rates(have, ahead, goal, holdings)
     what = max(rates, key=lambda name: rates[name])
     gain: float = getattr(ahead, what)
@@ -101,6 +102,15 @@ def choose(
     if goal.budget is None or grown.cost <= goal.budget:
         return grown, reason
     return _within(have, what, goal.budget), f"{reason}; no more than the budget allows"
+
+
+def _over(now: Judgement, goal: Goal, seconds: float) -> str | None:
+    """Say why nothing more is bought whatever it would bring; None if there is no reason."""
+    if goal.minutes is not None and seconds > 60 * goal.minutes:
+        return f"{goal.minutes:g} minutes are over"
+    if goal.budget is None and math.isnan(now.scores.mean) and now.amounts.cost >= SILENT:
+        return "no output that is predicted varies (is the share that is ablated too small?)"
+    return None
 
 
 def verdict(until: float, scores: HeldOut) -> str:

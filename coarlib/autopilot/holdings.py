@@ -150,6 +150,8 @@ class Holdings:
                     self.store, self.task, count, self._device, plan=plan, options=self._how
                 )
             except ComponentError as error:  # rows alone go as well
+                if self._there(PASSES_DIR):
+                    raise
                 self.no_passes = str(error)
                 continue
             if report.stopped:

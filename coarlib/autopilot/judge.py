@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ FOLDS = 4
 LAST_FOLDS = 8  # where it may stop, and of the score that is told
 BIAS = 1.5  # times that of the jackknife: predictions of a trial are fitted to the others
 WIDER = 1.05  # than over fresh trials: folds share what they are fitted on (arXiv:2104.00673)
+WIDER_ROWS = 1.25  # the same of rows: a fold's fit lacks an eighth of all that is fitted
 HALVES_LEFT = 0.6  # of what the last doubling brought, the next one brings
 TRY_SHARE = 0.08  # of what was spent may go into trying leave-one-out
 TARGETS_AT_ONCE = 64
@@ -101,23 +103,29 @@ class Known:
         """How many trials, or rows, judge."""
         return len(self.rows) if self.trials is None else len(self.trials.passes)
 
+    @cached_property
+    def share(self) -> float:
+        """Share of the components that a trial, or a row, ablates."""
+        if self.trials is not None:
+            return self.trials.plan.fraction
+        kept = [int(masks.sum()) for _, masks, _ in read_blocks(self.source, self.rows)]
+        return 1 - sum(kept) / max(1, len(self.rows) * len(self.layers))
+
     @property
     def tails(self) -> float:
         """Excess kurtosis of how many components a trial ablates: large where that is few.
 
         Then a few trials are most of a correlation, and tell too little of its error.
         """
-        if self.trials is None:
+        share, wide = self.share, len(self.layers)
+        if not 0 < share < 1:
             return 0.0
-        share, wide = self.trials.plan.fraction, len(self.layers)
         return max(0.0, (1 - 6 * share * (1 - share)) / (wide * share * (1 - share)))
 
     @property
     def telling(self) -> float:
         """How many trials, or rows, tell of errors: where something is ablated, less for tails."""
-        if self.trials is None:
-            return float(self.count)
-        whole = (1 - self.trials.plan.fraction) ** len(self.layers)
+        whole = (1 - self.share) ** len(self.layers)
         return self.count * (1 - whole) / (1 + self.tails)
 
     def judged(
@@ -172,7 +180,8 @@ class Known:
         error = float(standard_error(many.scores.influence))
         most = error if np.isfinite(error) else (1 - many.scores.mean**2) / np.sqrt(self.count)
         bias = float(np.clip(BIAS * many.bias, -most, most))
-        told = many.scores.shifted(share * gain - bias, WIDER * np.sqrt(1 + self.tails) * influence)
+        wider = WIDER_ROWS if self.trials is None else WIDER
+        told = many.scores.shifted(share * gain - bias, wider * np.sqrt(1 + self.tails) * influence)
         return told if self.trials is None else replace(told, unit="trials")
 
     def _predictions(

@@ -22,7 +22,7 @@ from coarlib.ablation.slices import Channels
 from coarlib.ablation.task import ComponentTask
 from coarlib.ablation.ways import Ablation, Context, WeightAblation
 from coarlib.ablation.ways.example_axes import example_axes
-from coarlib.errors import ComponentError
+from coarlib.errors import CoarlibError, ComponentError, first_line
 from coarlib.outputs import Output
 
 __all__ = ["Scaling", "scaling_of"]
@@ -60,12 +60,12 @@ class Scaling(ABC):
         Raises
         ------
         ComponentError
-            If the output cannot be differentiated.
+            If the output cannot be differentiated, or its gradients are too large for 32 bits.
         """
         leaf = masks.detach().requires_grad_()
         # bf16 has the range that gradients need, whichever half precision the rows are in.
         precision = computing_in("none" if self.task.autocast == "none" else "bf16", masks.device)
-        with torch.enable_grad(), _frozen(self.network), precision:
+        with torch.enable_grad(), _frozen(self.network), precision, _differentiable():
             outputs = self.outputs(leaf, batch)
             if not outputs.requires_grad:
                 raise ComponentError(
@@ -74,6 +74,11 @@ class Scaling(ABC):
                     "not apply to it"
                 )
             (slopes,) = torch.autograd.grad(outputs.float().sum(), leaf)
+            if not torch.isfinite(slopes.square()).all():
+                raise ComponentError(
+                    "gradients of the output are not finite, or their squares are not in 32 bits "
+                    "(scale the output), so gradient passes do not apply to it"
+                )
         return outputs.detach().float(), slopes
 
     def forward(self, masks: torch.Tensor, batch: Examples) -> torch.Tensor:
@@ -151,6 +156,20 @@ class ByWeights(Scaling):
             weights[path] = before * scale
         with _replaced(self._network, weights):
             return self.measured(self.network, example)
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Say that a model which fails where gradients are wanted does without gradient passes."""
+    try:
+        yield
+    except (CoarlibError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # an operation without a derivative, or the model's own code
+        raise ComponentError(
+            f"the model cannot be differentiated ({first_line(error)}), so gradient passes do not "
+            "apply to it"
+        ) from error
 
 
 @contextmanager

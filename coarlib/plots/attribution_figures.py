@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Explained",
     "attribution_bars",
+    "bar_limits",
     "contribution_over_steps",
     "draw_bars",
     "draw_image",
@@ -85,8 +86,7 @@ def attribution_bars(
         bars = grid[0][-1]
         if image is not None:
             draw_image(grid[0][0], image)
-        extent = np.append(weights, 0)
-        draw_bars(bars, names, weights, errors, (1.2 * extent.min(), 1.2 * extent.max()))
+        draw_bars(bars, names, weights, errors, bar_limits([(weights, errors)]))
         bars.set(xlabel=f"change of the {output} when kept", title=title)
         return figure
 
@@ -99,6 +99,16 @@ def draw_image(axes: Any, image: NDArray[Any], title: str = "") -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(True)
+
+
+def bar_limits(bars: Sequence[tuple[NDArray[Any], NDArray[Any] | None]]) -> tuple[float, float]:
+    """Return ends of an axis on which bars, and their intervals, are whole, with some room."""
+    low = high = 0.0
+    for weights, errors in bars:
+        half = np.zeros(len(weights)) if errors is None else np.nan_to_num(errors)
+        low = min(low, float((weights - half).min(initial=0)))
+        high = max(high, float((weights + half).max(initial=0)))
+    return 1.1 * low, 1.1 * high
 
 
 def draw_bars(

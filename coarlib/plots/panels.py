@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from coarlib.plots.attribution_figures import Explained, draw_bars, draw_image
+from coarlib.plots.attribution_figures import Explained, bar_limits, draw_bars, draw_image
 from coarlib.plots.fit_figures import correlation_against_fraction, draw_correlations
 from coarlib.plots.style import save_png, styled
 
@@ -42,8 +41,7 @@ def attribution_panels(
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, max(len(examples), 1)])
         draw_correlations(top.subplots(), correlations)
         grid = bottom.subplots(len(examples), 2, width_ratios=[1.6, 5], squeeze=False)
-        weights = np.concatenate([np.append(example.weights, 0) for example in examples])
-        limits = 1.2 * float(weights.min()), 1.2 * float(weights.max())
+        limits = bar_limits([(example.weights, example.errors) for example in examples])
         for axes, example in zip(grid, examples, strict=True):
             draw_image(axes[0], example.image, example.title)
             draw_bars(axes[1], example.names, example.weights, example.errors, limits)

@@ -18,7 +18,7 @@ from coarlib.report.markup import figure, sentence, table
 from coarlib.report.methods import Method
 from coarlib.report.payload import picture_uri
 from coarlib.report.strongest import Strongest
-from coarlib.report.words import examples_noun, output_name
+from coarlib.report.words import examples_noun, held_out_unit, output_name
 
 __all__ = ["distribution", "explained", "methods_table"]
 
@@ -38,17 +38,17 @@ def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
     plots.method_distributions(
         {method.name: method.pearson for method in methods},
         {method.name: (method.low, method.high) for method in methods},
-        of_what="held-out rows",
+        of_what=f"held-out {held_out_unit(inputs)}",
         axes=axes,
     )
-    axes.set_xlabel("correlation over held-out rows")
+    axes.set_xlabel(f"correlation over held-out {held_out_unit(inputs)}")
     noun = examples_noun(inputs)
     return figure(
         drawn,
         "correlations",
         f"How well {noun} are predicted",
         f"Shapes: the {counted(len(methods[0].pearson), noun)}. Marks and numbers: means; bars: "
-        "95% intervals over rows.",
+        f"95% intervals over {held_out_unit(inputs)}.",
     )
 
 
@@ -60,7 +60,9 @@ def methods_table(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
     trained = inputs.features.noun == "training examples"
     unit = "one training" if trained else "one forward pass over the examples"
     headers = ("method", "mean correlation", "cost")
-    caption = f"Methods on the same held-out rows, 95% intervals over rows. A row costs {unit}."
+    what = held_out_unit(inputs)
+    caption = f"Methods on the same held-out {what}, 95% intervals over {what}."
+    caption += f" A row costs {unit}."
     if others:
         caption += " ¹ by coar evaluate, on fresh ablations."
     return table(caption, headers, rows, "methods") if rows else Markup("")

@@ -48,6 +48,12 @@ def examples_noun(inputs: ReportInputs) -> str:
     return "examples" if notes.labels is not None else "outputs"
 
 
+def held_out_unit(inputs: ReportInputs) -> str:
+    """Return what judged the fit: rows, or trials."""
+    held = None if inputs.attributions is None else inputs.attributions.held_out
+    return "rows" if held is None else held.unit
+
+
 def output_name(inputs: ReportInputs) -> str:
     """Name what was measured, such as "margin to the best other class"; "output" if not known."""
     if inputs.store is None or not inputs.store.spec.outputs:

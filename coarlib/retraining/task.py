@@ -19,7 +19,7 @@ from coarlib.retraining.functions import Estimator, Train, TrainFunction
 from coarlib.retraining.randomness import run_seed, seeded
 from coarlib.retraining.trainer import Trainer
 from coarlib.retraining.vectorised import train_many
-from coarlib.task import Task, TaskLayout
+from coarlib.task import Task, TaskLayout, own_code
 
 __all__ = ["Evaluate", "ReevaluateTask", "RetrainTask", "UntrainableRowWarning"]
 
@@ -119,9 +119,9 @@ class _OutputsOfModels(Task):
     def _measured(self, model: Any) -> NDArray[np.float64]:
         if isinstance(model, torch.nn.Module):
             model.eval()  # whatever train() left: batch norm and dropout must not see the targets
-        with torch.no_grad(), seeded(0, self._device):
+        with torch.no_grad(), seeded(0, self._device), own_code("evaluate(model, device)"):
             found = self._evaluate(model, self._device)
-        values = torch.as_tensor(found).double().cpu().numpy()
+            values = torch.as_tensor(found).double().cpu().numpy()
         if values.ndim == 0:
             raise TaskError("evaluate returned one number; it must return one a target, [T]")
         return values

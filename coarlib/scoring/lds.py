@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarlib.display import card, histogram
+from coarlib.errors import ScoringError
 from coarlib.progress import Progress
 from coarlib.scoring.ceiling import NoiseCeiling, noise_ceiling
 from coarlib.scoring.nonfinite import (
@@ -266,6 +267,10 @@ def lds(
     result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
     flags.warn(result, nonfinite)
     defined = ~np.isnan(result.r)
+    if not (ceiling is None or isinstance(ceiling, NoiseCeiling)):
+        raise ScoringError(
+            f"ceiling is a NoiseCeiling, as noise_ceiling returns it, not {type(ceiling).__name__}"
+        )
     if ceiling is None and interval and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
         ceiling = _ceiling(given, kind, level)
     return LDSResult(

@@ -182,6 +182,29 @@ def test_what_cannot_be_scaled_is_done_with_rows_alone(tmp_path):
     assert open_passes(tmp_path / "out" / "store") is None
 
 
+class ThroughNumpy(torch.nn.Module):
+    def forward(self, x):
+        return torch.from_numpy(x.numpy())
+
+
+class Steep(torch.nn.Module):
+    def forward(self, x):
+        return x * 1e30
+
+
+@pytest.mark.parametrize(
+    ("last", "why"), [(ThroughNumpy, "cannot be differentiated"), (Steep, "gradients")]
+)
+def test_a_model_without_usable_gradients_is_attributed_with_rows_alone(tmp_path, last, why):
+    torch.manual_seed(0)
+    examples = torch.randn(6, 5), torch.arange(6) % 8
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), last())
+    task = cl.ablate(model, examples, components="linear_row", outputs="logit")
+    found = cl.attribute(task, tmp_path / "out", budget=90, **HOW)
+    assert why in found.summary["autopilot"]["without_gradient_passes"]
+    assert found.cost.passes == 90 and found.held_out.mean > 0.99
+
+
 def judged(amounts, mean=0.6, low=0.55):
     scores = SimpleNamespace(mean=mean, mean_low=low, mean_high=1.0, unit="trials")
     return Judgement(amounts, scores, 0.9, None)
@@ -226,6 +249,10 @@ def test_what_brings_more_for_its_cost_is_bought():
     assert more == Amounts(8, 64, 0, 96 + 56)
     assert why == "more trials: 0.5 is reached, but may be 0.15 less"
     assert choice(Forecast(0.1, 0.0), Goal(until=0.5, budget=296), wide)[0] == have
+    for cost, words in ((96, "more"), (400, "stop: no output that is predicted varies")):
+        silent = judged(Amounts(8, 64, 0, cost), math.nan, math.nan)
+        for goal in (Goal(), Goal(until=0.5)):
+            assert choice(Forecast(math.nan, math.nan), goal, silent)[1].startswith(words)
     few = judged(have, low=math.nan)
     more, why = choice(Forecast(0.1, 0.0), Goal(until=0.5), few)
     assert more.trials == 96 + 56 and why.endswith("0.5 is reached, by too few for an interval")

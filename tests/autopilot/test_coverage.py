@@ -1,6 +1,7 @@
 """The interval of the cross-validated correlation covers that of the weights on endless trials."""
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from coarlib.autopilot.judge import LAST_FOLDS, Known
@@ -38,6 +39,24 @@ def known_of(seed, weight, noise):
     source = ArrayRows(rows, rows @ weight + noise * rng.normal(size=(8, TARGETS)))
     layers = np.arange(FEATURES) % 2
     return Known(source, np.arange(8), passes, trials, None, layers)
+
+
+def test_intervals_cover_where_rows_alone_judge():
+    """Rows that ablate few components: some are most of a correlation, or too few tell of it."""
+    share, noise, rows = 0.05, 0.1, 80
+    weight = np.random.default_rng(0).normal(size=(FEATURES, TARGETS))
+    total = np.square(weight).sum(0) + noise**2 / (share * (1 - share))
+    missed = []
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        masks = rng.random((rows, FEATURES)) >= share
+        source = ArrayRows(masks, masks @ weight + noise * rng.normal(size=(rows, TARGETS)))
+        known = Known(source, np.arange(rows), None, None, None, np.arange(FEATURES) % 2)
+        assert known.share == pytest.approx(1 - masks.mean()) and known.telling < rows / 2
+        found, told = known.fit().weight.astype(np.float64), known.told()
+        r = (found * weight).sum(0) / np.sqrt(np.square(found).sum(0) * total)
+        missed.append(r.mean() < told.mean_low or r.mean() > told.mean_high)  # NaN: none is told
+    assert stats.binomtest(sum(missed), 24, 0.05, "greater").pvalue > 1e-3, np.mean(missed)
 
 
 def test_intervals_cover_the_correlation_of_the_weights():

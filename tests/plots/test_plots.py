@@ -44,3 +44,9 @@ def test_without_matplotlib_one_sentence_says_what_to_install(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SetupError, match="pip install matplotlib"):
         plots.plot_against_fraction(tmp_path / "f.png", [0.1], {"a": [1.0]}, {"a": [(0.0, 1.0)]})
+
+
+def test_bars_have_room_for_their_whole_intervals():
+    weights, errors = np.array([1.0, -2.0]), np.array([5.0, 0.5])
+    axes = plots.attribution_bars(["a", "b"], weights, errors).axes[0]
+    assert axes.get_xlim()[0] < -4 and axes.get_xlim()[1] > 6

@@ -390,3 +390,9 @@ def test_arguments_of_the_drawn_intervals_are_taken_and_said_to_have_no_effect()
         with pytest.warns(FutureWarning, match="no effect"):
             found = lds(*drawn, resamples=resamples)
         assert (found.interval is not None) is given
+
+
+def test_a_ceiling_that_is_none_is_refused():
+    masks = np.random.default_rng(0).random((30, 4)) < 0.5
+    with pytest.raises(ScoringError, match="ceiling is a NoiseCeiling, as noise_ceiling returns"):
+        lds(np.ones((4, 2)), masks, np.ones((30, 2)), ceiling=0.8)

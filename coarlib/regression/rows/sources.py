@@ -90,10 +90,10 @@ class ArrayRows:
         object.__setattr__(
             self, "outputs", mean_over_runs(outputs) if outputs.ndim == 3 else outputs
         )
-        if self.masks.ndim != 2 or len(self.masks) != len(self.outputs):
+        if self.masks.ndim != 2 or len(self.masks) != len(self.outputs) or not self.masks.size:
             raise RegressionError(
                 f"masks {list(self.masks.shape)} and outputs {list(self.outputs.shape)} must be "
-                "[K, N] and [K, T] with the same number of rows K"
+                "[K, N] and [K, T] with the same number of rows K, at least one"
             )
         if self.outputs.dtype.kind not in OUTPUT_KINDS:
             raise RegressionError(f"outputs must be real numbers, not {self.outputs.dtype}")
