@@ -35,7 +35,7 @@ def next_step(command: str, *words: object, **options: Any) -> str:
     **options
         Arguments by short name; None, empty ones and flags that are False are left out.
     """
-    line = ["coar", command, *(shlex.quote(str(word)) for word in words)]
+    line = ["coar", command, *(shlex.quote(_no_flag(word)) for word in words)]
     for key, value in options.items():
         if value is None or value is False or value in ({}, ""):
             continue
@@ -44,9 +44,15 @@ def next_step(command: str, *words: object, **options: Any) -> str:
                 text = item if isinstance(item, str) else json.dumps(item)
                 line += ["--set", shlex.quote(f"{name}={text}")]
         else:
-            text = ",".join(_words(value)) if isinstance(value, dict) else str(value)
+            text = ",".join(_words(value)) if isinstance(value, dict) else _no_flag(value)
             line += [f"--{key}", *([] if value is True else [shlex.quote(text)])]
     return f"next: {' '.join(line)}"
+
+
+def _no_flag(word: object) -> str:
+    """Return a word as text; names that begin with a dash would be taken for a flag."""
+    text = str(word)
+    return f"./{text}" if text.startswith("-") and isinstance(word, str | Path) else text
 
 
 def again(args: Arguments, command: Command | None = None, **changes: Any) -> str:

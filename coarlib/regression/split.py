@@ -50,11 +50,13 @@ def split_rows(source: RowSource, num_train: int, num_val: int, seed: int | None
     """
     if seed is not None and seed < 0:
         raise RegressionError(f"the seed of the split must be at least 0, not {seed}")
+    available, wanted = len(source.row_ids), num_train + num_val
+    if not available:
+        raise RegressionError(f"no row of {source.description} is completed: nothing to fit yet")
     if num_train < 1 or num_val < 0:
         raise RegressionError(
             f"num_train must be at least 1 and num_val at least 0, not {num_train} and {num_val}"
         )
-    available, wanted = len(source.row_ids), num_train + num_val
     if available < wanted:
         raise RegressionError(
             f"{source.description} has {available} completed rows, but num_train + num_val = "

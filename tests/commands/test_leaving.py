@@ -1,6 +1,7 @@
 """What commands leave: the next one, as it can be pasted, and arguments that --config replays."""
 
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,8 @@ def test_a_store_names_no_code_but_coarlibs_own(place):
         load(line.split()[0]).main([*shlex.split(line)[1:], "--quiet"])
     store = Store.open("s")
     assert leaving.after_rows(store) == "next: coar make_dataset s --task TASK"
+
+
+def test_a_name_that_begins_with_a_dash_is_no_flag():
+    assert leaving.next_step("status", Path("-x"), out="-y") == "next: coar status ./-x --out ./-y"
+    assert leaving.next_step("grow", "a b", rows=-1) == "next: coar grow 'a b' --rows -1"

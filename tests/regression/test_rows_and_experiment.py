@@ -1,6 +1,7 @@
 """Row sources (store, .beton, arrays), the split, and the whole fit."""
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def test_masks_must_be_masks():
 
 def test_more_rows_than_completed_is_an_error_that_counts_them(data):
     source = ArrayRows(data.masks[:80], data.outputs[:80])
+    with pytest.raises(RegressionError, match="no row of s is completed"):
+        split_rows(SimpleNamespace(row_ids=(), description="s"), 0, 0)
     with pytest.raises(RegressionError, match=r"80 completed rows.*90 \+ 10 = 100"):
         split_rows(source, 90, 10)
     with pytest.raises(RegressionError, match="at least 1"):
