@@ -52,7 +52,7 @@ def only_positions_read(model: nn.Module, inputs: Inputs) -> nn.Module:
         return model
     moved = False
     for node in reversed(list(traced.graph.nodes)):
-        cuts = [_cut(user) for user in node.users]
+        cuts = [_cut(node, user) for user in node.users]
         if cuts and cuts[0] is not None and all(cut == cuts[0] for cut in cuts):
             moved |= _move(traced, node, cuts[0])
     if not moved:
@@ -67,11 +67,11 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(getattr(found, "shape", ()))
 
 
-def _cut(node: fx.Node) -> Cut | None:
-    """Return what ``node`` reads of its first argument, if it is a slice along one axis."""
-    if node.target is not operator.getitem:
+def _cut(node: fx.Node, user: fx.Node) -> Cut | None:
+    """Return what a user reads of a node, if it is a slice of constant ends along one axis."""
+    if user.target is not operator.getitem or user.all_input_nodes != [node]:
         return None
-    source, index = node.args
+    index = user.args[1]
     entries: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     whole = [entry == slice(None) for entry in entries]
     plain = all(isinstance(entry, int | slice) for entry in entries)
@@ -81,7 +81,7 @@ def _cut(node: fx.Node) -> Cut | None:
     entry = entries[axis]
     if isinstance(entry, int):
         entry = slice(entry, entry + 1 or None)
-    return axis - len(_shape(source)), entry
+    return axis - len(_shape(node)), entry
 
 
 def _move(traced: fx.GraphModule, node: fx.Node, cut: Cut) -> bool:

@@ -39,6 +39,7 @@ READS = {
     "middle twice": (lambda x: x[:, 2] * x[:, 2].sigmoid(), [1, 1, 1]),
     "two places": (lambda x: x[:, 0] + x[:, -1], [LENGTH] * 3),
     "all": (lambda x: x.sum(1), [LENGTH] * 3),
+    "from a computed place": (lambda x: x[:, x.shape[1] - 1 :].flatten(1), [LENGTH] * 3),
     "a column": (lambda x: x[:, :, 0], [LENGTH] * 3),
 }
 
