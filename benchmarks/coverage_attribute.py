@@ -1,14 +1,15 @@
 """How often the interval that `coar attribute` tells holds its correlation, simulated.
 
-    python benchmarks/coverage_attribute.py [--worlds 400]
+    python benchmarks/coverage_attribute.py [--worlds 200]
 
 Results are added to benchmarks/results/coverage_attribute.json; what has as many worlds stays.
 
 A world has true weights, alike among targets, of components that matter differently; gradient
 passes whose slopes are the weights with noise, and too large by a tenth; trials, and a few rows,
 whose outputs are sums of weights and of what no sum of weights explains. Everything is fitted and
-cross-validated as the last step of `coar attribute` does. The truth is that fit's correlation with
-the outputs of new trials, exactly, and its mean over targets.
+cross-validated as the last step of `coar attribute` does. Or there are rows alone, and they judge.
+The truth is that fit's correlation with the outputs of new trials, exactly, and its mean over
+targets. Where too few judge there is no interval: the share of the worlds that have one is told.
 """
 
 import argparse
@@ -23,17 +24,20 @@ from coarlib.gradient_passes import PassPlan, PassSums, Trials
 from coarlib.gradient_passes.plan import on_path
 from coarlib.regression import ArrayRows
 
-FEATURES, LAYERS, ROWS, FRACTION = 60, 6, 4, 0.1
-SIZES = (  # targets, gradient passes, trials
-    *((20, 16, 24), (20, 16, 80), (20, 32, 48), (20, 64, 96)),
-    *((1, 16, 80), (1, 64, 96), (1, 64, 400), (100, 32, 48)),
+FEATURES, LAYERS, FRACTION = 60, 6, 0.1
+SIZES = (  # targets, rows, gradient passes, trials
+    *((1, 4, 64, 96), (1, 4, 64, 400)),
+    *((20, 4, 16, 24), (20, 4, 16, 80), (20, 4, 32, 48), (20, 4, 64, 96)),
+    (100, 4, 32, 48),
+    *((20, 60, 0, 0), (20, 120, 0, 0), (20, 360, 0, 0)),
 )
+FEW = 4  # rows, where trials judge
 UNEXPLAINED = (0.2, 0.5)
-CASE = ("targets", "passes", "trials", "unexplained")
+CASE = ("targets", "rows", "passes", "trials", "unexplained")
 SEED, TOO_LARGE, NOISE_OF_SLOPES = 20_261_128, 1.1, 3.0
 
 
-def world(rng, targets, passes, trials, unexplained):
+def world(rng, targets, rows, passes, trials, unexplained):
     """Return what was bought of a world, and its true weights [N, T]."""
     size = rng.lognormal(0, 1, FEATURES)
     alike = rng.normal(size=(FEATURES, 3)) @ rng.normal(size=(3, targets)) / 2
@@ -48,22 +52,23 @@ def world(rng, targets, passes, trials, unexplained):
     def drawn(plan, count):
         return np.stack([plan.draw(k, slice(0, targets), FEATURES) for k in range(count)])
 
-    seed = int(rng.integers(2**32))
-    plan = PassPlan.for_fraction(FRACTION, seed=seed)
-    masks = drawn(plan, passes)
-    along = on_path(masks)
-    spread = NOISE_OF_SLOPES * size
-    slopes = along * (TOO_LARGE * weight.T + spread * rng.normal(size=masks.shape))
-    sums = [x.sum(0).T.astype(np.float32) for x in (slopes, np.square(slopes), along)]
-    kept = weight * rng.normal(1, 0.7, weight.shape)
-    which = np.arange(targets)
-    seen = PassSums(plan, np.arange(passes), outputs(masks), which, *sums, kept.astype(np.float32))
-    plan = PassPlan.of_trials(FRACTION, seed=seed)
-    own = Trials(plan, np.arange(trials), outputs(drawn(plan, trials)), which)
-    few = rng.random((ROWS, FEATURES)) >= FRACTION
-    rows = ArrayRows(few, outputs(np.repeat(few[:, None], targets, 1)))
+    seed, which = int(rng.integers(2**32)), np.arange(targets)
+    seen = own = None
+    if passes:
+        plan = PassPlan.for_fraction(FRACTION, seed=seed)
+        masks = drawn(plan, passes)
+        along = on_path(masks)
+        spread = NOISE_OF_SLOPES * size
+        slopes = along * (TOO_LARGE * weight.T + spread * rng.normal(size=masks.shape))
+        sums = [x.sum(0).T.astype(np.float32) for x in (slopes, np.square(slopes), along)]
+        kept = (weight * rng.normal(1, 0.7, weight.shape)).astype(np.float32)
+        seen = PassSums(plan, np.arange(passes), outputs(masks), which, *sums, kept)
+        plan = PassPlan.of_trials(FRACTION, seed=seed)
+        own = Trials(plan, np.arange(trials), outputs(drawn(plan, trials)), which)
+    few = rng.random((rows, FEATURES)) >= FRACTION
+    source = ArrayRows(few, outputs(np.repeat(few[:, None], targets, 1)))
     layers = np.arange(FEATURES) * LAYERS // FEATURES
-    return Known(rows, np.arange(ROWS), seen, own, None, layers), weight, unexplained
+    return Known(source, np.arange(rows), seen, own, None, layers), weight, unexplained
 
 
 def correlation(found, weight, unexplained):
@@ -76,14 +81,16 @@ def coverage(worlds, *case):
     """Share of the worlds whose interval holds the truth."""
     lines = []
     for number in range(worlds):
-        rng = np.random.default_rng([SEED, number, *(round(100 * x) for x in case)])
+        named = (x for x, name in zip(case, CASE, strict=True) if name != "rows" or x != FEW)
+        rng = np.random.default_rng([SEED, number, *(round(100 * x) for x in named)])
         known, *truth = world(rng, *case)
         scores = known.told()
         reached = correlation(known.fit().weight, *truth)
         lines.append((scores.mean, scores.mean_low, scores.mean_high, reached))
-    told, low, high, truth = np.transpose(lines)
+    told, low, high, truth = np.transpose([line for line in lines if np.isfinite(line[1])])
     return {
         "worlds": worlds,
+        "told": len(told) / worlds,
         "coverage": float(np.mean((low <= truth) & (truth <= high))),
         "too high": float(np.mean(low > truth)),
         "too low": float(np.mean(high < truth)),
@@ -95,7 +102,7 @@ def coverage(worlds, *case):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worlds", type=int, default=400)
+    parser.add_argument("--worlds", type=int, default=200)
     args = parser.parse_args()
     reporting.one_thread()
     file = reporting.RESULTS / "coverage_attribute.json"
