@@ -152,14 +152,15 @@ def _bars(inputs: ReportInputs, top: Strongest, target: int) -> Markup:
     half = len(features) // 2
     order = np.array([*range(min(RAISING, half)), *range(half, half + min(LOWERING, half))])
     order = order[features[order] >= 0]
-    largest = float(np.abs(weights[order]).max(initial=0)) or 1.0
     errors = None if top.errors is None else Z_95 * top.errors[target][order]
+    ends = np.abs(weights[order]) + (0 if errors is None else np.nan_to_num(errors))
+    largest = float(ends.max(initial=0)) or 1.0  # bars and their intervals are whole
     said = effects(weights[order], errors)
     parts = [
         _bar(
             _name(inputs, int(features[at])),
             float(weights[at]),
-            None if errors is None else float(errors[place]),
+            None if errors is None or np.isnan(errors[place]) else float(errors[place]),
             " ± ".join(part for part in said[place] if part),
             largest,
         )
@@ -169,13 +170,13 @@ def _bars(inputs: ReportInputs, top: Strongest, target: int) -> Markup:
 
 
 def _bar(name: Markup, weight: float, error: float | None, said: str, largest: float) -> Markup:
-    share = 92 * abs(weight) / largest
+    share = 98 * abs(weight) / largest
     spread = Markup("")
     if error is not None:
-        reach = 92 * error / largest
-        left, right = max(0.0, share - reach), min(100.0, share + reach)
+        reach = 98 * error / largest
+        left = max(0.0, share - reach)
         spread = Markup('<div class="error" style="left:{:.1f}%;width:{:.1f}%"></div>').format(
-            left, right - left
+            left, share + reach - left
         )
     kind = "helps" if weight > 0 else "hurts"
     return Markup(

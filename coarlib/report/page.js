@@ -168,19 +168,20 @@
     };
     const bars = (t, from, to, colour, sign) => {
       const grid = make("div", {class: "bars"});
-      const largest = Math.max(...[0, top.count / 2].map((half) => Math.abs(top.weights[t * top.count + half]))) || 1;
-      const spread = (at) => 1.96 * top.errors[at], all = Array.from({length: top.count}, (_, at) => t * top.count + at);
+      const spread = (at) => top.errors ? 1.96 * top.errors[at] : 0;
+      const all = Array.from({length: top.count}, (_, at) => t * top.count + at);
       const shown = all.filter((at) => top.features[at] !== missing);
+      const largest = Math.max(0, ...shown.map((at) => Math.abs(top.weights[at]) + (spread(at) || 0))) || 1;
       const digits = digitsOf(top.errors ? Math.max(...shown.map(spread)) : largest / 10);
       for (let at = t * top.count + from; at < t * top.count + to; at++) {
         if (top.features[at] === missing) continue;
-        const weight = top.weights[at], share = 92 * Math.abs(weight) / largest;
+        const weight = top.weights[at], share = 98 * Math.abs(weight) / largest;
         const track = make("div", {class: "track", "aria-hidden": "true"},
           make("div", {class: "fill", style: {width: share + "%", background: colour}}));
         let note = (weight > 0 ? "+" : "−") + Math.abs(weight).toFixed(digits);
         if (top.errors) {
-          const reach = 92 * spread(at) / largest, left = Math.max(0, share - reach);
-          track.append(make("div", {class: "error", style: {left: left + "%", width: Math.min(100, share + reach) - left + "%"}}));
+          const reach = 98 * spread(at) / largest, left = Math.max(0, share - reach);
+          track.append(make("div", {class: "error", style: {left: left + "%", width: share + reach - left + "%"}}));
           note += " ± " + spread(at).toFixed(digits);
         }
         const whole = featureName(top.features[at]), name = make("span", {title: whole}, short(whole));
