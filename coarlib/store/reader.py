@@ -174,8 +174,10 @@ class Store:
                 f"{SPEC_FILE} back (a store initialised alike elsewhere has the same)"
             )
         if not array_path(path, COMPLETED).is_file():
+            within = sorted(file.parent for file in path.glob(f"*/{SPEC_FILE}"))
+            there = f"; give {' or '.join(map(str, within[:3]))}" if within else ""
             raise StoreError(
-                f"{path} is not a store: it has neither {SPEC_FILE} nor {COMPLETED}.npy"
+                f"{path} is not a store: it has neither {SPEC_FILE} nor {COMPLETED}.npy{there}"
             )
         rows = ArrayFile.read(array_path(path, COMPLETED)).shape[0]
         schema = {}

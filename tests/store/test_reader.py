@@ -28,6 +28,11 @@ def upstream(tmp_path):
     return path
 
 
+def test_a_folder_that_holds_a_store_names_it(store):
+    with pytest.raises(StoreError, match=f"give {store.path}$"):
+        Store.open(store.path.parent)
+
+
 def test_only_committed_rows_are_seen_and_new_ones_are_picked_up(store, make_rows):
     rows = np.array([2, 3, 4, 9])
     arrays = make_rows(store, rows)
