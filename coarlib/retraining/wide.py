@@ -68,7 +68,8 @@ def wide_models(model: nn.Module) -> dict[str, WideModel]:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 or any(_changes_state(node) for node in graph.nodes):
         return {}
-    return {name: WideModel(model, graph, way) for name, way in WAYS.items()}
+    # Each changes the graph, and goes on reading it: so each has its own.
+    return {name: WideModel(model, copy.deepcopy(graph), way) for name, way in WAYS.items()}
 
 
 class _Tracer(fx.Tracer):

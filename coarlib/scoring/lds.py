@@ -233,6 +233,10 @@ def lds(
     """
     check_kind(kind)
     check_nonfinite(nonfinite)
+    if not (ceiling is None or isinstance(ceiling, NoiseCeiling)):
+        raise ScoringError(
+            f"ceiling is a NoiseCeiling, as noise_ceiling returns it, not {type(ceiling).__name__}"
+        )
     if resamples is not None or seed is not None:
         drawn = "nothing is drawn for intervals any more: resamples and seed have no effect"
         warnings.warn(f"{drawn}, but resamples=0 is interval=False", FutureWarning, stacklevel=2)
@@ -267,10 +271,6 @@ def lds(
     result, flags = join([part for part, _ in parts]), _Flags.join([part for _, part in parts])
     flags.warn(result, nonfinite)
     defined = ~np.isnan(result.r)
-    if not (ceiling is None or isinstance(ceiling, NoiseCeiling)):
-        raise ScoringError(
-            f"ceiling is a NoiseCeiling, as noise_ceiling returns it, not {type(ceiling).__name__}"
-        )
     if ceiling is None and interval and given.outputs.ndim == 3 and given.outputs.shape[1] > 1:
         ceiling = _ceiling(given, kind, level)
     return LDSResult(

@@ -85,8 +85,14 @@ def sequence():
     )
 
 
+def two_pools():
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
+
+
 ARCHITECTURES = {
     "nested": nested,
+    "two pools": two_pools,
     "shortcuts that pad": lambda: CifarResNet((4, 8), (1, 2)),
     "shortcuts that project": lambda: CifarResNet((4, 8), (1, 1), projection=True, pooled=2),
     "dense": Dense,
