@@ -226,11 +226,8 @@ class _Refinement:
         tried = Intervals(
             point, a, b, *ends, slope, slope, torch.ones_like(a), torch.full_like(a, 0.5)
         )
-        now, later = found.errors.amax(1), tried.errors.amax(1)
+        (now, total, parts), later = self._errors(found), tried.errors.amax(1)
         before = torch.where(left == right, now[left], now[left] + now[right])
-        count = len(self._points)
-        total = now.new_zeros(count).index_add_(0, found.point, now)
-        parts = now.new_zeros(count).index_add_(0, found.point, torch.ones_like(now))
         allowed = self._tolerance / parts.clamp(min=1) / 2
         fine = later <= torch.maximum(before, allowed[point])
         total.index_add_(0, point[fine], (later - before)[fine])
@@ -240,12 +237,16 @@ class _Refinement:
         rows = (part.nonzero().squeeze(1) for part in (kept, fine))
         return found.pick(next(rows)).join(tried.pick(next(rows)))
 
+    def _errors(self, found: Intervals) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Largest error of each interval [I]; their sum and number at each point [n]."""
+        error = found.errors.amax(1)
+        zeros = error.new_zeros(len(self._points))
+        total = zeros.index_add(0, found.point, error)
+        return error, total, zeros.index_add(0, found.point, torch.ones_like(error))
+
     def _too_large(self, all_: Intervals) -> tuple[Intervals, Intervals]:
         """Separate the intervals to split: the largest errors of points above their tolerance."""
-        error = all_.errors.amax(1)
-        count = len(self._points)
-        total = error.new_zeros(count).index_add_(0, all_.point, error)
-        parts = error.new_zeros(count).index_add_(0, all_.point, torch.ones_like(error))
+        error, total, parts = self._errors(all_)
         allowed = (self._tolerance / parts.clamp(min=1) / 2).clamp(min=self._noise)
         # Splits are scarce where there are many parts: the largest errors come first.
         mean = total / parts.clamp(min=1)
