@@ -64,7 +64,7 @@ class Method:
     def interval(self) -> str:
         """The interval as people write it."""
         if not (np.isfinite(self.low) and np.isfinite(self.high)):
-            return "[too few rows for an interval]"
+            return "[too few for an interval]"
         return f"[{self.low:.3f}, {self.high:.3f}]".replace("-", "−")
 
 

@@ -93,7 +93,7 @@ def _better(
 def _front(names: Sequence[str], methods: Sequence[Sequence[Method]]) -> Markup:
     first = {name: found[0] for name, found in zip(names, methods, strict=True) if found}
     if not first:
-        return sentence("None of these results was tested on held-out rows.")
+        return sentence("None of these results was tested on what it was not fitted on.")
     with styled() as plt:
         drawn, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.5 * len(first)))
     plots.method_distributions(
@@ -101,8 +101,8 @@ def _front(names: Sequence[str], methods: Sequence[Sequence[Method]]) -> Markup:
         {name: (method.low, method.high) for name, method in first.items()},
         axes=axes,
     )
-    axes.set_xlabel("correlation over held-out rows")
-    note = "Each on its own held-out rows; marks: means with 95% intervals over rows."
+    axes.set_xlabel("correlation over what was held out")
+    note = "Each on its own rows or trials, held out; marks: means with 95% intervals over these."
     return figure(drawn, "beside", "Held-out correlation of each result", note)
 
 

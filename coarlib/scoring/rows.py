@@ -142,13 +142,15 @@ def score_matrix(scores: Any, masks: Any, margins: Any, transposed: bool) -> NDA
     Raises
     ------
     ScoringError
-        If they are not a matrix, or look as if they were [T, N] and nobody said so.
+        If they are no matrix or empty, or look as if they were [T, N] and nobody said so.
     """
     matrix = as_array(scores, "scores")
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:
         raise ScoringError(f"scores must be [N, T], not of shape {list(matrix.shape)}")
+    if not matrix.size:
+        raise ScoringError(f"there is nothing in scores of shape {list(matrix.shape)}")
     if transposed:
         return matrix.T
     widths = np.shape(masks)[1:] if hasattr(masks, "shape") else ()

@@ -65,7 +65,7 @@ class Interval:
 
     def __str__(self) -> str:
         if self.num_rows < FEWEST_ROWS:
-            return "(too few rows for an interval)"
+            return "(too few for an interval)"
         return "(no interval)" if np.isnan(self.low) else f"[{self.low:.3f}, {self.high:.3f}]"
 
 

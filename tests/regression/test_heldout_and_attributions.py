@@ -197,7 +197,7 @@ def test_results_of_version_0_1_and_of_other_programs_load(result, tmp_path):
 def test_few_held_out_rows_have_no_interval_and_say_so():
     rows = linear_rows(40, 6, 2, noise=0.1)
     found = fit(ArrayRows(rows.masks, rows.outputs), held_out=10)
-    assert "too few rows for an interval" in repr(found)
+    assert "too few for an interval" in repr(found)
 
 
 @pytest.mark.parametrize("options", [{"lam": "a"}, {"tol": "tight"}, {"lam": [1.0, "x"]}])

@@ -54,7 +54,7 @@ def test_runs_without_noise_have_a_ceiling_of_one():
     found = noise_ceiling(exact)
     assert (found.mean, found.interval.low, found.interval.high) == (1, 1, 1)
     few = noise_ceiling(exact[:10])
-    assert few.mean == 1 and "too few rows" in str(few.interval)
+    assert few.mean == 1 and "too few for an interval" in str(few.interval)
 
 
 def test_subsets_with_a_failed_run_are_left_out():

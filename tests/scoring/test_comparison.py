@@ -73,4 +73,4 @@ def test_what_cannot_be_compared_is_refused_with_the_difference_named():
 def test_too_few_rows_say_so():
     a, b, masks, outputs = case(subsets=10)
     found = compare(lds(a, masks, outputs), lds(b, masks, outputs))
-    assert "too few rows" in repr(found) and np.isnan(found.p)
+    assert "too few for an interval" in repr(found) and np.isnan(found.p)

@@ -169,6 +169,7 @@ def test_shapes_that_do_not_fit_are_said_in_one_sentence():
         ((scores, masks, margins[:, :-1]), "12 targets but margins for 11"),
         ((scores[:, 0], masks, margins), "1 targets but margins for 12"),
         ((scores[None], masks, margins), r"scores must be \[N, T\]"),
+        ((scores[:, :0], masks, margins[:, :0]), r"nothing in scores of shape \[200, 0\]"),
         ((scores.T, masks, margins), "transpose them, or say transposed"),
         ((scores, masks[:1], margins[:1]), "at least two rows, not 1"),
         ((scores, masks, margins[:, 0]), r"margins must be \[M, T\]"),

@@ -157,10 +157,10 @@ def test_too_few_rows_have_no_interval_and_say_so(rows):
     a, b = pair(count=rows, digits=4)
     interval = correlation_interval(a, b)
     assert np.isnan([interval.low, interval.high]).all()
-    assert str(interval) == "(too few rows for an interval)"
+    assert str(interval) == "(too few for an interval)"
     held = score_arrays(a, b)
     assert np.isnan([held.mean_low, held.mean_high, *held.low, *held.high]).all()
-    assert "too few rows for an interval" in str(held)
+    assert "too few for an interval" in str(held)
 
 
 def test_limits_are_correlations_also_for_perfect_predictions():

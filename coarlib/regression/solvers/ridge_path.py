@@ -98,7 +98,7 @@ class RidgePath:
     def weights(self, lam: NDArray[np.float64] | float, targets: slice) -> torch.Tensor:
         """Return standardised weights at one λ or one per target, float64 [M, t]."""
         d = self.values[:, None]
-        lam_t = torch.as_tensor(lam, dtype=d.dtype, device=d.device)
+        lam_t = torch.tensor(lam, dtype=d.dtype, device=d.device)
         return self.vectors @ (self.rotated(targets) / (d + lam_t))
 
     def solution(self, lam: NDArray[np.float64], status: str) -> Solution:
