@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import inspect
 import operator
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -46,7 +48,7 @@ def only_positions_read(model: nn.Module, inputs: Inputs) -> nn.Module:
     defaults = {p.name: p.default for p in others if p.default is not p.empty}
     try:
         traced = fx.symbolic_trace(model, concrete_args=defaults)
-        with torch.no_grad():
+        with torch.no_grad(), redirect_stderr(StringIO()):  # it prints what it raises
             ShapeProp(traced).propagate(*given)
     except Exception:  # fx raises whatever the model's own code raises on a proxy
         return model
@@ -74,7 +76,7 @@ def _cut(node: fx.Node, user: fx.Node) -> Cut | None:
     index = user.args[1]
     entries: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     whole = [entry == slice(None) for entry in entries]
-    plain = all(isinstance(entry, int | slice) for entry in entries)
+    plain = all(type(entry) in {int, slice} for entry in entries)  # True is an axis of its own
     if not plain or whole.count(False) != 1 or whole[0] is False:  # the first is the batch
         return None
     axis = whole.index(False)

@@ -54,17 +54,17 @@ class StackedModel:
     Parameters
     ----------
     model : nn.Module
-    trained : tuple of str
+    names : {id of a trained tensor: its name}
     """
 
-    def __init__(self, model: nn.Module, trained: tuple[str, ...]) -> None:
-        self._model = model
-        self._names = {id(p): name for name, p in model.named_parameters() if name in trained}
+    def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
+        self._model, self._names = model, names
 
     @classmethod
     def of(cls, model: nn.Module, trained: tuple[str, ...], inputs: Inputs) -> StackedModel | None:
         """Return it if a pass over ``inputs`` uses the trained tensors in no other way."""
-        found = cls(only_positions_read(model, inputs), trained)
+        names = {id(p): name for name, p in model.named_parameters() if name in trained}
+        found = cls(only_positions_read(model, inputs), names)
         with _Watch(found._names) as watch, torch.no_grad():
             call(found._model, {}, inputs)
         return None if watch.elsewhere else found
@@ -147,7 +147,7 @@ def _embedding(  # noqa: PLR0917
     sparse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Name the arguments of ``F.embedding``; None where it does more than look up."""
-    plain = padding_idx in (None, -1) and max_norm is None
+    plain = padding_idx is None and max_norm is None
     return (input, weight) if plain and not scale_grad_by_freq and not sparse else None
 
 

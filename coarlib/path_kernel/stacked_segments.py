@@ -22,6 +22,9 @@ LIVE_COPIES = 4
 """Values of a pass that live at a time, over those that its forward pass writes, about."""
 SAME = 1e-3
 """Largest relative difference of gradients that may be rounding (of float32)."""
+ROUNDING = 100.0
+"""Units in the last place of the largest tensor's gradient that may be another's which is zero, as
+those of the keys' biases are."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +170,12 @@ def stacked_model(
             fixed = table.views(ends[place])
             moving = {name: fixed.pop(name) for name in tracked}
             alone = queries.jacobian(moving, fixed, points, ones)
+            norms = {name: wanted.norm() for name, wanted in alone.items()}
+            noise = ROUNDING * torch.finfo(walk.dtype).eps * max(norms.values())
             for name, wanted in alone.items():
                 given = torch.zeros_like(wanted)
                 if name in both:
                     given = both[name].flat()[place].view_as(wanted)
-                if (given - wanted).norm() > SAME * wanted.norm():
+                if (given - wanted).norm() > SAME * norms[name] + noise:
                     return None
     return found

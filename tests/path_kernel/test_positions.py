@@ -40,6 +40,7 @@ READS = {
     "two places": (lambda x: x[:, 0] + x[:, -1], [LENGTH] * 3),
     "all": (lambda x: x.sum(1), [LENGTH] * 3),
     "from a computed place": (lambda x: x[:, x.shape[1] - 1 :].flatten(1), [LENGTH] * 3),
+    "an axis of its own": (lambda x: x[:, True].flatten(1), [LENGTH] * 3),
     "a column": (lambda x: x[:, :, 0], [LENGTH] * 3),
 }
 
@@ -98,6 +99,8 @@ class Branching(nn.Module):
         return self.head(x)[:, -1] if x.sum() > 0 else self.head(x)[:, 0]
 
 
-def test_a_model_that_cannot_be_traced_stays_as_it_is():
-    model = Branching()
-    assert only_positions_read(model, torch.ones(2, 4, 3)) is model
+@pytest.mark.parametrize("inputs", [torch.ones(2, 4, 3), {"x": torch.ones(2, 4, 3)}])
+def test_a_model_that_cannot_be_traced_stays_as_it_is(inputs, capfd):
+    model = Branching() if isinstance(inputs, torch.Tensor) else nn.Sequential(nn.Linear(3, 2))
+    assert only_positions_read(model, inputs) is model
+    assert capfd.readouterr().err == ""
