@@ -26,13 +26,20 @@ def differentiable_attention() -> Iterator[None]:
     Raises
     ------
     HistoryError
-        If the model draws random numbers, which no module of it says (``F.dropout``).
+        If the model draws random numbers, which no module of it says (``F.dropout``), or has an
+        operation that torch cannot differentiate so.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
+    except NotImplementedError as error:
+        reason = str(error).split(" because ", maxsplit=1)[0].split("\n", maxsplit=1)[0]
+        raise HistoryError(
+            f"torch cannot differentiate this model as it has to be ({reason}); write that "
+            "operation in others that it can"
+        ) from error
     except RuntimeError as error:
         if "called random operation" not in str(error):
             raise
@@ -64,7 +71,9 @@ class SampleGradients:
             return self._of_outputs(call(self.model, theta, inputs), targets)
 
     def _of_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return vmap(lambda o, t: self.loss.function(o[None], t[None]))(outputs, targets)
+        return vmap(lambda o, t: self.loss.function(each(lambda v: v[None], o), t[None]))(
+            outputs, targets
+        )
 
     def per_sample(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from coarlib.errors import HistoryError, nearest
+from coarlib.errors import HistoryError, first_line, nearest
 from coarlib.history.factors import Outer
 from coarlib.history.inputs import Inputs, as_inputs, call, each, number_of
 from coarlib.history.parameters import Tensors
@@ -63,6 +64,9 @@ QUERIES = MappingProxyType(
 """``log_odds`` is COAR's margin, against the log-sum-exp of the others; ``contrast`` takes targets
 ``[N, 2]``: the output of the first minus that of the second."""
 
+AT_ONCE = 64
+"""Test points that are looked at together before anything is computed of them."""
+
 
 class Queries:
     """K outputs of a model on N test points, as functions of the trained parameters.
@@ -77,7 +81,7 @@ class Queries:
     Raises
     ------
     HistoryError
-        If the output is unknown.
+        If the output is unknown, or there is no test point.
     """
 
     def __init__(
@@ -91,9 +95,13 @@ class Queries:
             if output not in QUERIES:
                 raise HistoryError(f"unknown output {output}{nearest(output, QUERIES)}")
             output = QUERIES[output]
+        if not callable(output):
+            raise HistoryError(f"output must be a name or a function, not {output!r}")
         self._inputs, self._targets = as_inputs(inputs), targets
         if len(self) != len(targets):
             raise HistoryError(f"there are {len(self)} test inputs and {len(targets)} targets")
+        if not len(self):
+            raise HistoryError("there are no test points; give at least one")
         self._model, self._output = model, output
 
     def __len__(self) -> int:
@@ -111,7 +119,8 @@ class Queries:
         return self._of_outputs(self._call_one(parameters, one), target)
 
     def _call_one(self, parameters: Tensors, one: Inputs) -> torch.Tensor:
-        return call(self._model, parameters, each(lambda t: t[None], one))[0]
+        outputs = call(self._model, parameters, each(lambda t: t[None], one))
+        return each(operator.itemgetter(0), outputs)
 
     def _of_batch(self, parameters: Tensors, points: torch.Tensor) -> torch.Tensor:
         inputs, targets = self.take(points)
@@ -220,8 +229,32 @@ class Queries:
     num_outputs: int = 0
 
     def count_outputs(self, theta: Tensors) -> int:
-        """Evaluate one point to learn K, and keep it as ``num_outputs``."""
-        self.num_outputs = int(self.values(theta, torch.zeros(1, dtype=torch.int64)).shape[1])
+        """Evaluate all points once; learn K from them, and keep it as ``num_outputs``.
+
+        Raises
+        ------
+        HistoryError
+            If the outputs of one cannot be computed, or are no finite numbers.
+        """
+        for points in torch.arange(len(self), device=self._targets.device).split(AT_ONCE):
+            which = f"of test points {int(points[0])} to {int(points[-1])}"
+            try:
+                found = self.values(theta, points)
+            except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
+                raise HistoryError(
+                    f"the outputs {which} cannot be computed ({first_line(error)}); check inputs, "
+                    "targets and output"
+                ) from error
+            own = next(iter(theta.values())).dtype
+            if found.dtype != own or not found.shape[1]:
+                raise HistoryError(
+                    f"output must give at least one number in {own}, as the parameters are, not "
+                    f"{found.shape[1]} in {found.dtype}"
+                )
+            if not (finite := found.isfinite().all(1)).all():
+                wrong = int(points[finite.logical_not().nonzero()[0, 0]])
+                raise HistoryError(f"test point {wrong} has outputs that are not finite numbers")
+        self.num_outputs = int(found.shape[1])
         return self.num_outputs
 
     def bytes_of_one(self, theta: Tensors) -> int:

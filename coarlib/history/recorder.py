@@ -140,11 +140,13 @@ def record(
         data_digest=samples.digest(),
         frozen_digest=frozen_digest(model, table),
     )
-    if not {settings.storage, dtype} <= set(STORAGE):
+    if dtype not in {"float32", "float64"}:
         raise HistoryError(
-            f"parameters in {dtype} cannot be stored as {settings.storage}; both must be float32, "
-            "float64 or bfloat16"
+            f"the model's parameters are {dtype}; record them in float32 or float64 (under "
+            "autocast, which TrainingLoss takes, layers compute in bfloat16 all the same)"
         )
+    if settings.storage not in STORAGE:
+        raise HistoryError(f"storage must be one of {', '.join(STORAGE)}, not {settings.storage!r}")
     if every > 1 and settings.storage != dtype:
         raise HistoryError(f"replayed steps need states in the model's own dtype, {dtype}")
     check = GradientCheck(SampleGradients(model, loss), samples, check_every)

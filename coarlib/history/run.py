@@ -124,7 +124,13 @@ def open_run(
     replay = Replay(model, loss, samples, replay_tolerance) if settings.every > 1 else None
     place = torch.device(device) if device is not None else some.device
     walk = Walk(history, place, dtype or some.dtype, replay)
-    moved = copy.deepcopy(model).to(walk.device, walk.dtype).requires_grad_(False)
+    try:
+        moved = copy.deepcopy(model).to(walk.device, walk.dtype).requires_grad_(False)
+    except RuntimeError as error:
+        raise HistoryError(
+            f"the model cannot be copied ({str(error).splitlines()[0]}); build it without tensors "
+            "that are computed before it is called, and without torch.jit"
+        ) from error
     for _, module, _ in random_or_coupled(moved):
         module.eval()  # recording refused them in training mode
     return RecordedRun(walk, moved, loss, samples)

@@ -58,8 +58,10 @@ class Settings:
         Updates of the whole run.
     every : int
         Each how many-th state is kept.
-    dtype, storage : {"float32", "float64", "bfloat16"}
-        The model's own, and how states are stored.
+    dtype : {"float32", "float64"}
+        The model's own.
+    storage : {"float32", "float64", "bfloat16"}
+        How states are stored.
     keep_momentum : bool
         Whether states hold the momentum (always so when ``every > 1``).
     max_batch : int

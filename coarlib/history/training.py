@@ -78,7 +78,7 @@ class Samples:
         chosen = np.linspace(0, len(self) - 1, count).astype(np.int64)
         digest = xxhash.xxh3_64(str(len(self)).encode())
         for tensor in tree_leaves(self.take(chosen, torch.device("cpu"))):
-            digest.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
+            digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ def parse_axes(by: Sequence[str | Sequence[str]], has_components: bool) -> tuple
     HistoryError
     """
     found = []
-    for item in by:
+    for item in (by,) if isinstance(by, str) else by:
         axes = (item,) if isinstance(item, str) else tuple(item)
         for axis in axes:
             if axis not in AXES:

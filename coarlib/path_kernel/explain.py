@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coarlib.ablation import ComponentSet
 from coarlib.devices import float32_products, flushed_denormals, free_bytes
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, whole_number
 from coarlib.history.gradients import SampleGradients
 from coarlib.history.inputs import Inputs
 from coarlib.history.parameters import ParameterTable
@@ -113,6 +113,8 @@ def explain(
         raise HistoryError(f"count_at must be taken or acted, not {count_at!r}")
     if step_window is not None and step_window < 1:
         raise HistoryError(f"step_window must be at least 1 update, not {step_window}")
+    if memory is not None and whole_number(memory, "memory") < 1:
+        raise HistoryError(f"memory must be at least 1 byte, not {memory}")
     walk = run.walk
     allowed = checked_tolerance(tolerance, walk.dtype)
     history, settings = walk.history, walk.history.settings

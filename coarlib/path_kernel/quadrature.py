@@ -191,9 +191,9 @@ class _Refinement:
             place = split.kink() if round_ % 2 == 0 else middle
             usable = (place > split.a) & (place < split.b)
             done = keep.join(split.pick((~usable).nonzero().squeeze(1)))
+            if not usable.any():
+                return done
             open_ = self._halves(split.pick(usable.nonzero().squeeze(1)), place[usable])
-            if len(open_.point) == 0:
-                break
         return open_.join(done)
 
     def integral(self, found: Intervals) -> torch.Tensor:

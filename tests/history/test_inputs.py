@@ -111,6 +111,14 @@ def test_tuples_of_tensors_and_datasets_of_them_are_the_same_samples():
     assert tensors.digest() == dataset.digest()
 
 
+def test_samples_of_any_dtype_have_a_digest():
+    digests = [
+        Samples((torch.ones(2, dtype=dtype), torch.zeros(2))).digest()
+        for dtype in (torch.bfloat16, torch.float16, torch.bool)
+    ]
+    assert len(set(digests)) == 3
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [(np.zeros(3), "must be a tensor"), ((torch.zeros(2), torch.zeros(3)), "differ in their numb")],

@@ -30,6 +30,19 @@ def one_step(history, model, optimizer, batch=BATCHES[0], declared=None):
     optimizer.step()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "options", "message"),
+    [
+        (torch.bfloat16, {}, "parameters are bfloat16; record them in float32"),
+        (torch.float64, {"storage": "float8"}, "one of float32, float64, bfloat16, not 'float8'"),
+    ],
+)
+def test_dtypes_that_cannot_be_recorded_are_refused(tmp_path, dtype, options, message):
+    model = nn.Linear(3, 5, dtype=dtype)
+    with pytest.raises(HistoryError, match=message):
+        begin(tmp_path / "h", model, torch.optim.SGD(model.parameters(), 0.1), **options)
+
+
 class Rare(torch.optim.Adam):
     pass
 

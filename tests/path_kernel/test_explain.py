@@ -136,11 +136,100 @@ def test_prediction_by_forward_mode_is_that_of_the_decomposition(sub, test_point
         ({"by": [("tensor", "component")]}, "give one axis or a pair"),
         ({"output": "logits"}, "did you mean 'logit'"),
         ({"count_at": "both"}, "taken or acted"),
+        ({"memory": 0}, "at least 1 byte"),
+        ({"output": 3}, "a name or a function, not 3"),
+        ({"output": lambda outputs, _: outputs.argmax()}, "at least one number in torch.float64"),
+        ({"output": lambda outputs, _: outputs[:0]}, "not 0 in torch.float64"),
+        ({"output": lambda outputs, _: None}, "points 0 to 1 cannot be computed .AttributeError"),
+        ({"output": lambda outputs, target: outputs.sum() / (0 * target)}, "point . has outputs"),
     ],
 )
 def test_bad_requests_are_one_clear_sentence(sub, test_points, options, message):
     with pytest.raises(HistoryError, match=message):
         run(sub, test_points, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda inputs, targets: (inputs[:0], targets[:0]), "no test points"),
+        (lambda inputs, targets: (inputs, targets - 9), "points 0 to 1 cannot.*out of bounds"),
+        (lambda inputs, targets: (inputs[:, :2], targets), "points 0 to 1 cannot.*multiplied"),
+        (lambda inputs, targets: (inputs * torch.nan, targets), "point 0 has outputs"),
+    ],
+)
+def test_bad_test_points_are_named(sub, test_points, change, message):
+    with pytest.raises(HistoryError, match=message):
+        run(sub, change(*test_points), output="logit")
+
+
+def test_updates_that_cannot_be_split_further_end(sub, test_points):
+    inputs, targets = test_points
+    found = run(sub, (inputs * 1e300, targets))
+    assert np.isfinite(found.by("sample")).all()
+
+
+class Several(nn.Module):
+    """Outputs of which a loss and a quantity choose."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = nn.Linear(3, 5), kind
+
+    def forward(self, x):
+        return self.kind([("logits", self.layer(x)), ("inputs", x)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"), [(dict, "logits"), (lambda pairs: tuple(dict(pairs).values()), 0)]
+)
+def test_models_may_return_several_tensors(tmp_path, kind, place):
+    torch.manual_seed(0)
+    data, points = tiny_data()
+    model, plain = Several(kind).double(), nn.Linear(3, 5).double()
+    plain.load_state_dict(model.layer.state_dict())
+    found = []
+    for each, own in (
+        (model, lambda outputs, *_: outputs[place]),
+        (plain, lambda outputs, *_: outputs),
+    ):
+        loss = TrainingLoss(lambda o, t, own=own: F.cross_entropy(own(o), t))
+        optimizer = torch.optim.SGD(each.parameters(), 0.1)
+        path = tmp_path / str(len(found))
+        with record(each, optimizer, path, samples=data, loss=loss, num_steps=2, max_batch=10) as h:
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss.function(each(data[0]), data[1]).backward()
+                h.batch(range(10))
+                optimizer.step()
+        history = open_run(path, each, loss, data)
+        found.append(explain(history, *points, output=own, quiet=True).by("sample"))
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda layer: nn.utils.parametrizations.weight_norm(layer),
+            "forward AD with _weight_norm",
+        ),
+        (torch.nn.utils.weight_norm, "cannot be copied"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_what_torch_cannot_do_with_a_model_is_one_sentence(tmp_path, make, message):
+    model, loss = nn.Sequential(make(nn.Linear(3, 5))).double(), TrainingLoss(F.cross_entropy)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    data, points = tiny_data()
+    with record(
+        model, optimizer, tmp_path, samples=data, loss=loss, num_steps=1, max_batch=10
+    ) as h:
+        F.cross_entropy(model(data[0]), data[1]).backward()
+        h.batch(range(10))
+        optimizer.step()
+    with pytest.raises(HistoryError, match=message):
+        explain(open_run(tmp_path, model, loss, data), *points, quiet=True)
 
 
 class Modular(nn.Module):
