@@ -35,8 +35,8 @@ SOME_TARGETS = 128  # decide: the others say the same
 FOLDS = 4
 LAST_FOLDS = 8  # where it may stop, and of the score that is told
 BIAS = 1.5  # times that of the jackknife: predictions of a trial are fitted to the others
+MOST_USED = 0.9  # degrees of freedom a row: beyond it there is nothing to judge by
 WIDER = 1.05  # than over fresh trials: folds share what they are fitted on (arXiv:2104.00673)
-WIDER_ROWS = 1.25  # the same of rows: a fold's fit lacks an eighth of all that is fitted
 HALVES_LEFT = 0.6  # of what the last doubling brought, the next one brings
 TRY_SHARE = 0.08  # of what was spent may go into trying leave-one-out
 TARGETS_AT_ONCE = 64
@@ -152,12 +152,14 @@ class Known:
         with ThreadPoolExecutor(threads) as pool:
             parts = [self.some(fitted & (folds != fold)) for fold in np.unique(folds)]
             fits = list(pool.map(lambda part: part.fit(device), parts))
-        noise = fits[-1].summary.get("noise", [float("nan")])[-1]
+        summary = fits[-1].summary
+        noise = summary.get("noise", [float("nan")])[-1]
+        used = min(summary.get("degrees_of_freedom", 0) / summary["num_rows"], MOST_USED)
         pairs = self._predictions([fit.weight for fit in fits], folds)
         scores = score_arrays(*pairs)
         if self.telling < FEWEST_ROWS:
             scores = scores.without_intervals()
-        return _Judged(scores, noise, pairs)
+        return _Judged(scores, noise, used, pairs)
 
     def told(self, device: torch.device | str = "cpu", few: HeldOut | None = None) -> HeldOut:
         """Score the fit of everything, by cross-validation.
@@ -180,7 +182,7 @@ class Known:
         error = float(standard_error(many.scores.influence))
         most = error if np.isfinite(error) else (1 - many.scores.mean**2) / np.sqrt(self.count)
         bias = float(np.clip(BIAS * many.bias, -most, most))
-        wider = WIDER_ROWS if self.trials is None else WIDER
+        wider = many.wider if self.trials is None else WIDER
         told = many.scores.shifted(share * gain - bias, wider * np.sqrt(1 + self.tails) * influence)
         return told if self.trials is None else replace(told, unit="trials")
 
@@ -211,11 +213,33 @@ class Known:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Scores, and the variance that the linear model leaves unexplained, relative; NaN unknown."""
+    """What cross-validation found.
+
+    Attributes
+    ----------
+    scores : HeldOut
+    noise : float
+        Variance that the linear model leaves unexplained, relative; NaN if unknown.
+    used : float
+        Degrees of freedom a row that a fit takes from the rows that judge.
+    pairs : float64 [count, T] each
+        Predictions and outputs.
+    """
 
     scores: HeldOut
     noise: float
+    used: float
     pairs: tuple[NDArray[np.float64], NDArray[np.float64]] = field(repr=False)
+
+    @property
+    def wider(self) -> float:
+        """How much wider an interval is than over fresh rows, where rows are fitted and judge.
+
+        With h degrees of freedom a row, residuals left out are those of the fit over 1 - h: the
+        mean of n of their squares varies as that of n (1 - h) does. How lucky the fit is itself,
+        which they do not tell, varies by h more (arXiv:2104.00673).
+        """
+        return float(np.sqrt(1 / (1 - self.used) + self.used))
 
     @property
     def bias(self) -> float:
