@@ -395,6 +395,24 @@ def test_the_command_writes_attributions_and_a_report(tmp_path, capsys):
         main(words)
 
 
+def test_who_shares_the_work_and_is_done_last_finds_the_result(tmp_path, capsys, monkeypatch):
+    task = f"{ROOT / 'tests' / 'zoo' / 'scalable_tasks.py'}:SmallTask"
+    words = [task, "--out", str(tmp_path), "--budget", "68", "--fraction", "0.2", "--claim"]
+    module = load("attribute")
+    alone = module.attribute
+
+    def beside(*args, **options):
+        monkeypatch.setattr(module, "attribute", alone)
+        module.main(words)
+        return alone(*args, **options)
+
+    monkeypatch.setattr(module, "attribute", beside)
+    module.main(words)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert "others that share the work were done first" in last[0]
+    assert last[1].startswith("next: coar evaluate")
+
+
 def test_leaving_out_alone_is_tried_on_some_components_before_all_are_bought(tmp_path):
     task = small_task()
     store = cl.Store.create(tmp_path / "store", task, 120, 0.8, device="cpu")

@@ -95,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             quiet=args.quiet,
             origin=origin,
         )
+    step = next_step("evaluate", result, task=args.task, set=args.set)
+    if args.claim and (result / "datamodels.pt").exists():
+        print(f"{result} is there already: others that share the work were done first")
+        print(step)
+        return
     found.save(result)
     keep_arguments(args, out)
     print(found.held_out)
@@ -102,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = gather(str(result), str(out / "store"))
     annotate(inputs, args.task, own_ablation(args.set))
     print(f"report: {write_report(inputs, result / 'report.html', quiet=True)}")
-    print(next_step("evaluate", result, task=args.task, set=args.set))
+    print(step)
 
 
 def _fraction(args: Arguments) -> float:
