@@ -8,7 +8,7 @@ truth (see :mod:`coarlib.interop.dattri`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,9 @@ def write_bank(
     arrays, rows = {x_name: kept, y_name: values}, np.flatnonzero(done)
     if path.exists() and any(path.iterdir()):
         initialize(path, spec)  # this very one, or an error
-        _write_rows(path, arrays, rows)
+        there = Store.open(path).completed()[rows]
+        _refuse_others(Store.open(path), arrays, rows[there])
+        _write_rows(path, arrays, rows[~there])
         return Store.open(path)
     try:
         with whole_directory(path) as draft:
@@ -117,18 +119,36 @@ def write_bank(
     return Store.open(path)
 
 
+Block = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
+
+
+def _blocks(
+    store: Store, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> Iterator[Block]:
+    """Yield some rows, and their arrays as the store has them."""
+    for piece in blocks(len(rows), _BLOCK_BYTES // max(1, store.spec.row_bytes)):
+        block, schema = rows[piece], store.spec.schema
+        yield block, {k: take_rows(v, block).astype(schema[k].dtype) for k, v in arrays.items()}
+
+
 def _write_rows(path: Path, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
     store = Store.open(path)
     with RowWriter(store) as writer:
-        for piece in blocks(len(rows), _BLOCK_BYTES // max(1, store.spec.row_bytes)):
-            block = rows[piece]
-            writer.write(
-                block,
-                {
-                    key: take_rows(array, block).astype(store.spec.schema[key].dtype)
-                    for key, array in arrays.items()
-                },
-            )
+        for block, values in _blocks(store, arrays, rows):
+            writer.write(block, values)
+
+
+def _refuse_others(store: Store, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
+    """Raise StoreError if completed rows are not those of the bank."""
+    for block, values in _blocks(store, arrays, rows):
+        for key, wanted in values.items():
+            here = take_rows(store.array(key), block)
+            same = (here == wanted) | (np.isnan(here) & np.isnan(wanted))
+            if len(other := block[~same.reshape(len(block), -1).all(1)]):
+                raise StoreError(
+                    f"{store.path} holds another bank: {key} differ at row {other[0]}; nothing was "
+                    "changed: choose another path"
+                )
 
 
 def completed_beside(*files: str | Path) -> NDArray[np.bool_] | None:
@@ -177,6 +197,8 @@ def read_masks(path: str | Path, num_examples: int | None = None) -> NDArray[Any
             f"{path} holds {'one number' if not array.ndim else f'an array {list(array.shape)}'}, "
             "neither masks [M, N] nor index lists [M, k]"
         )
+    if array.dtype == bool and num_examples not in (None, array.shape[1]):
+        raise ScoringError(f"{path} holds masks of {array.shape[1]} examples, not {num_examples}")
     if array.dtype == bool or _holds_masks(array, num_examples):
         return array
     return _from_lists(list(array), path, num_examples)

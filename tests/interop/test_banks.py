@@ -46,6 +46,28 @@ def test_the_trak_tutorials_files_become_a_store_that_is_scored(tmp_path, capsys
     assert f"{lds(scores, masks, margins).mean:.4f}" in capsys.readouterr().out
 
 
+def test_another_bank_of_the_same_shape_changes_nothing(tmp_path):
+    _, _, masks, margins = bank()
+    done = np.arange(30) % 2 == 0
+    half = write_bank(tmp_path / "store", masks, margins, completed=done)
+    before = np.array(half.array("test_margins"))
+    other = margins.copy()
+    other[4, 0] += 1
+    for given in ((masks, other), (~masks, margins)):
+        with pytest.raises(StoreError, match=r"another bank: .* differ at row [40]; nothing was"):
+            write_bank(tmp_path / "store", *given)
+    np.testing.assert_array_equal(Store.open(tmp_path / "store").array("test_margins"), before)
+    whole = write_bank(tmp_path / "store", masks, margins)
+    np.testing.assert_array_equal(whole.array("test_margins"), margins)
+    assert whole.completed().all()
+
+
+def test_masks_of_another_number_of_examples_are_refused(tmp_path):
+    np.save(tmp_path / "mask.npy", bank()[2])
+    with pytest.raises(ScoringError, match="masks of 40 examples, not 41"):
+        read_masks(tmp_path / "mask.npy", 41)
+
+
 @pytest.mark.parametrize("style", [None, True, False])
 def test_quandas_subsets_are_read_in_every_style(tmp_path, style):
     lists = [[3, 1, 2], [], [0], [39, 12345678901], []]
