@@ -117,8 +117,9 @@ class StoreSpec:
 
     @property
     def output_key(self) -> str | None:
-        """The only array of floating-point numbers; None where there is none or a choice."""
-        found = [key for key, array in self.schema.items() if array.dtype.kind == "f"]
+        """The only array of floats, else of whole numbers; None where there is none or a choice."""
+        numbers = [key for key, array in self.schema.items() if array.dtype.kind in "iuf"]
+        found = [key for key in numbers if self.schema[key].dtype.kind == "f"] or numbers
         return found[0] if len(found) == 1 else None
 
     def as_json(self) -> dict[str, Any]:

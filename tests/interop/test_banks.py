@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+import coarlib as cl
 from coarlib.commands.judge.score_lds import main as score_lds
 from coarlib.commands.store.import_bank import main as import_bank
 from coarlib.errors import CoarlibError, ScoringError, StoreError
@@ -60,6 +61,13 @@ def test_another_bank_of_the_same_shape_changes_nothing(tmp_path):
     whole = write_bank(tmp_path / "store", masks, margins)
     np.testing.assert_array_equal(whole.array("test_margins"), margins)
     assert whole.completed().all()
+
+
+def test_outputs_may_be_whole_numbers(tmp_path):
+    _, _, masks, margins = bank()
+    store = write_bank(tmp_path / "store", masks, (100 * margins).astype(int))
+    assert store.outputs_name() == "test_margins"
+    assert np.isfinite(cl.fit(store).weight).all()
 
 
 def test_masks_of_another_number_of_examples_are_refused(tmp_path):
