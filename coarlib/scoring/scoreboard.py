@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coarlib.errors import ScoringError, nearest
+from coarlib.errors import ScoringError, first_line, nearest, printable
 from coarlib.loading import load_json
 from coarlib.scoring.regime import Regime
 
@@ -89,11 +89,12 @@ def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
     Raises
     ------
     ScoringError
-        If there are none, or two were measured in different regimes.
+        If there are none, one is damaged, or two were measured in different regimes.
     """
     lines = []
     for path in map(Path, paths):
-        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        inside = sorted(file for file in path.rglob("*.json") if file.is_file())
+        files = inside if path.is_dir() else [path]
         for file in files:
             found = _read(file)
             if not found and not path.is_dir():
@@ -109,21 +110,29 @@ def read_scoreboard(paths: Sequence[str | Path]) -> Scoreboard:
                 f"{lines[0].method} and {line.method} cannot stand in one table: they differ in "
                 f"{differs}"
             )
-    ordered = sorted(lines, key=lambda line: -(line.record["mean"] or -2))
+    ordered = sorted(
+        lines, key=lambda line: -(-2 if line.record["mean"] is None else line.record["mean"])
+    )
     return Scoreboard(tuple(ordered), regimes[0])
 
 
 def _read(file: Path) -> list[Line]:
     """Return the results in a file of score_lds or lds_benchmark; none of another JSON file."""
-    try:
-        content = load_json(file, ScoringError)
-        records = content.get("methods") or {content.get("method") or file.stem: content}
-        for record in records.values():
-            Regime.from_json(record["regime"])
-            record["mean"]
-    except (ScoringError, ValueError, KeyError, TypeError, AttributeError):
+    content = load_json(file, ScoringError)
+    if not isinstance(content, dict):
         return []
-    return [Line(str(name), record) for name, record in records.items()]
+    records = content.get("methods") or {content.get("method") or file.stem: content}
+    if not isinstance(records, dict) or not all(
+        isinstance(record, dict) and "regime" in record for record in records.values()
+    ):
+        return []
+    lines = [Line(printable(name), record) for name, record in records.items()]
+    try:
+        for line in lines:
+            line.cells(), Scoreboard((line,), Regime.from_json(line.record["regime"])).caption
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ScoringError(f"{file} is damaged ({first_line(error)}); score again") from error
+    return lines
 
 
 def _number(value: float | None) -> str:
@@ -170,6 +179,7 @@ def _latex(caption: str, rows: Sequence[Sequence[str]]) -> str:
 
 def _escaped(text: str) -> str:
     special = {c: "\\" + c for c in "&%$#_{}"} | {"<": "$<$", "×": r"$\times$", "–": "--"}
+    special |= {"^": r"\^{}", "~": r"\~{}"}
     return "".join(special.get(letter, letter) for letter in text.replace("\\", "/"))
 
 

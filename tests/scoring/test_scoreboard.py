@@ -61,6 +61,35 @@ def test_other_regimes_are_refused_by_name(results, tmp_path):
         read_scoreboard([results / "other.json"])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": "0.3"}, "damaged .ValueError"),
+        ({"interval": {}}, "damaged .KeyError: 'low'"),
+        ({"regime": "x"}, "damaged .TypeError"),
+        (None, "not valid JSON"),
+    ],
+)
+def test_a_damaged_result_is_named_and_not_passed_over(results, change, message):
+    file = results / "good.json"
+    record = json.loads(file.read_text())
+    file.write_text(file.read_text()[:-9] if change is None else json.dumps(record | change))
+    with pytest.raises(ScoringError, match=rf"good\.json.*{message}"):
+        read_scoreboard([results])
+
+
+def test_names_stay_in_their_cell_and_zero_is_a_number(results):
+    for name, change in (("good", {"method": "a\n|b ^~ \x1b"}), ("bad_one", {"mean": 0.0})):
+        file = results / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    worse = json.loads((results / "bad_one.json").read_text()) | {"mean": -0.1, "method": "worse"}
+    (results / "worse.json").write_text(json.dumps(worse))
+    board = read_scoreboard([*files(results), results / "worse.json"])
+    assert [line.method for line in board.lines] == [r"a\n|b ^~ \x1b", "bad_one", "worse"]
+    assert r"| a\n\|b ^~ \x1b |" in board.render("markdown")
+    assert r"a/n|b \^{}\~{} /x1b &" in board.render("latex")
+
+
 def test_the_command_prints_and_writes(results, capsys):
     words = list(map(str, files(results)))
     main(words)
