@@ -41,13 +41,13 @@ def whole_file(path: str | Path, mode: str = "wb", replace: bool = True) -> Iter
     Raises
     ------
     OSError
-        If it cannot be written.
+        If it cannot be written; ``path`` is its file name.
     """
     path = Path(path)
     draft = draft_of(path)
-    # Unlike tempfile's, this descriptor follows the user's umask: stores are shared by groups.
-    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
+        # Unlike tempfile's, this descriptor follows the user's umask: stores are shared by groups.
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         encoding = None if "b" in mode else "utf-8"
         with os.fdopen(descriptor, mode, encoding=encoding) as file:
             yield file
@@ -57,6 +57,10 @@ def whole_file(path: str | Path, mode: str = "wb", replace: bool = True) -> Iter
             os.replace(draft, path)
         else:
             _link(draft, path)
+    except OSError as error:
+        if error.filename in {None, str(draft)}:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
     fsync_directory(path.parent)

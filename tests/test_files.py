@@ -1,5 +1,6 @@
 """Whole files: a reader sees the old content or the new, never a part."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -30,6 +31,16 @@ def test_an_exception_leaves_the_old_file_and_no_draft(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what write() raises
+    with pytest.raises(OSError) as refused, whole_file(tmp_path / "a"):
+        raise full
+    assert refused.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError) as refused, whole_file(tmp_path / "nowhere" / "a"):
+        pass
+    assert refused.value.filename == str(tmp_path / "nowhere" / "a")
 
 
 def test_of_many_writers_the_first_wins_or_the_last_as_asked(tmp_path):
