@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarlib.devices import resolve_device
 from coarlib.errors import HistoryError
 from coarlib.history import RecordedRun
 from coarlib.history.inputs import Inputs
@@ -18,6 +20,7 @@ from coarlib.metagradient.filling import over_runs
 from coarlib.metagradient.found import Metagradients
 from coarlib.metagradient.trained import recorded_run
 from coarlib.retraining import Trainer
+from coarlib.retraining.randomness import checked_seed
 
 DEFAULT_MEMORY = 512 * 2**20
 
@@ -114,7 +117,15 @@ def metagradients_of_seeds(
     Raises
     ------
     HistoryError
+        If an argument cannot be, training diverged, or ``out`` holds results of anything else.
+    TaskError
+        If a seed cannot be.
     """
+    try:
+        seeds = [checked_seed(seed) for seed in seeds]
+    except TypeError as error:
+        raise HistoryError(f"seeds are a list of whole numbers, not {seeds!r}") from error
+    device = resolve_device(str(device))
     shares = draw_shares(trainer.num_examples, seeds, kept)
     facts = Identity().add(trainer.facts()).hexdigest()
     points = inputs.to(device), targets.to(device), output
@@ -126,7 +137,7 @@ def metagradients_of_seeds(
         [make(seed, share) for seed, share in zip(seeds, shares, strict=True)],
         shares,
         points,
-        {"seeds": [int(s) for s in seeds], "kept": kept, "training": facts},
+        {"seeds": seeds, "kept": kept, "training": facts},
         removals=removals,
         out=out,
         memory=memory,
@@ -142,12 +153,12 @@ def draw_shares(count: int, seeds: Sequence[int], kept: float) -> NDArray[np.boo
     HistoryError
         If ``kept`` is not above 0 and at most 1.
     """
-    if not 0 < kept <= 1:
-        raise HistoryError(f"kept must be above 0 and at most 1, not {kept}")
+    if not (isinstance(kept, Real) and 0 < kept <= 1):
+        raise HistoryError(f"kept must be above 0 and at most 1, not {kept!r}")
     size, together = max(1, int(count * kept)), max(1, int(1 / kept))
     shares = np.zeros((len(seeds), count), np.bool_)
     for place, share in enumerate(shares):
-        first = int(seeds[place - place % together])
+        first = seeds[place - place % together]
         order = np.random.default_rng([first, count]).permutation(count)
         begin = place % together * size
         share[order[begin : begin + size]] = True

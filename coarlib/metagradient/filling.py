@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, whole_number
 from coarlib.history import RecordedRun
 from coarlib.history.queries import Queries, Query
 from coarlib.history.results import Results
@@ -43,9 +43,16 @@ def over_runs(
     """Differentiate the outputs of some runs; see :mod:`coarlib.metagradient.derivatives`."""
     if not runs:
         raise HistoryError("there are no seeds to train with")
+    for name, value, least in (("removals", removals, 0), ("memory", memory, 1)):
+        if whole_number(value, name) < least:
+            raise HistoryError(f"{name} must be at least {least}, not {value}")
     made = _Made(runs, points)
     first, queries = made.take(0)
     settings, dtype = first.walk.history.settings, first.walk.dtype
+    if dtype == torch.bfloat16:
+        raise HistoryError(
+            "NumPy has no bfloat16 to keep derivatives in; train a float32 model (under autocast)"
+        )
     about = {
         **about,
         "num_rows": len(points[1]) * len(runs),
@@ -86,6 +93,7 @@ class _Made:
         if number not in self._made:
             self._made = {key: value for key, value in self._made.items() if key == 0}
             run, (inputs, targets, output) = self._runs[number](), self._points
+            run.require_finite()
             queries = Queries(run.model, run.put(inputs), run.put(targets), output)
             queries.count_outputs(run.walk.theta(run.walk.history.first))
             self._made[number] = run, queries

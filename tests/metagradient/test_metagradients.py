@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from zoo.recorded_runs import Run, tiny_data, tiny_model
 
-from coarlib.errors import HistoryError
+from coarlib.errors import CoarlibError, HistoryError
 from coarlib.history import TrainingLoss, open_run, record
 from coarlib.history.queries import Queries
 from coarlib.metagradient import (
@@ -202,6 +202,48 @@ def test_what_has_no_exact_derivative_is_refused_in_one_sentence():
         recorded_run(small(optimizer=torch.optim.RMSprop, options={})[0], np.arange(50), 0)
     with pytest.raises(HistoryError, match="no seeds"):
         metagradients_of_seeds(small()[0], *small()[1], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 3}, "seeds are a list of whole numbers, not 3"),
+        ({"seeds": [-1]}, "a seed must be at least 0"),
+        ({"seeds": "ab"}, "a seed must be a whole number, not 'a'"),
+        ({"kept": "half"}, "kept must be above 0 and at most 1, not 'half'"),
+        ({"removals": -1}, "removals must be at least 0, not -1"),
+        ({"removals": 0.5}, "removals must be a whole number"),
+        ({"memory": 0}, "memory must be at least 1"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(options, message):
+    trainer, points = small()
+    with pytest.raises(CoarlibError, match=message):
+        metagradients_of_seeds(trainer, *points, **{"seeds": [0], "quiet": True, **options})
+
+
+def test_training_that_diverged_is_refused_and_numpys_seeds_are_seeds():
+    trainer, points = small(options={"lr": 1e200})
+    with pytest.raises(HistoryError, match="training diverged"):
+        metagradients_of_seeds(trainer, *points, [0], removals=0, quiet=True)
+    trainer, points = small(epochs=1)
+    found = [
+        metagradients_of_seeds(trainer, *points, seeds, removals=0, quiet=True).scores
+        for seeds in (np.arange(2), [0, 1])
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_numpy_cannot_keep_is_refused():
+    trainer = Trainer(
+        lambda: nn.Linear(6, 3, dtype=torch.bfloat16),
+        torch.randn(20, 6, dtype=torch.bfloat16),
+        torch.arange(20) % 3,
+        epochs=1,
+    )
+    with pytest.raises(HistoryError, match="no bfloat16 to keep derivatives in"):
+        metagradients_of_seeds(trainer, trainer.inputs, trainer.targets, [0], quiet=True)
 
 
 def half_precision(autocast="bf16"):
