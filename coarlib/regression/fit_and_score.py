@@ -106,7 +106,7 @@ def fit_and_score(
     if auto and len(held) < LEAST_TO_CHOOSE:
         raise RegressionError(
             f"solver auto chooses on held-out rows: hold out at least {LEAST_TO_CHOOSE}, not "
-            f"{len(held)}"
+            f"{len(held)} of {len(held) + len(split.train)}; with fewer rows, name a solver"
         )
     plans = _plan(source, split, solver, how)
     pairs = any(plan.form == "primal" for _, plan in plans)

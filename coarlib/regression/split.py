@@ -55,7 +55,8 @@ def split_rows(source: RowSource, num_train: int, num_val: int, seed: int | None
         raise RegressionError(f"no row of {source.description} is completed: nothing to fit yet")
     if num_train < 1 or num_val < 0:
         raise RegressionError(
-            f"num_train must be at least 1 and num_val at least 0, not {num_train} and {num_val}"
+            f"num_train must be at least 1 and num_val at least 0, not {num_train} and {num_val} "
+            f"({source.description} has {available} completed rows)"
         )
     if available < wanted:
         raise RegressionError(

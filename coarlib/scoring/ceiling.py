@@ -102,7 +102,7 @@ def noise_ceiling(
     Raises
     ------
     ScoringError
-        If there are fewer than two runs.
+        If there are fewer than two runs, or subsets of which all runs hold a number.
     """
     runs = as_array(outputs, "outputs")
     if runs.ndim != 3 or runs.shape[1] < 2:
@@ -112,6 +112,11 @@ def noise_ceiling(
     if splits < 1:
         raise ScoringError(f"the number of splits must be positive, not {splits}")
     failed = np.isnan(runs).all(axis=2).any(axis=1)
+    if len(failed) - failed.sum() < 2:
+        raise ScoringError(
+            f"a noise ceiling needs two subsets or more whose runs all hold numbers; of "
+            f"{len(failed)}, {failed.sum()} have a run of nothing but NaN: leave that run out"
+        )
     runs = runs[~failed] if failed.any() else runs
     count, num_runs, targets = runs.shape
     halves = _splits(num_runs, splits, seed)

@@ -87,8 +87,8 @@ def test_more_rows_than_completed_is_an_error_that_counts_them(data):
         split_rows(SimpleNamespace(row_ids=(), description="s"), 0, 0)
     with pytest.raises(RegressionError, match=r"80 completed rows.*90 \+ 10 = 100"):
         split_rows(source, 90, 10)
-    with pytest.raises(RegressionError, match="at least 1"):
-        split_rows(source, 0, 10)
+    with pytest.raises(RegressionError, match=r"at least 1.*-1 and 2 .*has 80 completed rows"):
+        split_rows(source, -1, 2)
 
 
 def test_the_split_is_in_order_or_seeded(data):

@@ -83,3 +83,6 @@ def test_undefined_targets_and_single_runs():
     assert found.mean == pytest.approx(others.mean)
     with pytest.raises(ScoringError, match="at least two runs"):
         noise_ceiling(outputs[:, :1])
+    outputs[1:, 2] = np.nan
+    with pytest.raises(ScoringError, match="of 50, 49 have a run of nothing but NaN"):
+        noise_ceiling(outputs)
