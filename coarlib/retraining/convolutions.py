@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +20,10 @@ from coarlib.compiled import worth_compiling
 
 __all__ = ["COMPILING", "are_ready", "compile_layers", "computes", "convolution", "max_pool"]
 
-COMPILING = 4.0  # seconds of training after which compiling, which takes about 2, soon pays
+COMPILING = 4.0  # seconds of training after which compiling, which takes 3 or 4, soon pays
 _ITEM = 4  # bytes
-_CACHED = 2**20  # bytes, half a level-2 cache
+_CACHED = 2**12  # bytes of each channel of a block; those of some blocks fit a level-1 cache
 _MOST = 2**30  # bytes of a channel, with what padding adds: tables hold 32 bits
-_ROW = 16  # of a tap's weights: BLOCK of them
 Shape = tuple[int, ...]
 Table = tuple[NDArray[np.int64], NDArray[np.int32]]
 
@@ -33,10 +32,10 @@ def are_ready() -> bool:
     """Whether layers are compiled, here or by another process, or are to be in any case."""
     if worth_compiling(0, 1):
         return True
-    from coarlib.retraining.kernels import add_up, correlate, pass_relu
+    from coarlib.retraining.kernels import convolve, convolve_back
     from coarlib.retraining.pool_kernels import pool, unpool
 
-    return all(kernel.is_ready for kernel in (add_up, correlate, pass_relu, pool, unpool))
+    return all(kernel.is_ready for kernel in (convolve, convolve_back, pool, unpool))
 
 
 def compile_layers() -> None:
@@ -137,39 +136,37 @@ class _Plan:
         return cls((out[0], out[1]), *(part[inside] for part in found))
 
 
-@lru_cache(maxsize=512)
-def _table(
-    plan: _Plan, by: str, first: tuple[str, int], second: tuple[str, int], count: int
-) -> Table:
-    """Sort triples by one of their parts; list both others, times so many bytes each."""
-    key = getattr(plan, by)
+def _table(key: NDArray[np.int64], count: int, *columns: NDArray[np.int64]) -> Table:
+    """Sort rows of some columns by a key of so many values; where those of each value start."""
     order = np.argsort(key, kind="stable")
     starts = np.searchsorted(key[order], np.arange(count + 1))
-    columns = [getattr(plan, name)[order] * scale for name, scale in (first, second)]
-    return starts, np.stack(columns, 1).astype(np.int32)
+    return starts, np.stack([column[order] for column in columns], 1).astype(np.int32)
 
 
+@lru_cache(maxsize=256)
 def _forwards(plan: _Plan, batch: int) -> Table:
     """What reaches each place of the output."""
     places = plan.size[0] * plan.size[1]
-    return _table(plan, "outputs", ("inputs", _ITEM * batch), ("taps", _ROW), places)
+    return _table(plan.outputs, places, _ITEM * batch * plan.inputs, _ITEM * plan.taps)
 
 
+@lru_cache(maxsize=256)
 def _backwards(plan: _Plan, batch: int, places: int) -> Table:
     """What each of so many places of the input reaches."""
-    return _table(plan, "inputs", ("outputs", _ITEM * batch), ("taps", _ROW), places)
+    return _table(plan.inputs, places, _ITEM * batch * plan.outputs, _ITEM * plan.taps)
 
 
+@lru_cache(maxsize=256)
 def _of_taps(plan: _Plan, batch: int, taps: int) -> Table:
-    """What each tap joins."""
-    return _table(plan, "taps", ("outputs", _ITEM * batch), ("inputs", _ITEM * batch), taps)
+    """What each tap joins, for so many places of the output after others as stay in the cache."""
+    step = max(1, _CACHED // (_ITEM * batch))
+    key = plan.outputs // step * taps + plan.taps
+    parts = -(-plan.size[0] * plan.size[1] // step)
+    return _table(key, parts * taps, *(_ITEM * batch * n for n in (plan.outputs, plan.inputs)))
 
 
 class _Convolution(torch.autograd.Function):
-    """Of x [G, C, P, B], weight [G, O, C, T] and bias [G, O], G models times groups.
-
-    Between it and the max pool or ReLU that may follow, some groups at a time stay in the cache.
-    """
+    """Of x [G, C, P, B], weight [G, O, C, T] and bias [G, O], G models times groups."""
 
     @staticmethod
     def forward(  # noqa: PLR0917
@@ -181,25 +178,38 @@ class _Convolution(torch.autograd.Function):
         window: tuple[int, int] | None,
         relu: bool,
     ) -> torch.Tensor:
-        ctx.plan, ctx.window = plan, window
-        height, width = window or (1, 1)
-        size = plan.size[0] // height, plan.size[1] // width
+        from coarlib.retraining.kernels import convolve
+
+        ctx.plan, ctx.window = plan, window or (1, 1)
+        size = [n // w for n, w in zip(plan.size, ctx.window, strict=True)]
         found = x.new_empty(*weight.shape[:2], *size, x.shape[3])
         which = torch.empty_like(found if window else found[:, :0], dtype=torch.int32)
-        _in_threads(_forward, x, weight, bias, found, which, table=(plan, window, relu))
-        ctx.save_for_backward(x, weight, which, found if relu else found[:, :0])
+        within = _window(ctx.window, plan.size[1], x.shape[3])
+        table = _forwards(plan, x.shape[3]), ctx.window, within, relu
+        _in_threads(
+            lambda *part: convolve(*part, _between(plan, x, weight), *table),
+            *(x, weight, bias, found, which),
+        )
+        ctx.save_for_backward(x, weight, which, found if relu and not window else found[:, :0])
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, which, found = ctx.saved_tensors
-        wanted, gradient = ctx.needs_input_grad[0], gradient.contiguous()
-        of_x = x.new_empty(x.shape if wanted else (len(x), 0))
-        of_weight, of_bias = torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-        every = gradient, found, which, x, weight, of_x, of_weight, of_bias
-        _in_threads(_backward, *every, table=(ctx.plan, ctx.window))
-        return of_x if wanted else None, of_weight, of_bias, None, None, None
+        from coarlib.retraining.kernels import convolve_back
+
+        (x, weight, which, found), plan = ctx.saved_tensors, ctx.plan
+        batch, (for_x, _, for_bias) = x.shape[3], ctx.needs_input_grad[:3]
+        of_x = x.new_empty(x.shape if for_x else (len(x), 0, 0, 0))
+        of_bias = x.new_empty(weight.shape[:2] if for_bias else (len(x), 0))
+        of_weight = torch.empty_like(weight)
+        every = gradient.contiguous(), found, which, x, weight, of_x, of_weight, of_bias
+        tables = _of_taps(plan, batch, weight.shape[3]), _backwards(plan, batch, x.shape[2])
+        within = _window(ctx.window, plan.size[1], batch)
+        table = *tables, ctx.window, within
+        _in_threads(lambda *part: convolve_back(*part, _between(plan, x, weight), *table), *every)
+        of_all = of_x if for_x else None, of_weight, of_bias if for_bias else None
+        return *of_all, None, None, None
 
 
 class _MaxPool(torch.autograd.Function):
@@ -214,7 +224,7 @@ class _MaxPool(torch.autograd.Function):
         found = x.new_empty(len(x), *size, x.shape[3])
         which = torch.empty_like(found, dtype=torch.int32)
         table = (*window, _window(window, *x.shape[2:]), relu)
-        _in_threads(pool, x.contiguous(), found, which, table=table)
+        _in_threads(lambda *part: pool(*part, *table), x.contiguous(), found, which)
         ctx.save_for_backward(which)
         return found
 
@@ -227,7 +237,7 @@ class _MaxPool(torch.autograd.Function):
         whole = not any(n % w for n, w in zip(ctx.shape[1:3], ctx.window, strict=True))
         found = gradient.new_empty(ctx.shape) if whole else gradient.new_zeros(ctx.shape)
         table = (*ctx.window, _window(ctx.window, *ctx.shape[2:]))
-        _in_threads(unpool, gradient.contiguous(), which, found, table=table)
+        _in_threads(lambda *part: unpool(*part, *table), gradient.contiguous(), which, found)
         return found, None, None
 
 
@@ -238,115 +248,19 @@ def _window(window: tuple[int, int], width: int, batch: int) -> NDArray[np.int32
     return ((down * width + right) * batch * _ITEM).astype(np.int32)
 
 
-def _in_threads(
-    function: Callable[..., None], *tensors: torch.Tensor, table: Sequence[Any]
-) -> None:
+def _between(plan: _Plan, x: torch.Tensor, weight: torch.Tensor) -> NDArray[np.float32]:
+    """Zeros [O, H', W', B] for a group's convolution, where no vector lies across cache lines."""
+    return torch.zeros(weight.shape[1], *plan.size, x.shape[3]).numpy()
+
+
+def _in_threads(function: Callable[..., None], *tensors: torch.Tensor) -> None:
     """Share groups out to as many threads as torch uses."""
     arrays = [part.detach().numpy() for part in tensors]
     threads = min(torch.get_num_threads(), len(arrays[0]))
     if threads == 1:
-        function(*arrays, *table)
+        function(*arrays)
         return
     edges = np.linspace(0, len(arrays[0]), threads + 1).astype(np.int64)
     parts = [[array[first:stop] for array in arrays] for first, stop in pairwise(edges)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: function(*part, *table), parts))
-
-
-def _correlated(  # noqa: PLR0917
-    x: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    out: NDArray[np.float32],
-    starts: NDArray[np.int64],
-    table: NDArray[np.int32],
-    relu: bool,
-) -> None:
-    from coarlib.retraining.kernels import BLOCK, correlate
-
-    groups, outputs, channels, taps = weight.shape
-    blocks = -(-outputs // BLOCK)
-    packed = np.zeros((groups, blocks * BLOCK, channels, taps), np.float32)
-    packed[:, :outputs] = weight
-    packed = packed.reshape(groups, blocks, BLOCK, channels, taps).transpose(0, 1, 3, 4, 2)
-    added = np.zeros((groups, blocks * BLOCK), np.float32)
-    added[:, :outputs] = bias
-    weights, biases = np.ascontiguousarray(packed), added.reshape(groups, blocks, BLOCK)
-    correlate(x, weights, biases, starts, table, out, relu)
-
-
-def _forward(  # noqa: PLR0917
-    x: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    out: NDArray[np.float32],
-    which: NDArray[np.int32],
-    plan: _Plan,
-    window: tuple[int, int] | None,
-    relu: bool,
-) -> None:
-    from coarlib.retraining.pool_kernels import pool
-
-    table = _forwards(plan, x.shape[3])
-    if window is None:
-        _correlated(x, weight, bias, out.reshape(*out.shape[:2], -1, x.shape[3]), *table, relu)
-        return
-    within = _window(window, plan.size[1], x.shape[3])
-    for part, between, images in _parts(plan, weight, x.shape[3]):
-        _correlated(x[part], weight[part], bias[part], between, *table, False)
-        to, taps = (values[part].reshape(-1, *values.shape[2:]) for values in (out, which))
-        pool(images, to, taps, *window, within, relu)
-
-
-def _backward(  # noqa: PLR0917
-    gradient: NDArray[np.float32],
-    out: NDArray[np.float32],
-    which: NDArray[np.int32],
-    x: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    of_x: NDArray[np.float32],
-    of_weight: NDArray[np.float32],
-    of_bias: NDArray[np.float32],
-    plan: _Plan,
-    window: tuple[int, int] | None,
-) -> None:
-    from coarlib.retraining.kernels import add_up, pass_relu
-    from coarlib.retraining.pool_kernels import unpool
-
-    batch, turned, none = x.shape[3], weight.swapaxes(1, 2), np.zeros(x.shape[:2], np.float32)
-    of_taps = _of_taps(plan, batch, weight.shape[3])
-    for part, before, images in _parts(plan, weight, batch):
-        given = gradient[part]
-        if out.size:
-            passed = before.reshape(given.shape) if window is None else np.empty_like(given)
-            flat = (values.reshape(*values.shape[:2], -1) for values in (given, out[part], passed))
-            pass_relu(*flat, of_bias[part])
-            given = passed
-        else:
-            given.sum((2, 3, 4), out=of_bias[part])
-        if window is not None:
-            within = _window(window, plan.size[1], batch)
-            each, taps = (values.reshape(-1, *values.shape[2:]) for values in (given, which[part]))
-            unpool(each, taps, images, *window, within)
-            given = before
-        given = given.reshape(before.shape)
-        add_up(given, x[part], of_weight[part], *of_taps)
-        if of_x.size:
-            table = _backwards(plan, batch, x.shape[2])
-            _correlated(given, turned[part], none[part], of_x[part], *table, False)
-
-
-def _parts(
-    plan: _Plan, weight: NDArray[np.float32], batch: int
-) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
-    """Groups of which a convolution's output stays in the cache, and memory for it.
-
-    That is [g, O, Q, B], and the same as images [g · O, H', W', B]; zeros before the first.
-    """
-    groups, outputs = weight.shape[:2]
-    places = plan.size[0] * plan.size[1]
-    step = max(1, _CACHED // (_ITEM * outputs * places * batch))
-    memory = np.zeros((min(step, groups), outputs, places, batch), np.float32)
-    for first in range(0, groups, step):
-        between = memory[: groups - first]
-        yield slice(first, first + step), between, between.reshape(-1, *plan.size, batch)
+        list(pool.map(lambda part: function(*part), parts))

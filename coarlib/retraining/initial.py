@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from coarlib.retraining.purity import difference, full_state
-from coarlib.retraining.randomness import random_state, seeded
+from coarlib.retraining.randomness import random_state, seed_generators, seeded
 
 __all__ = ["initial_models"]
 
@@ -45,8 +45,9 @@ def initial_models(
         if difference(alone, full_state(drawn[0]), 0.0) is None:
             return drawn
     found = [first]
-    for seed in seeds[1:]:
-        with seeded(seed):
+    with seeded(seeds[0]):
+        for seed in seeds[1:]:
+            seed_generators(seed)
             found.append(make())
     return found
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coarlib.errors import TaskError
 
-__all__ = ["batch_order", "checked_seed", "random_state", "run_seed", "seeded"]
+__all__ = ["batch_order", "checked_seed", "random_state", "run_seed", "seed_generators", "seeded"]
 
 
 def run_seed(seed: int, index: int, run: int) -> int:
@@ -47,18 +47,23 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     deterministic = torch.backends.cudnn.deterministic
     with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
         if cuda:
             torch.cuda.manual_seed_all(seed)
             torch.backends.cudnn.deterministic = True
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - what a user's model may draw from
-        random.seed(seed)
+        seed_generators(seed)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
             torch.backends.cudnn.deterministic = deterministic
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generator of the host, NumPy's and Python's, for good."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - what a user's model may draw from
+    random.seed(seed)
 
 
 def random_state(device: torch.device | str = "cpu") -> list[Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "store",
     "table_pair",
     "tap_address",
+    "totals",
 ]
 
 WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
@@ -92,3 +93,18 @@ def everywhere(b: Any, value: Any) -> Any:
 def multiply_add(b: Any, x: Any, y: Any, total: Any) -> Any:
     """Return ``x y + total``, fused where the processor can."""
     return b.fadd(b.fmul(x, y, flags=("contract",)), total, flags=("contract",))
+
+
+def totals(b: Any, vectors: Values) -> Values:
+    """Sum the lanes of each vector: half of two beside half of two, until all are in one lane."""
+    place, found, width = ir.IntType(32), list(vectors), LANES
+    while width > 1:
+        width //= 2
+        first = [lane for lane in range(2 * LANES) if lane % (2 * width) < width]
+        halves = [
+            ir.Constant(ir.VectorType(place, LANES), [lane + shift for lane in first])
+            for shift in (0, width)
+        ]
+        pairs = zip(found[::2], [*found[1::2], found[-1]], strict=False)
+        found = [b.fadd(*(b.shuffle_vector(*pair, half) for half in halves)) for pair in pairs]
+    return [b.extract_element(found[k // LANES], place(k % LANES)) for k in range(len(vectors))]

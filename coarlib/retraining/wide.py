@@ -26,6 +26,7 @@ from coarlib.retraining.layers import (
     fits,
     pooled,
 )
+from coarlib.retraining.tracing import traced
 
 __all__ = ["WideModel", "wide_models"]
 
@@ -61,33 +62,11 @@ def wide_models(model: nn.Module) -> dict[str, WideModel]:
     Empty if it cannot be traced.
     """
     model = copy.deepcopy(model)  # tracing runs its code
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # whatever a user's forward raises when it meets a proxy
-        return {}
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1 or any(_changes_state(node) for node in graph.nodes):
+    graph = traced(model)
+    if graph is None:
         return {}
     # Each changes the graph, and goes on reading it: so each has its own.
     return {name: WideModel(model, copy.deepcopy(graph), way) for name, way in WAYS.items()}
-
-
-class _Tracer(fx.Tracer):
-    """Follows the code of everything but torch's own layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module becomes one node."""
-        return type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
-
-
-def _changes_state(node: fx.Node) -> bool:
-    """Whether a node changes a parameter or a buffer, which are given anew in every call."""
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return (
-        node.op in ("call_method", "call_function")
-        and (name.endswith("_") or name in ("iadd", "imul", "isub", "setitem"))
-        and any(part.op == "get_attr" for part in node.all_input_nodes[:1])
-    )
 
 
 class WideModel:
@@ -199,6 +178,8 @@ class WideModel:
             return self._pool(node)
         if kind in _ENTRYWISE:
             return self._entrywise(node)
+        if kind is nn.Flatten:
+            return self._flattened(node)
         places = self._places(node)
         if kind is None or not fits(layer):
             return self._mapped(node, places)
@@ -278,6 +259,8 @@ class WideModel:
             torch.cat: self._joined,
             functional.pad: self._padded,
             operator.getitem: self._item,
+            torch.flatten: self._flattened,
+            "flatten": self._flattened,
         }
         if called in special:
             return special[called](node)
@@ -286,6 +269,17 @@ class WideModel:
         if self._pools(node, _CHANNELWISE):
             return self._pool(node)
         return self._mapped(node, {})
+
+    def _flattened(self, node: fx.Node) -> Rule:
+        """Flatten axes behind the models' one."""
+        options = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        if node.op == "call_module":
+            options = vars(self._layer(node))
+        first, last = options.get("start_dim", 0), options.get("end_dim", -1)
+        if not (isinstance(first, int) and isinstance(last, int)):
+            return self._mapped(node, {})
+        source, axes = node.all_input_nodes[0], (first + (first >= 0), last + (last >= 0))
+        return lambda state, values: values[source].flatten(*axes)
 
     def _entrywise(self, node: fx.Node) -> Rule:
         """Call it as it is, where no axis has to be put in for the models' one."""

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from coarlib.errors import TaskError
 from coarlib.retraining import Trainer, train_many, vectorised
 from coarlib.retraining import stack as stacks
-from coarlib.retraining.convolutions import computes, max_pool
+from coarlib.retraining.convolutions import compile_layers, computes, convolution, max_pool
+from coarlib.retraining.kernels import convolve, convolve_back
 from coarlib.retraining.layers import WAYS
+from coarlib.retraining.pool_kernels import pool, unpool
 from coarlib.retraining.probe import probe_stack
 from coarlib.retraining.vectorised import probed, train_stack
 from coarlib.retraining.wide import wide_models
@@ -90,6 +92,18 @@ def two_pools():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
 
 
+class Flattening(nn.Module):
+    """Flattens axes in every way."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.out = nn.Flatten(-3, -2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        rows = self.rows(x).flatten(0, 1) * torch.flatten(x, end_dim=2)
+        return self.out(rows).flatten()
+
+
 ARCHITECTURES = {
     "nested": nested,
     "two pools": two_pools,
@@ -98,6 +112,7 @@ ARCHITECTURES = {
     "dense": Dense,
     "tokens": Tokens,
     "sequence": sequence,
+    "flattening": Flattening,
 }
 
 
@@ -171,7 +186,7 @@ class Hooked(nn.Sequential):
         self[3].register_forward_hook(lambda module, args, found: 2 * found)
 
 
-@pytest.mark.parametrize("model", [Hooked, lambda: nn.Sequential(nn.ReLU(), nn.Flatten(1, 2))])
+@pytest.mark.parametrize("model", [Hooked, lambda: nn.Sequential(nn.Unflatten(1, (1, 3)))])
 def test_layers_that_are_not_known_go_through_vmap(model):
     models = [model().double().train() for _ in range(MODELS)]
     inputs = torch.randn(MODELS, 5, 3, 8, 8, dtype=torch.float64)
@@ -265,10 +280,10 @@ def strided():
 def pooled_twice():
     """Convolutions that are computed with the pools behind them, which leave a rest."""
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding=1),
+        nn.Conv2d(3, 9, 3, padding=1),
         nn.MaxPool2d(3),
         nn.ReLU(),
-        nn.Conv2d(5, 6, 2, padding=1, bias=False),
+        nn.Conv2d(9, 6, 2, padding=1, bias=False),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(6, 4),
@@ -303,6 +318,18 @@ def test_compiled_layers_are_those_of_the_models(architecture, batch, threads):
         for part, parameter in exact.named_parameters():
             found, size = parameters[part].grad[place].double(), float(parameter.grad.abs().max())
             torch.testing.assert_close(found, parameter.grad, atol=2e-5 * size, rtol=1e-5)
+
+
+def test_what_is_compiled_ahead_is_all_that_is_compiled():
+    compile_layers()
+    kernels = convolve, convolve_back, pool, unpool
+    before = [len(kernel._dispatcher.signatures) for kernel in kernels]
+    first, second = nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 2, groups=2)
+    images = torch.zeros(1, 1, 6, 6, 5)
+    hidden = convolution(first, first.weight[None], None, images, False, (2, 2))
+    found = convolution(second, second.weight[None], second.bias[None], hidden, True)
+    max_pool(found[0], (1, 1), True).sum().backward()
+    assert [len(kernel._dispatcher.signatures) for kernel in kernels] == before
 
 
 @pytest.mark.parametrize("relu", [False, True])
