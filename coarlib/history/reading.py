@@ -16,6 +16,7 @@ from coarlib.history.commit import Commit
 from coarlib.history.settings import Settings, read_settings
 from coarlib.identity import Identity
 from coarlib.store import Store
+from coarlib.store.verify import find_torn
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,20 @@ class History:
         numbers = self._states["step"][self._states_done]
         numbers = numbers[(numbers >= self.first) & (numbers <= reached)]
         return int(numbers.max()) if len(numbers) else self.first
+
+    def verify(self) -> None:
+        """Read all that holds; HistoryError if any of it is not as it was written."""
+        kept = self._states_done & (self._states["step"] <= self.last)
+        parts = [(self.steps, np.arange(self.num_updates)), (self.states, np.flatnonzero(kept))]
+        if self.settings.has_ends:
+            ends = Store.open(self.path / "ends")
+            parts.append((ends, ends.completed_rows()))
+        for store, rows in parts:
+            if torn := find_torn(store, rows):
+                raise HistoryError(
+                    f"{store.path} is damaged: row {torn[0]} does not match its checksum; bring a "
+                    "copy back, or record again"
+                )
 
     @property
     def num_updates(self) -> int:

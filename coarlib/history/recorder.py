@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, whole_number
 from coarlib.history.checks import GradientCheck
 from coarlib.history.clipping import watch_clipping
 from coarlib.history.commit import Commit, optimizer_digest
@@ -113,15 +113,18 @@ def record(
     HistoryError
         Names what cannot be recorded exactly: the optimizer or its option, a BatchNorm in training
         mode, dropout, clipping by value, a gradient that is not that of ``loss``.
+    ArgumentError
+        If a count is no whole number.
     """
     kind = OptimizerKind.of(optimizer)
     table = ParameterTable.of(model, optimizer)
     samples = samples if isinstance(samples, Samples) else Samples(samples)
     start, stop = window or (0, num_steps)
+    for name, value in (("num_steps", num_steps), ("every", every), ("max_batch", max_batch)):
+        if whole_number(value, name) < 1:
+            raise HistoryError(f"{name} must be at least 1, not {value}")
     if not 0 <= start < stop <= num_steps:
         raise HistoryError(f"the window {start} to {stop} does not lie in 0 to {num_steps}")
-    if every < 1 or max_batch < 1:
-        raise HistoryError("every and max_batch must be at least 1")
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     settings = Settings(
         kind=kind,

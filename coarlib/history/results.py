@@ -15,6 +15,7 @@ from coarlib.files import whole_file
 from coarlib.loading import load_json
 from coarlib.store import RowWriter, Store, initialize
 from coarlib.store.spec import ArraySpec, StoreSpec
+from coarlib.store.verify import refuse_torn
 
 ABOUT_FILE = "explanation.json"
 
@@ -102,11 +103,12 @@ class Results:
             writer.write(rows, arrays)
 
     def arrays(self) -> dict[str, NDArray[Any]] | None:
-        """Return all arrays; None while a store lacks rows."""
+        """Return all arrays; None while a store lacks rows, TornRowError if one is damaged."""
         if self._store is None:
             return self._arrays
         if not self._store.completed().all():
             return None
+        refuse_torn(self._store, self._store.completed_rows())
         return {key: self._store.array(key) for key in self._schema}
 
 

@@ -108,6 +108,7 @@ def open_run(
     """
     if isinstance(history, str | Path):
         history = History(history)
+        history.verify()
     samples = samples if isinstance(samples, Samples) else Samples(samples)
     settings = history.settings
     some = next(model.parameters())

@@ -16,6 +16,7 @@ from coarlib.history.results import read_about
 from coarlib.path_kernel.accumulate import SOURCES, array_name
 from coarlib.regression import Attributions
 from coarlib.store import Store
+from coarlib.store.verify import refuse_torn
 
 RESIDUALS = ("quadrature_residual", "untracked", "update_residual", "rounding")
 """Error of the quadrature; movement of tensors that are not tracked; difference between recorded
@@ -148,10 +149,13 @@ class Decomposition:
         ------
         HistoryError
             If they are missing or unfinished.
+        TornRowError
+            If some do not match their checksums.
         """
         path = Path(path)
         about = read_about(path)
         store = Store.open(path)
+        refuse_torn(store, store.completed_rows())
         missing = store.num_models - len(store.completed_rows())
         if missing:
             raise HistoryError(

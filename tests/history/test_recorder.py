@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from zoo.recorded_runs import BATCHES, Run, tiny_data, tiny_model
 
-from coarlib.errors import HistoryError
+from coarlib.errors import CoarlibError, HistoryError
 from coarlib.history import History, TrainingLoss, open_run, record, restore, rows
 from coarlib.history.reading import digest_of
 from coarlib.path_kernel import explain
@@ -41,6 +41,13 @@ def test_dtypes_that_cannot_be_recorded_are_refused(tmp_path, dtype, options, me
     model = nn.Linear(3, 5, dtype=dtype)
     with pytest.raises(HistoryError, match=message):
         begin(tmp_path / "h", model, torch.optim.SGD(model.parameters(), 0.1), **options)
+
+
+@pytest.mark.parametrize("wrong", [{"num_steps": "many"}, {"every": 0}, {"max_batch": -1}])
+def test_counts_that_cannot_be_are_refused(tmp_path, wrong):
+    model = tiny_model()
+    with pytest.raises(CoarlibError, match=f"^{next(iter(wrong))} must be"):
+        begin(tmp_path / "h", model, torch.optim.SGD(model.parameters(), 0.1), **wrong)
 
 
 class Rare(torch.optim.Adam):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from zoo.recorded_runs import Run, tiny_data, tiny_model
 
 from coarlib.ablation import find_components
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, TornRowError
 from coarlib.history import open_run, record
 from coarlib.history.training import TrainingLoss
 from coarlib.path_kernel import Decomposition, explain, predict
@@ -105,6 +105,12 @@ def test_results_are_a_store_that_resumes_and_is_shared(sub, test_points, tmp_pa
         np.testing.assert_allclose(finished[name], memory[name], rtol=0, atol=1e-12)
     with pytest.raises(HistoryError, match="another explanation"):
         run(sub, test_points, out=out, tolerance=1e-3)
+    with open(out / "data_by_sample.npy", "r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"?")
+    for read in (lambda: Decomposition.open(out), lambda: run(sub, test_points, out=out)):
+        with pytest.raises(TornRowError, match=r"1 completed rows of .*results do not match"):
+            read()
 
 
 def test_attributions_can_be_saved_and_read(sub, test_points, tmp_path):

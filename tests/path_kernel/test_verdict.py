@@ -77,6 +77,17 @@ def test_nor_one_of_another_history_loss_model_or_data(recorded, run, tmp_path):
             explain(changed, *points, out=tmp_path / "e", quiet=True)
 
 
+@pytest.mark.parametrize("file", ["states/theta", "steps/samples", "steps/hyper", "ends/theta"])
+def test_a_history_with_a_changed_byte_is_refused(tmp_path, file):
+    model = RUN.record(tmp_path, storage="float32")  # so that it keeps its ends as they were
+    open_run(tmp_path, model, RUN.loss(), tiny_data()[0])
+    content = bytearray((tmp_path / f"{file}.npy").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / f"{file}.npy").write_bytes(content)
+    with pytest.raises(HistoryError, match=rf"{file[:4]}.* damaged: row \d+ does not match"):
+        open_run(tmp_path, model, RUN.loss(), tiny_data()[0])
+
+
 def test_an_empty_share_computes_nothing(run, tmp_path, monkeypatch):
     points = tiny_data()[1]
     monkeypatch.setattr(Sweep, "adjoint", None)
