@@ -62,8 +62,8 @@ def checked_model(model: Any, source: str) -> nn.Module:
     Raises
     ------
     TaskError
-        If it is no module, has uninitialised or quantised weights, or a batch norm without
-        statistics of its own, which would make every row depend on the batch.
+        If it is no module, was compiled by torch.jit, has uninitialised or quantised weights, or a
+        batch norm without statistics of its own, which would make every row depend on the batch.
     """
     if isinstance(model, Mapping):
         raise TaskError(
@@ -75,6 +75,11 @@ def checked_model(model: Any, source: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         why = "nothing (is a return missing?)" if model is None else f"{type(model).__name__}"
         raise TaskError(f"{source} must be a torch.nn.Module, not {why}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TaskError(
+            f"{source} was compiled by torch.jit, which hides layers and weights: give the model "
+            "that it was made of"
+        )
     model = plain(model).eval()
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):

@@ -108,6 +108,7 @@ def loss(logits, labels):
         ({"model": TinyResNet().state_dict()}, "is a state dict"),
         ({"model": TinyResNet}, "is the class TinyResNet"),
         ({"model": nn.Sequential(nn.LazyConv2d(4, 3))}, "not initialised"),
+        ({"model": nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)))}, "compiled by torch.jit"),
         ({"model": nn.BatchNorm2d(3, track_running_stats=False)}, "batch norm without running"),
         ({"model": Wrong(lambda x: {"out": x})}, "returns dict, not a tensor of logits"),
         ({"model": Wrong(lambda x: x * torch.rand(()))}, "randomness"),
