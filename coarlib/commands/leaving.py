@@ -96,6 +96,9 @@ def after_rows(
     settings : mapping, optional
     """
     if len(store.completed_rows()) == store.num_models:
+        if store.mask_key is None:  # what explains a training history: there is nothing to fit
+            written = Path(f"{store.path}.attributions")
+            return next_step("report", written if written.exists() else store.path)
         if (fitted := beside(store.path, "attributions")).exists():
             return next_step("report", fitted)
         return next_step("run_regression", store.path, y_name=_name_of_outputs(store))

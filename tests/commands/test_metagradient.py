@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coarlib.commands.history import metagradient, record_history
+from coarlib.commands.leaving import after_rows
 from coarlib.errors import ArgumentError
 from coarlib.regression import Attributions
 from coarlib.store import Store
@@ -50,6 +51,7 @@ def test_seeds_are_differentiated_and_kept(task, tmp_path, capsys):
     weight = Attributions.load(f"{out}.attributions").weight
     assert weight.shape == (40, 5) and np.abs(weight).max() > 0.01
     assert Store.open(out).completed().sum() == 15
+    assert after_rows(Store.open(out)) == f"next: coar report {out}.attributions"
     metagradient.main(["--config", f"{out}/arguments.yaml"])  # nothing is left to compute
     np.testing.assert_array_equal(Attributions.load(f"{out}.attributions").weight, weight)
 
