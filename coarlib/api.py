@@ -224,7 +224,7 @@ def _source(rows: Any, outputs: ArrayLike | None) -> RowSource:
     if kept:
         source: RowSource = rows
         return source
-    if np.ndim(rows) == 0:
+    if isinstance(rows, list | tuple) or np.ndim(rows) == 0:
         raise RegressionError(
             f"rows are a store, its path, or masks with outputs, not {type(rows).__name__}"
         )

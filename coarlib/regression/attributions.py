@@ -332,7 +332,7 @@ class Attributions:
         Raises
         ------
         RegressionError
-            If ``path`` already holds a result. Nothing is overwritten.
+            If ``path`` already holds a result, or a store. Nothing is overwritten.
         """
         scores = {"gap": self.gap, "mean_mask": self.mean_mask}
         summary = dict(self.summary)

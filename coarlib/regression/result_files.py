@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from coarlib.errors import CoarlibError, RegressionError
 from coarlib.files import whole_file
 from coarlib.loading import load_json, load_npz, load_pt
+from coarlib.store.layout import SPEC_FILE
 from coarlib.store.settle import digest_of, read_sealed_json, sealed_json
 
 DATAMODELS = "datamodels.pt"
@@ -56,8 +57,12 @@ class ResultFiles:
         Raises
         ------
         RegressionError
-            If ``path`` already holds a result. Nothing is overwritten.
+            If ``path`` already holds a result, or a store. Nothing is overwritten.
         """
+        if (path / SPEC_FILE).exists():
+            raise RegressionError(
+                f"{path} is a store, which has files of these names; give another"
+            )
         if path.exists() and (not path.is_dir() or (path / DATAMODELS).exists()):
             raise RegressionError(
                 f"{path} already holds a result; give another directory or move it away"

@@ -66,6 +66,8 @@ def solver_of(solver: str | Solver, **options: Any) -> Solver:
     """
     if isinstance(solver, str):
         return solver_named(SOLVERS, solver, options)
+    if not isinstance(solver, Solver):
+        raise RegressionError(f"solver is a name or a Solver, not {solver!r}")
     if options:
         raise RegressionError(
             f"solver {solver.name} has its options already; {', '.join(options)} cannot be added"
