@@ -109,6 +109,8 @@ def open_run(
     if isinstance(history, str | Path):
         history = History(history)
         history.verify()
+        if not history.num_updates:
+            raise HistoryError(f"{history.path} holds no whole update yet; go on recording it")
     samples = samples if isinstance(samples, Samples) else Samples(samples)
     settings = history.settings
     some = next(model.parameters())

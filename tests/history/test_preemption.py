@@ -111,6 +111,8 @@ def test_killed_before_the_first_flush_starts_again_or_refuses(tmp_path):
     states = stopped_at(tmp_path, 3)
     with pytest.raises(HistoryError, match="holds the updates before 0"):
         go_on(tmp_path, states)
+    with pytest.raises(HistoryError, match="holds no whole update yet"):
+        open_run(tmp_path / "h", tiny_model(), LOSS, tiny_data()[0])
     fresh = tiny_model()
     optimizer = ADAM.build(fresh)
     assert go_on(tmp_path, (fresh.state_dict(), optimizer.state_dict())).step == 0
