@@ -48,8 +48,13 @@ def checked_tolerance(tolerance: float | None, dtype: torch.dtype) -> float:
     Raises
     ------
     HistoryError
-        If it is negative or no number.
+        If it is negative or no number, or there is no quadrature in ``dtype``.
     """
+    if dtype not in DEFAULT_TOLERANCE:
+        raise HistoryError(
+            f"the path kernel is computed in float32 or float64, not {dtype}; open the run with "
+            "such a dtype"
+        )
     if tolerance is None:
         return DEFAULT_TOLERANCE[dtype]
     if not (isinstance(tolerance, Real) and 0 <= tolerance < float("inf")):

@@ -20,8 +20,8 @@ from coarlib.history.stacked import Stack, StackedModel
 
 LIVE_COPIES = 4
 """Values of a pass that live at a time, over those that its forward pass writes, about."""
-SAME = 1e-3
-"""Largest relative difference of gradients that may be rounding (of float32)."""
+SAME = {torch.float64: 1e-7, torch.float32: 1e-3}
+"""Largest relative difference of gradients that may be rounding."""
 ROUNDING = 100.0
 """Units in the last place of the largest tensor's gradient that may be another's which is zero, as
 those of the keys' biases are."""
@@ -176,6 +176,6 @@ def stacked_model(
                 given = torch.zeros_like(wanted)
                 if name in both:
                     given = both[name].flat()[place].view_as(wanted)
-                if (given - wanted).norm() > SAME * norms[name] + noise:
+                if (given - wanted).norm() > SAME[walk.dtype] * norms[name] + noise:
                     return None
     return found

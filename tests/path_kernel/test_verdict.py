@@ -104,6 +104,12 @@ def test_a_share_without_a_store_has_its_own_rows_alone(run):
     np.testing.assert_allclose(share["data"], whole["data"][1:], rtol=0, atol=1e-12)
 
 
+def test_dtypes_without_a_quadrature_are_refused(recorded):
+    run = open_run(*recorded, RUN.loss(), tiny_data()[0], dtype=torch.bfloat16)
+    with pytest.raises(HistoryError, match=r"float32 or float64, not torch\.bfloat16"):
+        explain(run, *tiny_data()[1], quiet=True)
+
+
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), "1e-3"])
 def test_impossible_tolerances_are_refused(run, tolerance):
     for function in (explain, predict):
