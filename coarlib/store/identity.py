@@ -126,7 +126,8 @@ def check_same_identity(paths: Sequence[Path]) -> None:
         if identity != known[0][1]:
             raise StoreError(
                 f"the rows of {known[0][0]} and {path} were made by different tasks "
-                f"({_short(known[0][1])} and {_short(identity)}); allow_other_task joins them"
+                f"({_short(known[0][1])} and {_short(identity)}): join those of one task, or "
+                "allow it (allow_other_task)"
             )
 
 
