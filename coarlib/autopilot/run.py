@@ -181,10 +181,14 @@ def check_start(out: str | Path, fraction: float, seed: int) -> None:
     ArgumentError
         If the share is not above 0 and at most 2/3.
     StoreError
-        If the masks of what is there are others.
+        If ``out`` is a store itself, or the masks of what is there are others.
     """
     if not (isinstance(fraction, Real) and 0 < fraction <= MOST_REMOVED):
         raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction!r}")
+    if (Path(out) / "spec.json").exists():
+        raise StoreError(
+            f"{out} is a store; give a directory of its own, which will have one inside"
+        )
     for place in (Path(out) / COARSE, Path(out)):
         if not (place / STORE / "spec.json").is_file():
             continue

@@ -116,6 +116,8 @@ def test_an_out_that_was_begun_otherwise_is_refused(tmp_path):
         with pytest.raises(CoarlibError, match="fraction must be above 0 and at most 2/3"):
             cl.attribute(small_task(), tmp_path / "new", budget=80, **HOW | {"fraction": share})
     assert not (tmp_path / "new").exists()
+    with pytest.raises(CoarlibError, match="store is a store; give a directory of its own"):
+        cl.attribute(small_task(), tmp_path / "out" / "store", budget=80, **HOW)
 
 
 def folds(bias, spread):
