@@ -270,7 +270,7 @@ def correlation_against_cost(
             ylabel="mean correlation over targets",
             title=title,
         )
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none")
         return figure
 
 

@@ -22,7 +22,7 @@ from coarlib.errors import RegressionError, whole_number
 from coarlib.explorer import explore
 from coarlib.regression.chosen import chosen, named
 from coarlib.regression.cost import Cost
-from coarlib.regression.effects import SLOPE_ERROR, Effect, error_of_sum, slope_error
+from coarlib.regression.effects import SLOPE_ERROR, Effect, error_of_sum, precise_bias, slope_error
 from coarlib.regression.heldout import SCORE_FIELDS, HeldOut
 from coarlib.regression.problem import Problem, Solution
 from coarlib.regression.result_files import DATAMODELS, ROWS, ResultFiles
@@ -188,8 +188,8 @@ class Attributions:
             )
         return self.weight - z * error, self.weight + z * error
 
-    def predict(self, masks: NDArray[Any]) -> NDArray[np.float32]:
-        """Predict outputs of masks bool [B, N] (True = kept): float32 [B, T]."""
+    def predict(self, masks: NDArray[Any]) -> NDArray[Any]:
+        """Predict outputs of masks bool [B, N], [B, T]: float32, or float64 far from zero."""
         masks = as_array(masks, "masks")
         if masks.ndim != 2 or masks.shape[1] != self.num_features:
             raise RegressionError(
@@ -197,8 +197,7 @@ class Attributions:
             )
         x = torch.from_numpy(masks.astype(np.float32))
         product = torch.mm(x, torch.from_numpy(np.ascontiguousarray(self.weight, np.float32)))
-        product += torch.from_numpy(np.asarray(self.bias, np.float32))
-        return product.numpy()
+        return product.numpy() + precise_bias(self.bias, self.weight)
 
     def top_features(self, target: int, count: int = 10) -> NDArray[np.int64]:
         """Features with the largest absolute weight for one target, strongest first."""

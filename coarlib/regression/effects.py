@@ -15,9 +15,10 @@ from coarlib.display import text_table
 from coarlib.errors import ArgumentError
 from coarlib.regression.heldout import HeldOut
 
-__all__ = ["SLOPE_ERROR", "Effect", "error_of_sum", "slope_error"]
+__all__ = ["SLOPE_ERROR", "Effect", "error_of_sum", "precise_bias", "slope_error"]
 
 SHOWN = 10
+MOST_LOST = 1e-4  # of the largest weight: what float32 may round a prediction by
 SLOPE_ERROR = "slope_error"
 
 
@@ -100,6 +101,16 @@ class Effect:
             f"a sum of linear effects: {share:.0%} of the variance of held-out outputs is not "
             "explained by weights"
         )
+
+
+def precise_bias(bias: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """Return what to add to predictions by weights [N, T], [T] in float32.
+
+    In float64 where outputs lie so far from zero that float32 would round what varies.
+    """
+    narrow, largest = np.asarray(bias, np.float32), np.abs(weight).max(axis=0, initial=0)
+    far = (largest > 0) & (np.spacing(np.abs(narrow)) > MOST_LOST * largest)
+    return np.asarray(bias, np.float64) if far.any() else narrow
 
 
 def slope_error(held_out: HeldOut | None, summary: Mapping[str, Any]) -> float:

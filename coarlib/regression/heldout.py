@@ -224,7 +224,7 @@ def score_rows(
     pairs = [(predict(m), y) for _, m, y in read_blocks(source, positions)]
     if not pairs:
         raise RegressionError("there are no held-out rows to score")
-    predictions = np.concatenate([np.asarray(p, np.float32) for p, _ in pairs])
+    predictions = np.concatenate([p for p, _ in pairs])
     outputs = np.concatenate([y for _, y in pairs])
     return score_arrays(predictions, outputs)
 

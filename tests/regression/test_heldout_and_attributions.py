@@ -59,6 +59,14 @@ def test_predictions_that_never_vary_predict_nothing():
     assert "the interval contains 0, so these attributions predict nothing yet" in repr(noise)
 
 
+def test_outputs_far_from_zero_are_predicted_and_scored_as_others_are(noisy, result):
+    far = noisy.outputs.astype(np.float64) + 1e9
+    fitted = fit(Moments.from_arrays(noisy.masks[:300], far[:300]), "ridge", pooled=False)
+    scores = score_rows(fitted.predict, ArrayRows(noisy.masks[300:], far[300:]))
+    assert scores.mean == pytest.approx(result.held_out.mean, abs=CLOSE)
+    assert result.predict(noisy.masks[:2]).dtype == np.float32
+
+
 def test_bad_rows_are_dropped_and_too_few_refused():
     y = np.array([[1.0], [2.0], [np.nan], [4.0]])
     assert score_arrays(y, y).pearson[0] == pytest.approx(1)
