@@ -28,6 +28,7 @@ from coarlib.store import Store
 from coarlib.store.create import initialize
 from coarlib.store.grow import at_least
 from coarlib.store.inside import stores_inside
+from coarlib.store.layout import SPEC_FILE
 from coarlib.store.spec import spec_of_layout
 from coarlib.store.verify import refuse_torn
 
@@ -189,7 +190,7 @@ class Holdings:
 
     def _alone_store(self) -> Store | None:
         path = self.store.path.parent / "leave_one_out"
-        return Store.open(path) if (path / "spec.json").is_file() else None
+        return Store.open(path) if (path / SPEC_FILE).is_file() else None
 
     def _left_out(self, kept: Store) -> NDArray[np.bool_]:
         done = kept.completed()

@@ -28,6 +28,7 @@ from coarlib.regression import Attributions
 from coarlib.store import Store
 from coarlib.store.create import initialize
 from coarlib.store.identity import all_identities
+from coarlib.store.layout import SPEC_FILE
 from coarlib.store.spec import spec_of_layout
 
 __all__ = ["attribute", "check_start", "pursue"]
@@ -185,12 +186,12 @@ def check_start(out: str | Path, fraction: float, seed: int) -> None:
     """
     if not (isinstance(fraction, Real) and 0 < fraction <= MOST_REMOVED):
         raise ArgumentError(f"fraction must be above 0 and at most 2/3, not {fraction!r}")
-    if (Path(out) / "spec.json").exists():
+    if (Path(out) / SPEC_FILE).exists():
         raise StoreError(
             f"{out} is a store; give a directory of its own, which will have one inside"
         )
     for place in (Path(out) / COARSE, Path(out)):
-        if not (place / STORE / "spec.json").is_file():
+        if not (place / STORE / SPEC_FILE).is_file():
             continue
         design = Store.open(place / STORE).design
         share = 0.0 if design is None or design.keep_prob is None else 1 - design.keep_prob
@@ -228,7 +229,7 @@ class _Plan:
     def run(self, task: ComponentTask, out: Path, goal: Goal) -> Attributions:
         """Buy for the components of a prepared task, and fit."""
         store = out / STORE
-        if not (store / "spec.json").is_file():
+        if not (store / SPEC_FILE).is_file():
             design = MaskDesign(keep_prob=1 - self.fraction, seed=self.seed)
             initialize(store, spec_of_layout(task.layout(), FIRST.rows, design))
         kept = self._begun(store, task)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from coarlib.errors import HistoryError
+from coarlib.errors import HistoryError, first_line
 from coarlib.history.inputs import Inputs, as_inputs, each
 from coarlib.history.reading import AnyHistory, History
 from coarlib.history.replay import Replay
@@ -131,7 +131,7 @@ def open_run(
         moved = copy.deepcopy(model).to(walk.device, walk.dtype).requires_grad_(False)
     except RuntimeError as error:
         raise HistoryError(
-            f"the model cannot be copied ({str(error).splitlines()[0]}); build it without tensors "
+            f"the model cannot be copied ({first_line(error)}); build it without tensors "
             "that are computed before it is called, and without torch.jit"
         ) from error
     for _, module, _ in random_or_coupled(moved):

@@ -105,14 +105,15 @@ def write_bank(
     arrays, rows = {x_name: kept, y_name: values}, np.flatnonzero(done)
     if path.exists() and any(path.iterdir()):
         initialize(path, spec)  # this very one, or an error
-        there = Store.open(path).completed()[rows]
-        _refuse_others(Store.open(path), arrays, rows[there])
-        _write_rows(path, arrays, rows[~there])
-        return Store.open(path)
+        store = Store.open(path)
+        there = store.completed()[rows]
+        _refuse_others(store, arrays, rows[there])
+        _write_rows(store, arrays, rows[~there])
+        return store
     try:
         with whole_directory(path) as draft:
             initialize(draft / "store", spec)
-            _write_rows(draft / "store", arrays, rows)
+            _write_rows(Store.open(draft / "store"), arrays, rows)
             move_into_place(draft / "store", path, spec)
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
@@ -131,8 +132,7 @@ def _blocks(
         yield block, {k: take_rows(v, block).astype(schema[k].dtype) for k, v in arrays.items()}
 
 
-def _write_rows(path: Path, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
-    store = Store.open(path)
+def _write_rows(store: Store, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
     with RowWriter(store) as writer:
         for block, values in _blocks(store, arrays, rows):
             writer.write(block, values)

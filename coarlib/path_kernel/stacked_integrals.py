@@ -88,9 +88,7 @@ class StackedIntegrals:
             runs = _runs(piece.pairs, first, last) if piece.pairs.device.type == "cpu" else None
             for name, own in piece.sums.items():
                 found = phi[name].view(-1, *own.shape[1:])
-                if (
-                    runs is None
-                ):  # launches cost an accelerator more than copies; it takes all parts
+                if runs is None:  # an accelerator: launches cost more than copies; it takes all
                     found.index_copy_(0, piece.pairs - first, in_full(own, found))
                 else:
                     own.write(found, runs)
@@ -145,9 +143,8 @@ def _runs(pairs: torch.Tensor, first: int, last: int) -> Runs:
 
 def _fits(pairs: int, fewest: int, longest: int, most: int) -> bool:
     """Whether so many pairs of ``fewest`` to ``longest`` nodes may go together."""
-    alike = longest == 1 or (
-        fewest > 1 and longest <= SPREAD * fewest
-    )  # single nodes are midpoints
+    # Single nodes are midpoints.
+    alike = longest == 1 or (fewest > 1 and longest <= SPREAD * fewest)
     return alike and pairs * longest <= most
 
 

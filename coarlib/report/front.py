@@ -33,22 +33,22 @@ def distribution(inputs: ReportInputs, methods: Sequence[Method]) -> Markup:
     """Draw every method's correlations against those of the others."""
     if not methods:
         return Markup("")
+    noun, what = examples_noun(inputs), held_out_unit(inputs)
     with styled() as plt:  # narrow, so that its words can be read on a phone
         drawn, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.5 * len(methods)))
     plots.method_distributions(
         {method.name: method.pearson for method in methods},
         {method.name: (method.low, method.high) for method in methods},
-        of_what=f"held-out {held_out_unit(inputs)}",
+        of_what=f"held-out {what}",
         axes=axes,
     )
-    axes.set_xlabel(f"correlation over held-out {held_out_unit(inputs)}")
-    noun = examples_noun(inputs)
+    axes.set_xlabel(f"correlation over held-out {what}")
     return figure(
         drawn,
         "correlations",
         f"How well {noun} are predicted",
         f"Shapes: the {counted(len(methods[0].pearson), noun)}. Marks and numbers: means; bars: "
-        f"95% intervals over {held_out_unit(inputs)}.",
+        f"95% intervals over {what}.",
     )
 
 
